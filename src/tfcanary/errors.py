@@ -1,0 +1,51 @@
+"""
+Every error that a user of the harness can meet, and the exit code it ends with.
+
+::
+
+    CanaryError
+    ├── DoesNotHoldError      1  a check was made and did not hold
+    ├── UsageError            2  wrong use, or values that cannot be right
+    ├── UnreachableError      3  cluster, gateway or program cannot be reached
+    └── NoEvidenceError       4  not enough evidence to say either way
+
+A message is one line: subject, what was expected, what was got, what to do next.
+"""
+
+
+class CanaryError(Exception):
+    """
+    The base of all errors above; only a command's ``main`` catches it.
+    """
+
+    exit_code = 1
+
+
+class DoesNotHoldError(CanaryError):
+    """
+    A check was made and did not hold.
+    """
+
+
+class UsageError(CanaryError):
+    """
+    Wrong arguments, wrong values, or a file that is missing or malformed.
+    """
+
+    exit_code = 2
+
+
+class UnreachableError(CanaryError):
+    """
+    A cluster, a gateway or a program cannot be reached, or cannot be started.
+    """
+
+    exit_code = 3
+
+
+class NoEvidenceError(CanaryError):
+    """
+    Too little was observed to say that it holds or that it does not.
+    """
+
+    exit_code = 4
