@@ -1,0 +1,111 @@
+"""
+The command behind `scripts/local_cluster.py`.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from tfcanary import cli
+from tfcanary.cluster import layout as layouts
+from tfcanary.cluster import lifecycle
+from tfcanary.errors import UsageError
+
+LOG = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run `up`, `status`, `logs` or `down`.
+    """
+    parser = cli.Parser(
+        prog="local_cluster.py", description="A real Kubernetes with Istio on this machine, without Docker."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    up = commands.add_parser("up", help="bring the cluster up, or repair it; what works is left alone")
+    up.add_argument(
+        "--api-port", type=int, help="127.0.0.1 port of the apiserver (default: the first free from 16443)"
+    )
+    up.add_argument(
+        "--gateway-port", type=int, help="127.0.0.1 port of the gateway (default: the first free from 18080)"
+    )
+    up.add_argument(
+        "--no-install", action="store_true", help="never install distribution packages, only name them"
+    )
+    up.add_argument(
+        "--pull", action="store_true", help="take published images where a registry can be reached"
+    )
+    status = commands.add_parser("status", help="a line for each component; exit code 1 if any does not work")
+    logs = commands.add_parser("logs", help="the end of a component's log")
+    logs.add_argument("component", help="a name from `status`")
+    logs.add_argument("--lines", type=int, default=50, help="how many (default: 50)")
+    down = commands.add_parser("down", help="end every process and remove everything but the caches")
+    down.add_argument("--all", action="store_true", help="every cluster of this user, and not only --name")
+    for command, action in ((up, _up), (status, _status), (logs, _logs), (down, _down)):
+        command.add_argument(
+            "--name", default=layouts.DEFAULT_NAME, help=f"which cluster (default: {layouts.DEFAULT_NAME})"
+        )
+        command.set_defaults(action=action)
+    for command in (up, status):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return cli.run(parser, lambda arguments: arguments.action(arguments), argv)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    layout = layouts.Layout(arguments.name)
+    began = time.monotonic()
+    ports = lifecycle.up(
+        layout,
+        api_port=arguments.api_port,
+        gateway_port=arguments.gateway_port,
+        install=not arguments.no_install,
+        pull=arguments.pull,
+    )
+    seconds = time.monotonic() - began
+    if arguments.json:
+        said = {"name": layout.name, "seconds": round(seconds, 1), "kubeconfig": str(layout.kubeconfig)}
+        _print(json.dumps({**said, "apiPort": ports.api, "gatewayPort": ports.gateway}))
+    else:
+        _print(f"cluster {layout.name} is up after {seconds:.0f} s")
+        _print(f"  gateway     http://127.0.0.1:{ports.gateway}")
+        _print(f"  kubeconfig  export KUBECONFIG={layout.kubeconfig}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    lines = lifecycle.status(layouts.Layout(arguments.name))
+    if arguments.json:
+        _print(json.dumps([asdict(line) for line in lines], indent=2))
+    else:
+        for line in lines:
+            _print(f"{line.component:<24} {line.state:<10} {line.pid or '':<8} {line.detail}")
+    return 0 if all(line.good for line in lines) else 1
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    layout = layouts.Layout(arguments.name)
+    log = layout.logs / f"{arguments.component}.log"
+    if not log.resolve().is_relative_to(layout.logs) or not log.is_file():
+        known = ", ".join(sorted(path.stem for path in layout.logs.glob("*.log"))) or "none: no such cluster"
+        raise UsageError(f"logs: expected one of {known}, got {arguments.component!r}")
+    for line in lifecycle.tail(log, arguments.lines):
+        _print(line)
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    found = layouts.existing() if arguments.all else [layouts.Layout(arguments.name)]
+    for layout in found:
+        there = lifecycle.down(layout)
+        _print(f"cluster {layout.name} is down" if there else f"cluster {layout.name}: nothing to take down")
+    if not found:
+        _print("no cluster to take down")
+    return 0

@@ -1,0 +1,159 @@
+"""
+Istio on the cluster, from its own charts: istiod, the CNI agent, the ingress gateway.
+"""
+
+import hashlib
+import json
+import logging
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfcanary.cluster import images
+from tfcanary.cluster.layout import (
+    GATEWAY_SERVICE_ADDRESS,
+    HOST_ADDRESS_ANNOTATION,
+    Layout,
+    Ports,
+)
+from tfcanary.errors import UnreachableError
+
+LOG = logging.getLogger(__name__)
+
+NAMESPACE = "istio-system"
+GATEWAY = "istio-ingressgateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """
+    One Helm release of Istio's.
+
+    Attributes:
+        workload: what must be rolled out before the next is installed; none if it has no pods.
+    """
+
+    release: str
+    folder: str
+    values: Mapping[str, Any]
+    workload: str | None = None
+
+
+def charts(layout: Layout, ports: Ports, *, pulled: bool) -> list[Chart]:
+    """
+    Istio's charts with the values for this cluster, in the order of installation.
+    """
+    hub, tag = (
+        (images.PUBLISHED_ISTIO_HUB, images.PUBLISHED_ISTIO_TAG)
+        if pulled
+        else (images.ISTIO_HUB, images.ISTIO_TAG)
+    )
+    common = {"hub": hub, "tag": tag, "imagePullPolicy": "IfNotPresent"}
+    small = {"requests": {"cpu": "10m", "memory": "64Mi"}}
+    istiod: dict[str, Any] = {
+        "global": {**common, "proxy": {"resources": small}},
+        "pilot": {
+            "resources": small,
+            "autoscaleEnabled": False,
+            "cni": {"enabled": True},
+        },
+        "meshConfig": {"accessLogFile": "/dev/stdout"},
+    }
+    if not pulled:
+        # An upstream Envoy lacks Istio's own filters: istio.stats, metadata_exchange, istio.alpn.
+        istiod["telemetry"] = {"enabled": False}
+        istiod["pilot"]["env"] = {
+            "PILOT_ENABLE_METADATA_EXCHANGE": "false",
+            "PILOT_ENABLE_ALPN_FILTER": "false",
+        }
+    cni = {
+        "global": common,
+        "cniBinDir": f"{layout.state}/cni/bin",
+        "cniConfDir": f"{layout.state}/cni/net.d",
+        "cniNetnsDir": f"{layout.state}/containerd/state/io.containerd.grpc.v1.cri/netns",
+        "resources": small,
+        # The node's root file system is the host's own, which has no AppArmor profile for containers.
+        "useAppArmorAnnotation": False,
+    }
+    gateway = {
+        "service": {
+            "type": "ClusterIP",
+            "clusterIP": GATEWAY_SERVICE_ADDRESS,
+            "annotations": {HOST_ADDRESS_ANNOTATION: f"127.0.0.1:{ports.gateway}"},
+        },
+        "autoscaling": {"enabled": False},
+        "resources": small,
+        "imagePullPolicy": "IfNotPresent",
+    }
+    return [
+        Chart("istio-base", "base", {}),
+        Chart("istio-cni", "istio-cni", cni, "daemonset/istio-cni-node"),
+        Chart("istiod", "istio-discovery", istiod, "deployment/istiod"),
+        Chart(GATEWAY, "gateway", gateway, f"deployment/{GATEWAY}"),
+    ]
+
+
+def install(
+    layout: Layout, ports: Ports, *, istio: Path, tools: Path, kubernetes: Path, pulled: bool
+) -> None:
+    """
+    Install the releases that are not there with these very values, and wait for their pods.
+
+    Raises:
+        UnreachableError: Helm or a rollout failed, with what was said.
+    """
+    record = layout.state / "istio.json"
+    installed = json.loads(record.read_text()) if record.exists() else {}
+    waiting: list[str] = []
+    for chart in charts(layout, ports, pulled=pulled):
+        values = json.dumps(chart.values, sort_keys=True)
+        key = hashlib.sha256(f"{istio.name}\0{values}".encode()).hexdigest()
+        if installed.get(chart.release) != key:
+            if chart.release == GATEWAY:
+                # The gateway's pods get their image from istiod's webhook, which must answer first.
+                _roll_out(layout, kubernetes, waiting)
+                waiting.clear()
+            LOG.info("installing %s", chart.release)
+            file = layout.config / f"{chart.release}.json"
+            file.write_text(values)
+            _call(layout, [
+                str(tools / "helm"), "upgrade", "--install", chart.release, str(istio / "charts" / chart.folder),
+                "--namespace", NAMESPACE, "--create-namespace", "--values", str(file),
+            ])  # fmt: skip
+            installed[chart.release] = key
+            record.write_text(json.dumps(installed, indent=2))
+        if chart.workload:
+            waiting.append(chart.workload)
+    _roll_out(layout, kubernetes, waiting)
+
+
+def _roll_out(layout: Layout, kubernetes: Path, workloads: Sequence[str]) -> None:
+    for workload in workloads:
+        LOG.info("waiting for %s", workload)
+        _call(
+            layout,
+            [
+                str(kubernetes / "kubectl"),
+                "rollout",
+                "status",
+                workload,
+                f"--namespace={NAMESPACE}",
+                "--timeout=180s",
+            ],
+        )
+
+
+def _call(layout: Layout, command: Sequence[str]) -> None:
+    environment = {
+        "KUBECONFIG": str(layout.kubeconfig),
+        "HOME": str(layout.state / "helm"),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        tail = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise UnreachableError(
+            f"{Path(command[0]).name} {' '.join(command[1:4])}: expected success, got {tail}"
+        )

@@ -1,0 +1,141 @@
+"""
+Where everything of a local cluster is: names, folders, addresses, ports.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfcanary.errors import UsageError
+
+DEFAULT_NAME = "demo"
+
+# Every cluster has a network namespace of its own, so all clusters use the same addresses.
+NODE_ADDRESS = "10.99.0.1"
+POD_CIDR = "10.244.0.0/16"
+POD_SUBNET = "10.244.0.0/24"
+SERVICE_CIDR = "10.96.0.0/16"
+API_SERVICE_ADDRESS = "10.96.0.1"
+GATEWAY_SERVICE_ADDRESS = "10.96.0.80"
+API_PORT = 6443
+
+# The annotation by which a gateway's Service says where the host reaches it.
+HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
+
+NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
+
+
+def cache_folder() -> Path:
+    """
+    Where what is expensive to make is kept between clusters: binaries, charts, images.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfserving-canary"
+
+
+def clusters_folder() -> Path:
+    """
+    Where each cluster keeps its state, one folder a cluster.
+    """
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "tfserving-canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """
+    The two TCP ports on 127.0.0.1 by which the host reaches a cluster.
+    """
+
+    api: int
+    gateway: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """
+    The files of one cluster.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UsageError(
+                f"--name: expected at most 20 lower-case letters, digits and dashes, starting with a letter, "
+                f"got {self.name!r}"
+            )
+
+    @property
+    def state(self) -> Path:
+        """The folder that `down` removes."""
+        return clusters_folder() / self.name
+
+    @property
+    def pki(self) -> Path:
+        """Certificates and keys."""
+        return self.state / "pki"
+
+    @property
+    def config(self) -> Path:
+        """What the components read."""
+        return self.state / "config"
+
+    @property
+    def logs(self) -> Path:
+        """One file a component."""
+        return self.state / "logs"
+
+    @property
+    def run(self) -> Path:
+        """One process record a component."""
+        return self.state / "run"
+
+    @property
+    def models(self) -> Path:
+        """The model store that pods mount, one folder a namespace."""
+        return self.state / "models"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's way in, from the host."""
+        return self.state / "kubeconfig"
+
+    @property
+    def containerd_socket(self) -> Path:
+        """Where containerd listens."""
+        return self.state / "containerd/containerd.sock"
+
+    @property
+    def host_network(self) -> Path:
+        """A handle on the host's network namespace, mounted only inside the node."""
+        return self.state / "host.netns"
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup, in every hierarchy, under which all pods run."""
+        return f"tfcanary-{self.name}"
+
+    def read_ports(self) -> Ports | None:
+        """
+        The ports chosen when the cluster was first brought up, if it was.
+        """
+        try:
+            return Ports(**json.loads((self.state / "ports.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def write_ports(self, ports: Ports) -> None:
+        """
+        Keep the ports, so that a repair finds them again.
+        """
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.state / "ports.json").write_text(json.dumps({"api": ports.api, "gateway": ports.gateway}))
+
+
+def existing() -> list[Layout]:
+    """
+    Every cluster that has state on this machine.
+    """
+    folder = clusters_folder()
+    return [Layout(entry.parent.name) for entry in sorted(folder.glob("*/ports.json"))]

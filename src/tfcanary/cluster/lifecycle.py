@@ -1,0 +1,410 @@
+"""
+Bring a cluster up, say how it is, take it down.
+"""
+
+import datetime as dt
+import json
+import logging
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfcanary.cluster import binaries, components, images, istio, node, pki, preflight
+from tfcanary.cluster.components import Component, Programs
+from tfcanary.cluster.layout import Layout, Ports, clusters_folder
+from tfcanary.cluster.locks import exclusive
+from tfcanary.cluster.processes import Process, network_of, spawn
+from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
+
+LOG = logging.getLogger(__name__)
+
+FIRST_API_PORT, FIRST_GATEWAY_PORT = 16443, 18080
+BOOTSTRAP = Path(__file__).with_name("config") / "bootstrap.yaml"
+LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """
+    One line of a cluster's status.
+    """
+
+    component: str
+    state: str
+    pid: int | None
+    detail: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the component works."""
+        return self.state in ("running", "ready")
+
+
+def up(
+    layout: Layout,
+    *,
+    api_port: int | None = None,
+    gateway_port: int | None = None,
+    install: bool = True,
+    pull: bool = False,
+) -> Ports:
+    """
+    Bring the cluster up, or repair it: what runs and works is left alone.
+
+    Args:
+        layout: which cluster.
+        api_port: 127.0.0.1 port of the apiserver; none takes the next free one from 16443.
+        gateway_port: 127.0.0.1 port of the gateway; none takes the next free one from 18080.
+        install: whether missing distribution packages may be installed.
+        pull: take published images instead of building ours.
+
+    Raises:
+        UsageError: a port is taken, or differs from the one the cluster was made with.
+        UnreachableError: the machine cannot run it, or something did not start; the end of its log was shown.
+    """
+    with _alone(layout):
+        ports = _choose_ports(layout, api_port, gateway_port)
+        preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.TREES)))
+        folders = {name: binaries.ensure(name) for name in binaries.TREES}
+        wanted = [image for image in images.all_images() if not pull or image.name == "pause"]
+        images.ensure_built(wanted)
+        layout.write_ports(ports)
+        for folder in (layout.config, layout.logs, layout.run, layout.models):
+            folder.mkdir(parents=True, exist_ok=True)
+        pki.ensure(layout, ports.api)
+        programs = Programs(
+            kubernetes=folders["kubernetes"],
+            tools=folders["tools"],
+            envoy=binaries.envoy(),
+            etcd=preflight.require_program("etcd"),
+            containerd=preflight.require_program("containerd"),
+        )
+        first = node.running(layout) or _start_node(layout, folders["tools"] / "pause")
+        with _importing(layout, wanted, first, programs, ports, pull=pull):
+            istio.install(
+                layout,
+                ports,
+                istio=folders["istio"],
+                tools=folders["tools"],
+                kubernetes=folders["kubernetes"],
+                pulled=pull,
+            )
+            _await_workloads(layout, folders["kubernetes"] / "kubectl", first)
+    return ports
+
+
+def _alone(layout: Layout) -> AbstractContextManager[None]:
+    """
+    Keep two commands from changing one cluster at the same time.
+    """
+    return exclusive(
+        clusters_folder() / f".{layout.name}.lock",
+        busy=f"cluster {layout.name}: expected to be alone, got another `up` or `down` of it; wait for its end",
+    )
+
+
+def _choose_ports(layout: Layout, api: int | None, gateway: int | None) -> Ports:
+    kept = layout.read_ports()
+    if kept is not None:
+        for flag, asked, has in (("--api-port", api, kept.api), ("--gateway-port", gateway, kept.gateway)):
+            if asked not in (None, has):
+                raise UsageError(
+                    f"{flag}: expected {has}, with which cluster {layout.name} was made, got {asked}; `down` it first"
+                )
+        return kept
+    taken = {port for other in _neighbours(layout) for port in (other.api, other.gateway)}
+    return Ports(
+        _port("--api-port", api, FIRST_API_PORT, taken),
+        _port("--gateway-port", gateway, FIRST_GATEWAY_PORT, taken),
+    )
+
+
+def _neighbours(layout: Layout) -> Iterator[Ports]:
+    for entry in clusters_folder().glob("*/ports.json"):
+        ports = Layout(entry.parent.name).read_ports()
+        if entry.parent.name != layout.name and ports is not None:
+            yield ports
+
+
+def _port(flag: str, asked: int | None, first: int, taken: set[int]) -> int:
+    if asked is not None:
+        if asked in taken or not _free(asked):
+            raise UsageError(
+                f"{flag}: expected a free port on 127.0.0.1, got {asked}, which is taken; give another"
+            )
+        return asked
+    return next(port for port in range(first, first + 1000) if port not in taken and _free(port))
+
+
+def _free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def _start_node(layout: Layout, pause: Path) -> Process:
+    """
+    Start the node where none runs, without what a node that died left behind.
+    """
+    LOG.info("starting node %s", layout.name)
+    node.remove_cgroups(layout.cgroup)
+    for left in (layout.run, layout.state / "containerd/state", layout.state / "cni/leases"):
+        shutil.rmtree(left, ignore_errors=True)
+    layout.run.mkdir()
+    plugins = preflight.cni_folder()
+    if plugins is None:
+        raise UnreachableError("CNI plugins: expected ptp, host-local and loopback, got none")
+    (layout.state / "cni/bin").mkdir(parents=True, exist_ok=True)
+    # Istio's agent adds its own plugin beside these, so they cannot be the machine's.
+    for name in preflight.CNI_PLUGINS:
+        shutil.copy2(plugins / name, layout.state / "cni/bin" / name)
+    network = layout.state / "cni/net.d/10-pods.conflist"
+    if not network.exists():
+        # Once Istio's agent has chained its plugin to it, it stays: pods then wait for the agent.
+        network.parent.mkdir()
+        network.write_text(components.pod_network(layout))
+    return node.start(layout, pause)
+
+
+@contextmanager
+def _importing(
+    layout: Layout,
+    wanted: list[images.Image],
+    first: Process,
+    programs: Programs,
+    ports: Ports,
+    *,
+    pull: bool,
+) -> Iterator[None]:
+    """
+    Start the components; import what Istio needs before, and the large model server image beside it.
+    """
+    parts = {component.name: component for component in components.build(layout, ports, programs)}
+    for name in ("containerd", "etcd", "kube-apiserver"):
+        _ensure_started(layout, parts[name], first)
+    _await_healthy(layout, parts["containerd"], first)
+    if pull:
+        images.pull_into(layout)
+    images.import_into(layout, [image for image in wanted if image.reference != images.MODEL_SERVER])
+    large = [image for image in wanted if image.reference == images.MODEL_SERVER]
+    with images.importing(layout, large):
+        _await_healthy(layout, parts["kube-apiserver"], first)
+        _ensure_started(layout, parts["host-ports"], first)
+        _await_healthy(layout, parts["host-ports"], first)
+        _grant(layout, programs.kubernetes / "kubectl")
+        for component in parts.values():
+            _ensure_started(layout, component, first)
+        for component in parts.values():
+            _await_healthy(layout, component, first)
+        _await_node(layout, programs.kubernetes / "kubectl")
+        yield
+
+
+def _record(layout: Layout, component: Component) -> Path:
+    return layout.run / f"{component.name}.json"
+
+
+def _ensure_started(layout: Layout, component: Component, first: Process) -> None:
+    """
+    Start the component unless it runs with this very configuration and works.
+    """
+    changed = [
+        path for path, text in component.files.items() if not path.exists() or path.read_text() != text
+    ]
+    process = Process.read(_record(layout, component))
+    if process is not None and not changed:
+        try:
+            components.check(component, first)
+        except NotYet as seen:
+            LOG.info("%s runs but does not work (%s): restarting", component.name, seen)
+        else:
+            return
+    if process is not None:
+        process.end()
+    for path in changed:
+        path.write_text(component.files[path])
+    LOG.info("starting %s", component.name)
+    process = spawn(component.arguments, log=layout.logs / f"{component.name}.log", inside=first.pid)
+    process.write(_record(layout, component))
+
+
+def _await_healthy(layout: Layout, component: Component, first: Process) -> None:
+    def healthy() -> None:
+        if Process.read(_record(layout, component)) is None:
+            raise UnreachableError("it ended")
+        components.check(component, first)
+
+    try:
+        wait_until(component.name, healthy, timeout_seconds=component.ready_seconds, interval_seconds=0.05)
+    except UnreachableError as error:
+        log = layout.logs / f"{component.name}.log"
+        for line in tail(log, LOG_TAIL_LINES):
+            LOG.warning("%s | %s", component.name, line)
+        seen = error.observed if isinstance(error, WaitTimeoutError) else str(error)
+        raise UnreachableError(
+            f"{component.name}: expected to work {component.ready_seconds:g} s after its start, got: {seen}; "
+            f"the end of {log} is above"
+        ) from error
+
+
+def _grant(layout: Layout, kubectl: Path) -> None:
+    """
+    Grant what RBAC must grant before the other components can work, once.
+    """
+    marker = layout.state / "bootstrap.json"
+    content = json.dumps(BOOTSTRAP.read_text())
+    if not marker.exists() or marker.read_text() != content:
+        _kubectl(layout, kubectl, "apply", "--filename", str(BOOTSTRAP))
+        marker.write_text(content)
+
+
+def _await_node(layout: Layout, kubectl: Path) -> None:
+    """
+    Wait until the node takes pods.
+    """
+
+    def ready() -> None:
+        said = _kubectl(
+            layout, kubectl, "get", "nodes", layout.name,
+            "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+        )  # fmt: skip
+        if said != "True":
+            raise NotYet(f"Ready is {said or 'not said'}")
+
+    wait_until(f"node {layout.name}", ready, timeout_seconds=60)
+
+
+def _await_workloads(layout: Layout, kubectl: Path, first: Process) -> None:
+    """
+    Wait until Istio's pods run in this very node, and the gateway serves.
+
+    Right after a node's start the apiserver still has what the one before reported.
+    """
+    started = first.started_at()
+
+    def running() -> None:
+        said = _kubectl(layout, kubectl, "get", "pods", f"--namespace={istio.NAMESPACE}", "--output=json")
+        for pod in json.loads(said)["items"]:
+            for container in pod["status"].get("containerStatuses", []):
+                since = container["state"].get("running", {}).get("startedAt")
+                if not (container["ready"] and since and dt.datetime.fromisoformat(since) >= started):
+                    raise NotYet(f"{pod['metadata']['name']} is not ready in this node")
+
+    def serves() -> None:
+        with network_of(first.pid):
+            components.gateway_serves()
+
+    wait_until("istio-system", running, timeout_seconds=180, interval_seconds=0.5)
+    wait_until("gateway", serves, timeout_seconds=60)
+
+
+def _kubectl(layout: Layout, kubectl: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(kubectl), "--kubeconfig", str(layout.kubeconfig), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        if "NotFound" in done.stderr:
+            raise NotYet(done.stderr.strip())
+        raise UnreachableError(f"kubectl {arguments[0]}: expected success, got {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def tail(log: Path, lines: int) -> list[str]:
+    """
+    The last lines of a log; none if there is no such file.
+    """
+    if not log.exists():
+        return []
+    with log.open("rb") as file:
+        # No component writes lines so long that this is too little.
+        file.seek(max(0, log.stat().st_size - lines * 4096))
+        return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def status(layout: Layout) -> list[Line]:
+    """
+    A line for each component, and for each of Istio's workloads.
+
+    Raises:
+        UsageError: there is no such cluster.
+    """
+    ports = _require(layout)
+    first = node.running(layout)
+    state, pid = ("running", first.pid) if first else ("stopped", None)
+    lines = [Line("node", state, pid, str(layout.state))]
+    programs = Programs(*(Path("/"),) * 5)
+    lines.extend(_line(layout, component, first) for component in components.build(layout, ports, programs))
+    if all(line.good for line in lines):
+        lines.extend(_workloads(layout))
+    return lines
+
+
+def _line(layout: Layout, component: Component, first: Process | None) -> Line:
+    process = Process.read(_record(layout, component))
+    log = str(layout.logs / f"{component.name}.log")
+    if process is None or first is None:
+        return Line(component.name, "stopped", None, log)
+    try:
+        components.check(component, first)
+    except NotYet as seen:
+        return Line(component.name, "unhealthy", process.pid, str(seen))
+    return Line(component.name, "running", process.pid, log)
+
+
+def _workloads(layout: Layout) -> Iterator[Line]:
+    kubectl = binaries.program("kubernetes", "kubectl")
+    said = _kubectl(
+        layout, kubectl, "get", "deployments,daemonsets", "--namespace", istio.NAMESPACE, "--output=json"
+    )
+    for item in json.loads(said)["items"]:
+        state = item["status"]
+        ready = state.get("readyReplicas", state.get("numberReady", 0))
+        wanted = state.get("replicas", state.get("desiredNumberScheduled", 0))
+        good = ready == wanted and wanted > 0
+        yield Line(
+            item["metadata"]["name"], "ready" if good else "not ready", None, f"{ready} of {wanted} pods"
+        )
+
+
+def _require(layout: Layout) -> Ports:
+    ports = layout.read_ports()
+    if ports is None:
+        raise UsageError(
+            f"cluster {layout.name}: expected one that was brought up, got none; "
+            f"scripts/local_cluster.py up --name {layout.name} makes it"
+        )
+    return ports
+
+
+def down(layout: Layout) -> bool:
+    """
+    End every process of the cluster and remove all it left; whether there was anything.
+    """
+    with _alone(layout):
+        there = layout.state.exists()
+        first = node.running(layout)
+        if first is not None:
+            LOG.info("ending node %s and all in it", layout.name)
+            # The kernel ends every process of a PID namespace with its first.
+            first.end_at_once()
+        node.remove_cgroups(layout.cgroup)
+        held = node.mounts_below(layout.state)
+        if held:
+            raise UnreachableError(
+                f"{layout.state}: expected no mounts, got {held[0]}; umount it and run down again"
+            )
+        if there:
+            LOG.info("removing %s", layout.state)
+            shutil.rmtree(layout.state)
+    (clusters_folder() / f".{layout.name}.lock").unlink(missing_ok=True)
+    return there

@@ -1,0 +1,32 @@
+"""
+One command at a time changes one thing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tfcanary.errors import UsageError
+
+
+@contextmanager
+def exclusive(lock: Path, *, busy: str | None = None) -> Iterator[None]:
+    """
+    Hold a lock file while the body runs.
+
+    Args:
+        lock: the file; its folder is made if need be.
+        busy: what to say if another holds it; none waits for the other's end.
+
+    Raises:
+        UsageError: another holds it, and `busy` says what to do.
+    """
+    import fcntl  # noqa: PLC0415 - Windows has none, and the preflight must be reached there to say so
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise UsageError(str(busy)) from error
+        yield

@@ -1,0 +1,224 @@
+"""
+What this machine must have before anything is built or started: all that is missing, said at once.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfcanary.cluster.layout import cache_folder
+from tfcanary.errors import UnreachableError, UsageError
+
+LOG = logging.getLogger(__name__)
+
+# Program -> Debian/Ubuntu package, and why the cluster needs it.
+TOOLS = {
+    "etcd": ("etcd-server", "the apiserver's store"),
+    "containerd": ("containerd", "runs the pods"),
+    "ctr": ("containerd", "imports the images"),
+    "runc": ("runc", "starts the containers"),
+    "nft": ("nftables", "kube-proxy's rules"),
+    "iptables": ("iptables", "Istio CNI's redirection"),
+    "mount": ("mount", "the node's mount namespace"),
+    "ip": ("iproute2", "the node's network"),
+    "nsenter": ("util-linux", "commands inside the node"),
+    "buildah": ("buildah", "builds the images from their Containerfiles"),
+    "mmdebstrap": ("mmdebstrap", "the images' root file system"),
+}
+CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+CNI_PLUGINS = ("ptp", "host-local", "loopback")
+
+# Measured: Go's module and compiler caches while building, then images and one cluster's layers.
+COLD_DISK_GIB = 20
+WARM_DISK_GIB = 8
+MEMORY_GIB = 6
+
+INSTEAD = (
+    "instead, any cluster with Istio will do: give --context or KUBECONFIG "
+    "(README, “With Docker”, shows kind + Istio)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One thing that is missing, and the way to get it.
+    """
+
+    missing: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.missing} ({self.remedy})"
+
+
+def cni_folder() -> Path | None:
+    """
+    Where the machine keeps the CNI plugins.
+    """
+    return next(
+        (folder for folder in CNI_FOLDERS if all((folder / plugin).is_file() for plugin in CNI_PLUGINS)), None
+    )
+
+
+def prepare(*, install: bool, built: bool) -> None:
+    """
+    Install missing distribution packages if allowed, then refuse if anything is still missing.
+
+    Args:
+        install: whether packages may be installed; only ever done as root on Debian or Ubuntu.
+        built: whether the programs were built before, so that less disk is needed.
+
+    Raises:
+        UnreachableError: with everything that is missing and the way to get each.
+    """
+    findings = _platform_findings()
+    if not findings:
+        packages = missing_packages()
+        if packages and install and shutil.which("apt-get"):
+            _install(packages)
+        findings = [*_package_findings(), *_kernel_findings(), *_size_findings(built=built)]
+    if findings:
+        listed = "; ".join(map(str, findings))
+        raise UnreachableError(
+            f"local cluster: expected a machine that can run it, missing: {listed}; {INSTEAD}"
+        )
+
+
+def _platform_findings() -> list[Finding]:
+    if platform.system() != "Linux":
+        return [Finding("Linux", f"this is {platform.system()}")]
+    findings = []
+    if os.geteuid() != 0:
+        findings.append(Finding("root", f"this is user {os.geteuid()}; namespaces and mounts need sudo"))
+    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+    if release < (5, 8):
+        findings.append(Finding("Linux 5.8 or newer", f"this is {platform.release()}"))
+    if platform.machine() != "x86_64":
+        findings.append(
+            Finding("an x86-64 processor", f"this is {platform.machine()}; Envoy is built for no other")
+        )
+    return findings
+
+
+def missing_packages() -> list[str]:
+    """
+    Debian packages whose programs are not here.
+    """
+    packages = {package for tool, (package, _) in TOOLS.items() if shutil.which(tool) is None}
+    if cni_folder() is None:
+        packages.add("containernetworking-plugins")
+    return sorted(packages)
+
+
+def _install(packages: list[str]) -> None:
+    LOG.info("installing distribution packages: %s", " ".join(packages))
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # Never at the price of a package that is there: Docker's containerd.io conflicts with containerd.
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", "--no-remove", *packages]
+    with _no_services_started():
+        done = subprocess.run(
+            ["apt-get", "update"], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise UnreachableError(
+            f"{' '.join(done.args[:2])}: expected success, got {tail}; install by hand: {' '.join(packages)}"
+        )
+
+
+class _no_services_started:  # noqa: N801 - reads as the phrase it is
+    """
+    Keep apt from starting the machine's own etcd and containerd: the cluster starts its own.
+
+    https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt
+    """
+
+    _policy = Path("/usr/sbin/policy-rc.d")
+
+    def __enter__(self) -> None:
+        self._ours = not self._policy.exists()
+        if self._ours:
+            self._policy.write_text("#!/bin/sh\nexit 101\n")
+            self._policy.chmod(0o755)
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            self._policy.unlink(missing_ok=True)
+
+
+def _package_findings() -> list[Finding]:
+    findings = [
+        Finding(f"{tool}: {why}", f"apt-get install {package}, or your distribution's package of it")
+        for tool, (package, why) in TOOLS.items()
+        if shutil.which(tool) is None
+    ]
+    if cni_folder() is None:
+        folders = " or ".join(map(str, CNI_FOLDERS))
+        findings.append(
+            Finding(
+                f"CNI plugins in {folders}", "apt-get install containernetworking-plugins, or their release"
+            )
+        )
+    return findings
+
+
+def _kernel_findings() -> list[Finding]:
+    """
+    Try each kernel feature in namespaces that are gone when the attempt ends.
+    """
+    if shutil.which("unshare") is None or shutil.which("ip") is None or shutil.which("nft") is None:
+        return []
+    attempts = {
+        "mount and PID namespaces": (
+            "mount -t tmpfs tmpfs /mnt",
+            "run on the machine itself or in a privileged container",
+        ),
+        "bridge links": ("ip link add probe type bridge", "modprobe bridge"),
+        "veth links": ("ip link add probe0 type veth peer name probe1", "modprobe veth"),
+        "nf_tables": ("nft add table ip probe", "modprobe nf_tables"),
+        "overlayfs": (
+            "mount -t tmpfs o /mnt; cd /mnt; mkdir l u w m; mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m",
+            "modprobe overlay",
+        ),
+    }
+    findings = []
+    for feature, (attempt, remedy) in attempts.items():
+        done = subprocess.run(
+            ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-ec", attempt],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            findings.append(Finding(feature, f"{done.stderr.strip().splitlines()[-1:]}; {remedy}"))
+    return findings
+
+
+def _size_findings(*, built: bool) -> list[Finding]:
+    findings = []
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    free, wanted = shutil.disk_usage(folder).free / 2**30, WARM_DISK_GIB if built else COLD_DISK_GIB
+    if free < wanted:
+        findings.append(
+            Finding(f"{wanted} GiB of disk for {folder}", f"{free:.1f} GiB free; set XDG_CACHE_HOME")
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if memory < MEMORY_GIB:
+        findings.append(Finding(f"{MEMORY_GIB} GiB of memory", f"this machine has {memory:.1f}"))
+    return findings
+
+
+def require_program(name: str) -> Path:
+    """
+    A machine's program by name.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise UsageError(f"{name}: expected it on PATH, got nothing; {INSTEAD}")
+    return Path(found)
