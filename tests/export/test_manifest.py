@@ -1,0 +1,125 @@
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tfcanary import manifest
+from tfcanary.errors import UsageError
+
+SOURCES = Path(manifest.__file__).parent
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """
+    What looks like an exported model, with its manifest.
+    """
+    directory = tmp_path / "1"
+    (directory / "variables").mkdir(parents=True)
+    (directory / "saved_model.pb").write_bytes(bytes(range(256)))
+    (directory / "variables" / "variables.data-00000-of-00001").write_bytes(b"\x00" * 4096)
+    manifest.write(directory, {"arch": "resnet20"})
+    return directory
+
+
+def flip(model: Path) -> None:
+    path = model / "variables" / "variables.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[2048] ^= 1
+    path.write_bytes(content)
+
+
+def link(model: Path) -> None:
+    """The same bytes, today."""
+    (model / "saved_model.pb").rename(model.parent / "elsewhere")
+    (model / "saved_model.pb").symlink_to(model.parent / "elsewhere")
+
+
+def test_a_model_as_its_manifest_says_is_verified(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (0, f"model {model}: 2 files verified\n") == (
+        manifest.main(["verify", str(model)]),
+        capsys.readouterr().out,
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(flip, "variables/variables.data-00000-of-00001: expected sha256", id="one flipped bit"),
+        pytest.param(
+            lambda model: (model / "saved_model.pb").unlink(),
+            "saved_model.pb: expected by manifest.json, got none",
+            id="missing",
+        ),
+        pytest.param(
+            lambda model: (model / "variables" / "more").write_text(""),
+            "variables/more: expected only the files of manifest.json, got one more",
+            id="extra",
+        ),
+        pytest.param(link, "saved_model.pb: expected a file, got a link", id="link"),
+        pytest.param(
+            lambda model: os.mkfifo(model / "pipe"),
+            "pipe: expected only the files",
+            id="extra that is no file",
+        ),
+        pytest.param(
+            lambda model: (model / "more").symlink_to(model / "variables"),
+            "more: expected only the files",
+            id="extra link to a folder",
+        ),
+    ],
+)
+def test_any_damage_ends_in_exit_code_1_and_one_line_that_names_the_file(
+    model: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], message: str
+) -> None:
+    damage(model)
+
+    code = manifest.main(["verify", str(model)])
+
+    output = capsys.readouterr()
+    assert (1, "") == (code, output.out)
+    assert output.err.startswith(f"error: model {model}: {message}")
+    assert 1 == output.err.count("\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"files": {}}', '{"files": []}', '{"files": {"saved_model.pb": {}}}', "\x00"]
+)
+def test_a_manifest_that_lists_no_files_is_refused(model: Path, text: str) -> None:
+    (model / manifest.NAME).write_text(text)
+
+    with pytest.raises(UsageError, match=r"manifest\.json: expected"):
+        list(manifest.problems(model))
+
+
+def test_a_model_without_a_manifest_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model / manifest.NAME).unlink()
+
+    assert 2 == manifest.main(["verify", str(model)])
+    assert "manifest.json: cannot read it: No such file" in capsys.readouterr().err
+
+
+def test_it_needs_only_the_standard_library(model: Path, tmp_path: Path) -> None:
+    """
+    A container that is to verify a model has these files, and no packages.
+    """
+    package = tmp_path / "packages" / "tfcanary"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "cli.py", "errors.py", "manifest.py"):
+        shutil.copy(SOURCES / name, package / name)
+    flip(model)
+
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tfcanary.manifest", "verify", str(model)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(package.parent)},
+    )
+
+    assert 1 == done.returncode, done.stderr
+    assert "variables.data-00000-of-00001: expected sha256" in done.stderr
