@@ -1,0 +1,206 @@
+"""
+What the server answers, whichever door a request came in by.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tfcanary.errors import UsageError
+from tfcanary.modelserver import examples, jsontensor, protos
+from tfcanary.modelserver.config import check_models
+from tfcanary.modelserver.examples import CLASSIFY, REGRESS
+from tfcanary.modelserver.limits import Limits
+from tfcanary.modelserver.manager import Manager
+from tfcanary.modelserver.metrics import Metrics
+from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable
+from tfcanary.modelserver.status import Code, ServingError, invalid
+from tfcanary.modelserver.tensors import Array, from_proto, to_proto
+
+
+class Api:
+    """
+    The requests that both doors take, over the versions that are loaded.
+    """
+
+    def __init__(self, manager: Manager, metrics: Metrics, limits: Limits) -> None:
+        self._manager = manager
+        self._limits = limits
+        self.metrics = metrics
+
+    def predict(self, request: Any, timeout_seconds: float | None) -> Any:
+        """
+        Answer a PredictRequest.
+        """
+        spec = request.model_spec
+        with self._manager.using(spec) as servable:
+            signature = servable.signature(spec.signature_name)
+            limit = self._limits.tensor_bytes
+            inputs = {alias: from_proto(proto, alias, limit) for alias, proto in request.inputs.items()}
+            outputs = self._run(servable, signature, inputs, list(request.output_filter), timeout_seconds)
+        response = protos.PredictResponse()
+        _fill_spec(response.model_spec, servable, spec.signature_name or DEFAULT_SIGNATURE)
+        for alias, array in outputs.items():
+            to_proto(array, signature.outputs[alias].dtype, response.outputs[alias])
+        return response
+
+    def predict_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
+        """
+        Answer the body of a ``:predict``.
+        """
+        request = jsontensor.parse_predict(body)
+        with self._manager.using(spec) as servable:
+            name = request.signature_name or DEFAULT_SIGNATURE
+            if name not in servable.signatures:
+                raise invalid(f'Serving signature name: "{name}" not found in signature def')
+            signature = servable.signature(name)
+            if not signature.inputs:
+                raise invalid(f"Failed to get input map for signature: {request.signature_name or 'DEFAULT'}")
+            dtypes = {alias: info.dtype for alias, info in signature.inputs.items()}
+            inputs = jsontensor.tensors(request, dtypes)
+            outputs = self._run(servable, signature, inputs, (), timeout_seconds)
+        return jsontensor.answer(outputs, row=request.row)
+
+    def classify(self, request: Any, timeout_seconds: float | None) -> Any:
+        """
+        Answer a ClassificationRequest.
+        """
+        response = protos.ClassificationResponse()
+        self._judge("Classify", request, CLASSIFY, response, timeout_seconds)
+        return response
+
+    def regress(self, request: Any, timeout_seconds: float | None) -> Any:
+        """
+        Answer a RegressionRequest.
+        """
+        response = protos.RegressionResponse()
+        self._judge("Regress", request, REGRESS, response, timeout_seconds)
+        return response
+
+    def multi_inference(self, request: Any, timeout_seconds: float | None) -> Any:
+        """
+        Answer a MultiInferenceRequest: several signatures of one model for one input.
+        """
+        names = [task.model_spec.name for task in request.tasks]
+        signatures = [task.model_spec.signature_name or DEFAULT_SIGNATURE for task in request.tasks]
+        if "" in names:
+            raise invalid("Found ModelSpec with an empty model name.")
+        if len(set(names)) != 1:
+            raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        for name in signatures:
+            if signatures.count(name) > 1:
+                raise invalid(f"Duplicate evaluation of signature: {name}")
+        response = protos.MultiInferenceResponse()
+        for task in request.tasks:
+            result = response.results.add()
+            part = protos.ClassificationRequest(model_spec=task.model_spec, input=request.input)
+            if task.method_name == CLASSIFY:
+                answer = self.classify(part, timeout_seconds)
+                result.classification_result.CopyFrom(answer.result)
+            elif task.method_name == REGRESS:
+                answer = self.regress(part, timeout_seconds)
+                result.regression_result.CopyFrom(answer.result)
+            else:
+                raise ServingError(
+                    Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
+                )
+            result.model_spec.CopyFrom(answer.model_spec)
+        return response
+
+    def classify_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
+        """
+        Answer the body of a ``:classify``.
+        """
+        spec.signature_name, source = examples.parse(body)
+        request = protos.ClassificationRequest(model_spec=spec, input=source)
+        return examples.classification_json(self.classify(request, timeout_seconds).result)
+
+    def regress_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
+        """
+        Answer the body of a ``:regress``.
+        """
+        spec.signature_name, source = examples.parse(body)
+        request = protos.RegressionRequest(model_spec=spec, input=source)
+        return examples.regression_json(self.regress(request, timeout_seconds).result)
+
+    def _judge(
+        self, name: str, request: Any, method: str, response: Any, timeout_seconds: float | None
+    ) -> None:
+        spec = request.model_spec
+        signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        with self._manager.using(spec) as servable:
+            started = time.monotonic()
+            result = examples.ask(servable, signature_name, method, request.input, timeout_seconds)
+            self.metrics.run(servable.name, name, time.monotonic() - started)
+        response.result.CopyFrom(result)
+        _fill_spec(response.model_spec, servable, signature_name)
+
+    def reload(self, request: Any) -> Any:
+        """
+        Answer a ReloadConfigRequest: serve these models from now on.
+        """
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest."
+                " Only ModelConfigList is currently supported"
+            )
+        models = list(request.config.model_config_list.config)
+        try:
+            check_models(models)
+        except UsageError as error:
+            raise invalid(str(error)) from error
+        self._manager.reload(models)
+        response = protos.ReloadConfigResponse()
+        response.status.SetInParent()
+        return response
+
+    def _run(
+        self,
+        servable: Servable,
+        signature: Any,
+        inputs: dict[str, Array],
+        output_filter: Sequence[str],
+        timeout_seconds: float | None,
+    ) -> dict[str, Array]:
+        started = time.monotonic()
+        outputs = servable.predict(signature, inputs, output_filter, timeout_seconds)
+        self.metrics.run(servable.name, "Predict", time.monotonic() - started)
+        return outputs
+
+    def metadata(self, spec: Any) -> Servable:
+        """
+        Find the version whose metadata is asked for; it carries both forms of the answer.
+        """
+        return self._manager.find(spec)
+
+    def metadata_message(self, request: Any) -> bytes:
+        """
+        Answer a GetModelMetadataRequest.
+        """
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for name in request.metadata_field:
+            if name != "signature_def":
+                raise invalid(f"Metadata field {name} is not supported")
+        return self._manager.find(request.model_spec).metadata_message
+
+    def status(self, spec: Any) -> Any:
+        """
+        Tell the states of a model's versions.
+        """
+        response = protos.GetModelStatusResponse()
+        for version, seen in self._manager.states(spec).items():
+            entry = response.model_version_status.add(version=version, state=seen.state)
+            entry.status.SetInParent()
+            if seen.error is not None:
+                entry.status.error_code = seen.error.code
+                entry.status.error_message = seen.error.message
+        return response
+
+
+def _fill_spec(spec: Any, servable: Servable, signature_name: str) -> None:
+    spec.name = servable.name
+    spec.version.value = servable.version
+    spec.signature_name = signature_name

@@ -1,0 +1,249 @@
+"""
+The server's command: load the models, then open the ports, then serve until the process ends.
+
+The process has no handler for SIGTERM, as the original has none. As a container's first process it therefore
+does not die of it: the time until SIGKILL, the pod's grace period, is the time that it drains.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tfcanary import cli
+from tfcanary.errors import CanaryError, UnreachableError, UsageError
+from tfcanary.modelserver import flags
+
+log = logging.getLogger(__name__)
+
+# Above what clients and proxies keep idle connections for, so that the one who closes is not the server.
+KEEP_ALIVE_SECONDS = 75
+ADDRESS = "0.0.0.0"  # noqa: S104 - it serves the pod's network, as the original
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the server.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return cli.run(flags.parser(), lambda arguments: command(arguments, words), words)
+
+
+def command(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """
+    Serve what the command line says.
+    """
+    if arguments.version:
+        print(f"TensorFlow ModelServer: tfcanary {metadata.version('tfserving-canary')}")  # noqa: T201
+        print(f"TensorFlow Library: {_tensorflow_version()}")  # noqa: T201
+        return 0
+    _check(arguments)
+    for name in flags.absent(arguments):
+        log.warning("--%s: known, but not implemented by this server", name)
+    for name in flags.spaced(words):
+        log.warning("%s: tensorflow_model_server reads %s=VALUE only, this server both", name, name)
+    server = Server(arguments)
+    server.load()
+    server.serve()
+    return 0
+
+
+def _tensorflow_version() -> str:
+    for name in ("tensorflow", "tensorflow-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not arguments.port:
+        raise UsageError("--port: expected a port, got 0")
+    if arguments.port == arguments.rest_api_port:
+        raise UsageError(f"--rest_api_port: expected another port than --port, got {arguments.port} for both")
+    for name in ("port", "rest_api_port"):
+        if not 0 <= getattr(arguments, name) <= 65535:
+            raise UsageError(f"--{name}: expected a port, got {getattr(arguments, name)}")
+    if not arguments.model_config_file and not arguments.model_base_path:
+        raise UsageError("expected --model_base_path or --model_config_file, got neither")
+    if arguments.tensorflow_session_parallelism and (
+        arguments.tensorflow_intra_op_parallelism or arguments.tensorflow_inter_op_parallelism
+    ):
+        raise UsageError(
+            "expected --tensorflow_session_parallelism or --tensorflow_{intra,inter}_op_parallelism, got both"
+        )
+
+
+class Server:
+    """
+    The models and the two doors.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        # Imported late: the protos and numpy take a moment that --help and a wrong flag need not wait for.
+        from tfcanary.modelserver import config  # noqa: PLC0415
+        from tfcanary.modelserver.api import Api  # noqa: PLC0415
+        from tfcanary.modelserver.grpcapi import GrpcDoor  # noqa: PLC0415
+        from tfcanary.modelserver.limits import from_environment  # noqa: PLC0415
+        from tfcanary.modelserver.manager import Manager, RetryPolicy  # noqa: PLC0415
+        from tfcanary.modelserver.metrics import Metrics  # noqa: PLC0415
+        from tfcanary.modelserver.rest import RestDoor  # noqa: PLC0415
+        from tfcanary.modelserver.servable import LoadOptions  # noqa: PLC0415
+
+        self._arguments = arguments
+        if arguments.model_config_file:
+            self._models = config.read_models(Path(arguments.model_config_file))
+        else:
+            self._models = config.single_model(arguments.model_name, arguments.model_base_path)
+        both = arguments.tensorflow_session_parallelism
+        self._manager = Manager(
+            LoadOptions(
+                tags=tuple(arguments.saved_model_tags.split(",")),
+                intra_op_threads=both or arguments.tensorflow_intra_op_parallelism,
+                inter_op_threads=both or arguments.tensorflow_inter_op_parallelism,
+                warmup=arguments.enable_model_warmup,
+                warmup_iterations=max(1, arguments.num_request_iterations_for_warmup),
+                check_method_names=arguments.enable_signature_method_name_check,
+            ),
+            RetryPolicy(
+                retries=arguments.max_num_load_retries,
+                interval_seconds=arguments.load_retry_interval_micros / 1e6,
+            ),
+            allow_unavailable_labels=arguments.allow_version_labels_for_unavailable_models,
+        )
+        limits = from_environment()
+        monitoring = arguments.monitoring_config_file
+        metrics_path = config.metrics_path(Path(monitoring)) if monitoring else None
+        api = Api(self._manager, Metrics(self._manager.is_served), limits)
+        default_threads = 4 * len(os.sched_getaffinity(0))
+        self._grpc = GrpcDoor(
+            api,
+            ThreadPoolExecutor(arguments.grpc_max_threads or default_threads, "grpc"),
+            limits,
+            _channel_arguments(arguments.grpc_channel_arguments),
+            health=arguments.enable_grpc_healthcheck_service,
+        )
+        self._rest = RestDoor(
+            api,
+            ThreadPoolExecutor(arguments.rest_api_num_threads or default_threads, "rest"),
+            limits,
+            timeout_seconds=arguments.rest_api_timeout_in_ms / 1000,
+            metrics_path=metrics_path,
+        )
+
+    def load(self) -> None:
+        """
+        Load the models; no port is open until each has a version that serves.
+        """
+        from tfcanary.modelserver.status import ServingError  # noqa: PLC0415
+
+        try:
+            self._manager.start(self._models, poll_seconds=self._arguments.file_system_poll_wait_seconds)
+        except ServingError as error:
+            raise UnreachableError(
+                f"Failed to start server. Error: {error.code.name}: {error.message}"
+            ) from error
+        if self._arguments.model_config_file and self._arguments.model_config_file_poll_wait_seconds > 0:
+            threading.Thread(target=self._poll_config, name="config", daemon=True).start()
+        # A model is tens of thousands of Python objects that live as long as the process. Without this, each
+        # large JSON body sets off collections that walk them all.
+        gc.collect()
+        gc.freeze()
+
+    def _poll_config(self) -> None:
+        """
+        Look at the configuration again and again; one that cannot be read or served is logged and passed over.
+        """
+        from tfcanary.modelserver import config  # noqa: PLC0415
+
+        path = Path(self._arguments.model_config_file)
+        known = self._models
+        while not self._manager.stopping.wait(self._arguments.model_config_file_poll_wait_seconds):
+            try:
+                models = config.read_models(path)
+                if models != known:
+                    known = models
+                    self._manager.reload(models)
+            except CanaryError as error:
+                log.error("%s: not taken over: %s", path, error)  # noqa: TRY400 - the message says it all
+
+    def serve(self) -> None:
+        """
+        Open the ports and serve for ever.
+
+        The event loop runs beside the main thread: there uvicorn would install a handler for SIGTERM.
+        """
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                asyncio.run(self._serve())
+            except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+                failed.append(error)
+
+        thread = threading.Thread(target=run, name="doors", daemon=True)
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    async def _serve(self) -> None:
+        arguments = self._arguments
+        # First the port that fails without leaving anything to clean up.
+        listening = _listen(arguments.rest_api_port) if arguments.rest_api_port else None
+        grpc_server = await self._grpc.open(f"{ADDRESS}:{arguments.port}")
+        log.info("Running gRPC ModelServer at %s:%d ...", ADDRESS, arguments.port)
+        if listening is not None:
+            import uvicorn  # noqa: PLC0415
+
+            log.info("Exporting HTTP/REST API at:%s:%d ...", ADDRESS, arguments.rest_api_port)
+            await uvicorn.Server(
+                uvicorn.Config(
+                    self._rest,
+                    log_config=None,
+                    log_level="warning",
+                    access_log=False,
+                    lifespan="off",
+                    ws="none",
+                    server_header=False,
+                    proxy_headers=False,
+                    timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                )
+            ).serve(sockets=[listening])
+        await grpc_server.wait_for_termination()
+
+
+def _listen(port: int) -> socket.socket:
+    # Named as TCP, or asyncio does not turn Nagle's algorithm off for what it accepts: 40 ms an answer.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((ADDRESS, port))
+        listening.listen(1024)
+    except OSError as error:
+        raise UsageError(f"--rest_api_port: cannot listen on port {port}: {error.strerror}") from error
+    return listening
+
+
+def _channel_arguments(text: str) -> list[tuple[str, Any]]:
+    """
+    Read ``key=value,key=value``; what looks like a number is one, as in the original.
+    """
+    result: list[tuple[str, Any]] = []
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"--grpc_channel_arguments: expected key=value, got {item!r}")
+        number = value.removeprefix("-")
+        result.append((key, int(value) if number.isascii() and number.isdigit() else value))
+    return result

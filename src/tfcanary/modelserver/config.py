@@ -1,0 +1,69 @@
+"""
+What to serve: the model configuration, from its file or from the two flags.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from tfcanary.errors import UsageError
+from tfcanary.modelserver import protos, unpublished
+from tfcanary.modelserver.metrics import DEFAULT_PATH
+
+
+def read_text_proto(path: Path, message: Any) -> Any:
+    """
+    Read a text proto into `message`, and return it.
+    """
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), message)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        kind = message.DESCRIPTOR.name
+        raise UsageError(f"{path}: Invalid protobuf file, expected a text {kind}: {error}") from error
+
+
+def read_models(path: Path) -> list[Any]:
+    """
+    Read the models of a ModelServerConfig.
+    """
+    config = read_text_proto(path, protos.ModelServerConfig())
+    if config.WhichOneof("config") == "custom_model_config":
+        raise UsageError(f"{path}: custom_model_config is not supported; use model_config_list")
+    models = list(config.model_config_list.config)
+    check_models(models)
+    return models
+
+
+def metrics_path(path: Path) -> str | None:
+    """
+    Read a MonitoringConfig: the path of the Prometheus page, or nothing if there is to be none.
+    """
+    config = read_text_proto(path, unpublished.MonitoringConfig()).prometheus_config
+    return (config.path or DEFAULT_PATH) if config.enable else None
+
+
+def single_model(name: str, base_path: str) -> list[Any]:
+    """
+    The configuration that ``--model_name`` and ``--model_base_path`` stand for.
+    """
+    return [protos.ModelConfig(name=name, base_path=base_path, model_platform="tensorflow")]
+
+
+def check_models(models: list[Any]) -> None:
+    """
+    Refuse what the original refuses, and what would never be served.
+    """
+    names = set()
+    for model in models:
+        if not model.name or not model.base_path:
+            raise UsageError(f"model {model.name!r}: expected a name and a base_path")
+        if model.name in names:
+            raise UsageError(f"Illegal to list model {model.name} multiple times in config list")
+        names.add(model.name)
+        if model.model_platform not in {"", "tensorflow"} or not (model.model_platform or model.model_type):
+            raise UsageError(
+                f"model {model.name}: expected model_platform 'tensorflow', got {model.model_platform!r}"
+            )

@@ -1,0 +1,251 @@
+"""
+Classification and regression: requests of tf.Example, and the answers made of a signature's tensors.
+
+Follows tensorflow_serving/servables/tensorflow/{classifier,regressor,util}.cc and, for JSON, util/json_tensor.cc.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tfcanary.modelserver import jsontensor, protos
+from tfcanary.modelserver.status import Code, ServingError, invalid
+from tfcanary.modelserver.tensors import DT_STRING, Array
+
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+_INPUTS = "inputs"
+_CLASSES = "classes"
+_SCORES = "scores"
+_OUTPUTS = "outputs"
+
+
+class Servable(Protocol):
+    """
+    What is asked of a loaded version here.
+    """
+
+    signatures: dict[str, Any]
+    check_method_names: bool
+
+    def predict(
+        self,
+        signature: Any,
+        inputs: Mapping[str, Array],
+        output_filter: Sequence[str] = (),
+        timeout_seconds: float | None = None,
+    ) -> dict[str, Array]:
+        """
+        Run one signature.
+        """
+
+
+def ask(
+    servable: Servable, signature_name: str, method: str, source: Any, timeout_seconds: float | None = None
+) -> Any:
+    """
+    Classify, or regress, the examples of an Input.
+
+    Returns:
+        a ClassificationResult or a RegressionResult.
+    """
+    if signature_name not in servable.signatures:
+        raise invalid(f"No signature was found with the name: {signature_name}")
+    signature = servable.signatures[signature_name]
+    alias = input_name(signature, method, check_method_name=servable.check_method_names)
+    inputs = serialized(source)
+    outputs = servable.predict(signature, {alias: inputs}, (), timeout_seconds)
+    return (classification if method == CLASSIFY else regression)(outputs, len(inputs))
+
+
+def serialized(source: Any) -> Array:
+    """
+    Make the one tensor that such signatures take: each example in its serialised form, after the shared context.
+    """
+    kind = source.WhichOneof("kind")
+    context = b""
+    examples: Any = ()
+    if kind == "example_list":
+        examples = source.example_list.examples
+    elif kind == "example_list_with_context":
+        examples = source.example_list_with_context.examples
+        # Serialised messages that follow each other are merged when they are read; the later one wins.
+        context = source.example_list_with_context.context.SerializeToString()
+    if not examples:
+        raise invalid("Input is empty.")
+    result = np.empty(len(examples), dtype=np.object_)
+    result[:] = [context + example.SerializeToString() for example in examples]
+    return result
+
+
+def input_name(signature: Any, method: str, *, check_method_name: bool) -> str:
+    """
+    Check that a signature can do what is asked of it, and name its input.
+
+    Args:
+        signature: the signature.
+        method: `CLASSIFY` or `REGRESS`.
+        check_method_name: whether its method must be this one. TF2 gives all signatures the name of predict.
+    """
+    what = "classification" if method == CLASSIFY else "regression"
+    if check_method_name and signature.method_name != method:
+        raise invalid(f"Expected {what} signature method_name to be {method}. Was: {signature.method_name}")
+    if len(signature.inputs) != 1:
+        raise invalid("Expected one input Tensor.")
+    if method == REGRESS and len(signature.outputs) != 1:
+        raise invalid("Expected one output Tensor.")
+    if method == CLASSIFY and len(signature.outputs) not in {1, 2}:
+        raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    wanted = {_OUTPUTS} if method == REGRESS else {_CLASSES, _SCORES}
+    if _INPUTS not in signature.inputs:
+        raise ServingError(Code.FAILED_PRECONDITION, f"No {what} inputs found in SignatureDef: {signature}")
+    if not wanted & set(signature.outputs):
+        names = " or ".join(f'"{name}"' for name in sorted(wanted))
+        raise ServingError(
+            Code.FAILED_PRECONDITION,
+            f"Expected {what} signature outputs to contain {names}. Signature was: {signature}",
+        )
+    if signature.inputs[_INPUTS].dtype != DT_STRING:
+        raise invalid(f"Expected the {what} input to be of DT_STRING")
+    return _INPUTS
+
+
+def classification(outputs: Mapping[str, Array], count: int) -> Any:
+    """
+    Make a ClassificationResult of labels, scores, or both.
+    """
+    classes, scores = outputs.get(_CLASSES), outputs.get(_SCORES)
+    _check_by_class(_CLASSES, classes, np.object_, count)
+    _check_by_class(_SCORES, scores, np.float32, count)
+    if classes is not None and scores is not None and classes.shape != scores.shape:
+        raise invalid(
+            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
+        )
+    result = protos.ClassificationResult()
+    for row in range(count):
+        entry = result.classifications.add()
+        labels = [] if classes is None else classes[row].tolist()
+        numbers = [] if scores is None else scores[row].tolist()
+        for column in range(max(len(labels), len(numbers))):
+            found = entry.classes.add()
+            if labels:
+                found.label = labels[column]
+            if numbers:
+                found.score = numbers[column]
+    return result
+
+
+def _check_by_class(name: str, array: Array | None, kind: Any, count: int) -> None:
+    if array is None:
+        return
+    if array.ndim != 2:
+        raise invalid(f"Expected Tensor shape: [batch_size num_classes] but got {_shape(array)}")
+    if array.dtype != kind:
+        raise invalid(f"Expected {name} Tensor of {np.dtype(kind).name}. Got: {array.dtype}")
+    if len(array) != count:
+        raise invalid(f"Expected {name} output batch size of {count}. Got: {len(array)}")
+
+
+def regression(outputs: Mapping[str, Array], count: int) -> Any:
+    """
+    Make a RegressionResult of one number for each example.
+    """
+    array = outputs[_OUTPUTS]
+    if array.ndim != 1 and array.shape[1:] != (1,):
+        raise invalid(
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {_shape(array)}"
+        )
+    if len(array) != count:
+        raise invalid(f"Input batch size did not match output batch size: {count} vs. {len(array)}")
+    if array.dtype != np.float32:
+        raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {array.dtype}")
+    result = protos.RegressionResult()
+    for value in array.ravel().tolist():
+        result.regressions.add(value=value)
+    return result
+
+
+def _shape(array: Array) -> str:
+    return f"[{','.join(map(str, array.shape))}]"
+
+
+def parse(body: bytes) -> tuple[str, Any]:
+    """
+    Read the body of ``:classify`` or ``:regress``: the signature's name, and an Input.
+    """
+    document = jsontensor.parse_object(body)
+    signature_name = jsontensor.signature_name(document)
+    examples = document.get("examples")
+    if "examples" not in document:
+        raise invalid("When method is classify, key 'examples' is expected and was not found")
+    if not isinstance(examples, list):
+        raise invalid("Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise invalid("'examples' value is an empty array")
+    source = protos.Input()
+    if "context" in document:
+        target = source.example_list_with_context
+        _fill(target.context, document["context"])
+    else:
+        target = source.example_list
+    for item in examples:
+        _fill(target.examples.add(), item)
+    return signature_name, source
+
+
+def _fill(example: Any, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise invalid(f"Example must be JSON object but got JSON {jsontensor.kind_of(value)}")
+    for name, content in value.items():
+        feature = example.features.feature[name]
+        for item in content if isinstance(content, list) else [content]:
+            _add(feature, name, item)
+
+
+def _add(feature: Any, name: str, value: Any) -> None:
+    """
+    Add one value; all values of a feature must be of one kind.
+    """
+    kind, item = _feature_value(name, value)
+    if feature.WhichOneof("kind") not in {None, kind}:
+        wanted = kind.removesuffix("_list")
+        raise invalid(f"Unexpected element type in feature: {name} expecting type: {wanted}")
+    try:
+        getattr(feature, kind).value.append(item)
+    except (ValueError, OverflowError):
+        raise invalid(f"Feature: {name} has element that does not fit: {item}") from None
+
+
+def _feature_value(name: str, value: Any) -> tuple[str, Any]:
+    if isinstance(value, str) or jsontensor.is_base64(value):
+        return "bytes_list", jsontensor.string(value)
+    if isinstance(value, int):
+        return "int64_list", int(value)
+    if isinstance(value, float):
+        return "float_list", value
+    raise invalid(f"Feature: {name} has element with unexpected JSON type: {jsontensor.kind_of(value)}")
+
+
+def classification_json(result: Any) -> bytes:
+    """
+    Write a ClassificationResult as the REST API does: lists of label and score.
+    """
+    rows = [
+        [[entry.label, jsontensor.decimal(entry.score)] for entry in row.classes]
+        for row in result.classifications
+    ]
+    texts = [
+        "[" + ", ".join(f"[{json.dumps(label, ensure_ascii=False)}, {score}]" for label, score in row) + "]"
+        for row in rows
+    ]
+    return f'{{\n    "results": [{", ".join(texts)}\n    ]\n}}'.encode()
+
+
+def regression_json(result: Any) -> bytes:
+    """
+    Write a RegressionResult as the REST API does: a list of numbers.
+    """
+    texts = [jsontensor.decimal(entry.value) for entry in result.regressions]
+    return f'{{\n    "results": [{", ".join(texts)}]\n}}'.encode()

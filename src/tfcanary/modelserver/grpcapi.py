@@ -1,0 +1,214 @@
+"""
+The gRPC door: PredictionService and ModelService.
+
+The handlers take and give bytes, so that an answer made once is sent as it is.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from tfcanary.errors import UsageError
+from tfcanary.modelserver import protos
+from tfcanary.modelserver.api import Api
+from tfcanary.modelserver.limits import Limits
+from tfcanary.modelserver.status import Code, ServingError, invalid
+from tfcanary.modelserver.unpublished import HealthCheckRequest, HealthCheckResponse
+
+log = logging.getLogger(__name__)
+
+_CODES = {Code(number): status for status in grpc.StatusCode for number in [status.value[0]]}
+
+Handler = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+class GrpcDoor:
+    """
+    Serves the gRPC API on one event loop; TensorFlow runs in `executor`.
+    """
+
+    def __init__(
+        self, api: Api, executor: Executor, limits: Limits, options: list[tuple[str, Any]], *, health: bool
+    ) -> None:
+        self._api = api
+        self._health = health
+        self._limits = limits
+        self._executor = executor
+        self._options = options
+
+    async def open(self, address: str) -> grpc.aio.Server:
+        """
+        Start to listen.
+        """
+        server = grpc.aio.server(
+            options=[
+                # Without it two servers can share the port, and each would get a part of the requests.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", self._limits.request_bytes),
+                ("grpc.max_send_message_length", 2**31 - 1),
+                *self._options,
+            ]
+        )
+        server.add_generic_rpc_handlers(
+            (
+                _service(
+                    "tensorflow.serving.PredictionService",
+                    dict(
+                        [
+                            self._inference("Predict", protos.PredictRequest, self._api.predict),
+                            self._inference("Classify", protos.ClassificationRequest, self._api.classify),
+                            self._inference("Regress", protos.RegressionRequest, self._api.regress),
+                            self._inference(
+                                "MultiInference", protos.MultiInferenceRequest, self._api.multi_inference
+                            ),
+                            ("GetModelMetadata", self._metadata),
+                        ]
+                    ),
+                ),
+                _service(
+                    "tensorflow.serving.ModelService",
+                    {"GetModelStatus": self._status, "HandleReloadConfigRequest": self._reload},
+                ),
+            )
+        )
+        if self._health:
+            server.add_generic_rpc_handlers((_health_service(),))
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise UsageError(f"--port: cannot listen on {address}: {error}") from error
+        await server.start()
+        return server
+
+    def _inference(
+        self, name: str, kind: Any, answer: Callable[[Any, float | None], Any]
+    ) -> tuple[str, Handler]:
+        """
+        Make the handler of a method that runs the model.
+        """
+
+        async def handle(data: bytes, context: Any) -> bytes:
+            started = time.monotonic()
+            remaining = context.time_remaining()
+            request = _parse(kind, data)
+            code = Code.INTERNAL
+
+            def work() -> bytes:
+                message: bytes = answer(request, remaining).SerializeToString()
+                return message
+
+            try:
+                message = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+                code = Code.OK
+            except ServingError as error:
+                code = error.code
+                raise
+            finally:
+                seconds = time.monotonic() - started
+                self._api.metrics.request(_model_name(request), name, "GRPC", code, seconds)
+            return message
+
+        return name, handle
+
+    async def _metadata(self, data: bytes, _: Any) -> bytes:
+        return self._api.metadata_message(_parse(protos.GetModelMetadataRequest, data))
+
+    async def _status(self, data: bytes, _: Any) -> bytes:
+        request = _parse(protos.GetModelStatusRequest, data)
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        message: bytes = self._api.status(request.model_spec).SerializeToString()
+        return message
+
+    async def _reload(self, data: bytes, _: Any) -> bytes:
+        request = _parse(protos.ReloadConfigRequest, data)
+        # A thread of its own: loading takes long, and requests must not queue behind it.
+        message: bytes = (await asyncio.to_thread(self._api.reload, request)).SerializeToString()
+        return message
+
+
+def _model_name(request: Any) -> str:
+    """
+    Name the model that a request is for; a MultiInferenceRequest has it in its tasks.
+    """
+    spec = (
+        request.tasks[0].model_spec
+        if "tasks" in request.DESCRIPTOR.fields_by_name and request.tasks
+        else None
+    )
+    name: str = spec.name if spec else getattr(request, "model_spec", protos.ModelSpec()).name
+    return name
+
+
+_SERVING, _SERVICE_UNKNOWN = 1, 3
+_HEALTHY = frozenset({"", "ModelService", "PredictionService"})
+
+
+def _health_service() -> grpc.GenericRpcHandler:
+    """
+    Make grpc.health.v1 as the original has it: SERVING, for fixed names, from the moment that the port is open.
+    """
+
+    async def check(data: bytes, context: Any) -> bytes:
+        if _parse(HealthCheckRequest, data).service not in _HEALTHY:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "")
+        return _health(_SERVING)
+
+    async def watch(data: bytes, _: Any) -> AsyncIterator[bytes]:
+        known = _parse(HealthCheckRequest, data).service in _HEALTHY
+        yield _health(_SERVING if known else _SERVICE_UNKNOWN)
+        await asyncio.Event().wait()  # it never changes; the call lasts as long as the client
+
+    return grpc.method_handlers_generic_handler(
+        "grpc.health.v1.Health",
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(_answered(check)),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch),
+        },
+    )
+
+
+def _health(status: int) -> bytes:
+    message: bytes = HealthCheckResponse(status=status).SerializeToString()
+    return message
+
+
+def _parse(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except Exception as error:  # protobuf's DecodeError has moved between releases
+        raise invalid(f"cannot parse the {kind.DESCRIPTOR.name}") from error
+
+
+def _service(name: str, handlers: dict[str, Handler]) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(
+        name,
+        {
+            method: grpc.unary_unary_rpc_method_handler(_answered(handler))
+            for method, handler in handlers.items()
+        },
+    )
+
+
+def _answered(handler: Handler) -> Handler:
+    """
+    Turn the server's errors into gRPC's.
+    """
+
+    async def answer(data: bytes, context: Any) -> bytes:
+        try:
+            return await handler(data, context)
+        except ServingError as error:
+            await context.abort(_CODES[error.code], error.message)
+        except Exception:
+            log.exception("a gRPC request failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+        raise AssertionError  # abort() has raised
+
+    return answer

@@ -1,0 +1,411 @@
+"""
+Requests and answers of the REST API: JSON to tensors and back.
+
+Follows tensorflow_serving/util/json_tensor.cc: the two request forms, what may stand where, which numbers are
+too large for a type, and how answers write numbers.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from tfcanary.modelserver.status import Code, ServingError, invalid
+from tfcanary.modelserver.tensors import DT_STRING, Array, numpy_type, type_name
+
+# Enough of a value to find it, and no more: requests are megabytes.
+_SHOWN_CHARACTERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRequest:
+    """
+    A predict request as its JSON gave it.
+
+    Attributes:
+        signature_name: empty for the default.
+        row: whether it came as ``instances``, which decides the answer's form.
+        values: what ``instances`` or ``inputs`` holds.
+    """
+
+    signature_name: str
+    row: bool
+    values: Any
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """
+    Parse a body whose top level must be an object.
+    """
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        document = json.loads(body)
+    except RecursionError:
+        raise invalid("JSON Parse error: nested too deeply") from None
+    except ValueError as error:
+        raise invalid(f"JSON Parse error: {error}") from None
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {_shown(document)} Is not object")
+    return document
+
+
+def signature_name(document: dict[str, Any]) -> str:
+    """
+    Read the signature's name of any request; empty if it has none.
+    """
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid(
+            f"JSON Value: {_shown(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return name
+
+
+def parse_predict(body: bytes) -> JsonRequest:
+    """
+    Read the body of ``:predict``.
+    """
+    document = parse_object(body)
+    name = signature_name(document)
+    if "instances" in document:
+        if "inputs" in document:
+            raise invalid(
+                f"JSON Value: {_shown(document)} Not formatted correctly expecting only"
+                " one of 'inputs' or 'instances' keys to exist "
+            )
+        instances = document["instances"]
+        if not isinstance(instances, list):
+            raise invalid(f"JSON Value: {_shown(document)} Excepting 'instances' to be an list/array")
+        if not instances:
+            raise invalid(f"JSON Value: {_shown(document)} No values in 'instances' array")
+        return JsonRequest(name, row=True, values=instances)
+    if "inputs" in document:
+        return JsonRequest(name, row=False, values=document["inputs"])
+    raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def tensors(request: JsonRequest, dtypes: Mapping[str, int]) -> dict[str, Array]:
+    """
+    Make the tensors of a request.
+
+    Args:
+        request: the parsed body.
+        dtypes: the type of each of the signature's inputs.
+    """
+    return _from_rows(request.values, dtypes) if request.row else _from_columns(request.values, dtypes)
+
+
+def _from_rows(instances: list[Any], dtypes: Mapping[str, int]) -> dict[str, Array]:
+    if not isinstance(instances[0], dict) and len(dtypes) > 1:
+        raise invalid(
+            "instances is a plain list, but expecting list of objects as multiple "
+            "input tensors required as per tensorinfo_map"
+        )
+    if not _is_named(instances[0]):
+        for index, item in enumerate(instances):
+            if _is_named(item):
+                raise invalid(f"Expecting value/list but got object at item {index} of input list")
+        name, dtype = next(iter(dtypes.items()))
+        return {name: _of_instances(instances, dtype)}
+    names = set(dtypes)
+    for index, item in enumerate(instances):
+        if not _is_named(item):
+            raise invalid(f"Expecting object but got list at item {index} of input list")
+        for key in item:
+            if key not in names:
+                raise invalid(
+                    f"Failed to process element: {index} key: {key} of 'instances' list. "
+                    f"Error: INVALID_ARGUMENT: JSON object: does not have named input: {key}"
+                )
+        if set(item) != names:
+            raise invalid(
+                f"Failed to process element: {index} of 'instances' list. JSON object: {_shown(item)} "
+                f"keys must be equal to: {','.join(sorted(names))}"
+            )
+    return {
+        name: _of_instances([item[name] for item in instances], dtype, name) for name, dtype in dtypes.items()
+    }
+
+
+def _of_instances(instances: list[Any], dtype: int, key: str | None = None) -> Array:
+    try:
+        return dense(instances, dtype)
+    except ServingError as error:
+        where = "" if key is None else f"key: {key} "
+        raise ServingError(
+            error.code, f"Failed to process {where}of 'instances' list. Error: {error.message}"
+        ) from None
+
+
+def _from_columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, Array]:
+    if not _is_named(value):
+        if len(dtypes) > 1:
+            raise invalid(
+                "inputs is a plain value/list, but expecting an object as multiple "
+                "input tensors required as per tensorinfo_map"
+            )
+        name, dtype = next(iter(dtypes.items()))
+        return {name: dense(value, dtype)}
+    for name in dtypes:
+        if name not in value:
+            raise invalid(f"Missing named input: {name} in 'inputs' object.")
+    return {name: dense(value[name], dtype) for name, dtype in dtypes.items()}
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, dict) and not is_base64(value)
+
+
+def is_base64(value: Any) -> bool:
+    """
+    Whether a value is ``{"b64": "..."}``.
+    """
+    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def dense(value: Any, dtype: int) -> Array:
+    """
+    Make one tensor of nested lists; a value that is no list is a scalar.
+
+    The shape is that of the first elements, and all others must agree. Each level is checked as a whole: a picture
+    of 150,000 numbers takes milliseconds.
+    """
+    shape: list[int] = []
+    first = value
+    while isinstance(first, list):
+        shape.append(len(first))
+        if not first:
+            break
+        first = first[0]
+    leaves: list[Any] = [value]
+    for level, size in enumerate(shape):
+        for item in _strangers(leaves, list):
+            raise invalid(
+                f"JSON Value: {_shown(item)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"Expected at level: {len(shape)}"
+            )
+        for got in set(map(len, leaves)) - {size}:
+            raise invalid(
+                f"Encountered list at unexpected size: {got} at level: {level} expected size: {size}"
+            )
+        leaves = list(chain.from_iterable(leaves))
+    if list in set(map(type, leaves)):
+        raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
+    return _leaves(leaves, dtype).reshape(shape)
+
+
+def _strangers(values: list[Any], kind: type) -> Iterable[Any]:
+    if set(map(type, values)) <= {kind}:
+        return ()
+    return (value for value in values if type(value) is not kind)
+
+
+def _leaves(values: list[Any], dtype: int) -> Array:
+    if dtype == DT_STRING:
+        strings = np.empty(len(values), dtype=np.object_)
+        strings[:] = [string(value) for value in values]
+        return strings
+    kind = np.dtype(numpy_type(dtype))
+    found: set[type] = set(map(type, values))
+    allowed: set[type]
+    if kind.kind == "b":
+        allowed = {bool}
+    elif kind.kind in "iu":
+        allowed = {int}
+    elif kind.kind == "c":
+        raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value to type: {type_name(dtype)}")
+    else:
+        allowed = {int, float}
+    if not found <= allowed:
+        stranger = next(value for value in values if type(value) not in allowed)
+        raise _type_error(stranger, dtype)
+    if kind.kind in "iu":
+        return _integers(values, kind, dtype)
+    if kind.kind == "b":
+        return np.array(values, dtype=np.bool_)
+    return _decimals(values, kind, dtype, has_integers=int in found)
+
+
+def _integers(values: list[int], kind: np.dtype[Any], dtype: int) -> Array:
+    limits = np.iinfo(kind)
+    if values and (min(values) < limits.min or max(values) > limits.max):
+        raise _type_error(next(v for v in values if not limits.min <= v <= limits.max), dtype)
+    return np.array(values, dtype=kind)
+
+
+def _decimals(values: list[Any], kind: np.dtype[Any], dtype: int, *, has_integers: bool) -> Array:
+    """
+    Make floats, and refuse numbers that the type cannot hold, as IsLosslessDecimal() in the original does.
+    """
+    exact = 2 ** (np.finfo(kind).nmant + 1) - 1 if kind.name != "bfloat16" else 2**8 - 1
+    if has_integers:
+        for value in values:
+            if type(value) is int and not -exact <= value <= exact:
+                raise _lossy(value, dtype)
+    wide = np.array(values, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        result = wide.astype(kind)
+    overflowed = np.isfinite(wide) & ~np.isfinite(result)
+    if overflowed.any():
+        raise _lossy(values[int(np.argmax(overflowed))], dtype)
+    return result
+
+
+def string(value: Any) -> bytes:
+    """
+    Read text or a base64 object.
+    """
+    if type(value) is str:
+        return value.encode("utf-8", "surrogatepass")
+    if is_base64(value):
+        return _from_base64(value["b64"])
+    if isinstance(value, dict):
+        raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
+    raise _type_error(value, DT_STRING)
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        data = b"".join(text.encode("ascii").split())
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise invalid("Unable to base64 decode") from None
+
+
+def kind_of(value: Any) -> str:
+    """
+    Name a JSON value's kind as the original's messages do.
+    """
+    kinds = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
+    return str(value) if isinstance(value, bool) else kinds[type(value)]
+
+
+def _type_error(value: Any, dtype: int) -> ServingError:
+    return invalid(
+        f"JSON Value: {_shown(value)} Type: {kind_of(value)} is not of expected type: {type_name(dtype)}"
+    )
+
+
+def _lossy(value: Any, dtype: int) -> ServingError:
+    return invalid(
+        f"Cannot convert JSON value: {_shown(value)} to {type_name(dtype)} without loss of precision."
+    )
+
+
+def _shown(value: Any) -> str:
+    """
+    Show a value in a message, cut short.
+    """
+    encoder = json.JSONEncoder(ensure_ascii=False)
+    text = ""
+    for piece in encoder.iterencode(value):
+        text += piece
+        if len(text) > _SHOWN_CHARACTERS:
+            return text[:_SHOWN_CHARACTERS] + "…"
+    return text
+
+
+def answer(outputs: Mapping[str, Array], *, row: bool) -> bytes:
+    """
+    Write the answer to a predict request, in the form that the request had.
+    """
+    if not outputs:
+        raise invalid("Cannot convert empty tensor map to JSON")
+    text = _rows(outputs) if row else _columns(outputs)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _rows(outputs: Mapping[str, Array]) -> str:
+    batch: int | None = None
+    for name, array in outputs.items():
+        if array.ndim == 0:
+            raise invalid(f"Tensor name: {name} has no shape information ")
+        if batch is not None and batch != len(array):
+            raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {batch}")
+        batch = len(array)
+    written = {name: _items(array, name) for name, array in outputs.items()}
+    if len(written) == 1:
+        items = ", ".join(next(iter(written.values())))
+        return f'{{\n    "predictions": [{items}\n    ]\n}}'
+    objects = [
+        ",\n".join(f"            {json.dumps(name)}: {text}" for name, text in zip(written, row, strict=True))
+        for row in zip(*written.values(), strict=True)
+    ]
+    body = ",\n".join(f"        {{\n{fields}\n        }}" for fields in objects)
+    return f'{{\n    "predictions": [\n{body}\n    ]\n}}'
+
+
+def _columns(outputs: Mapping[str, Array]) -> str:
+    written = {name: _items(array[np.newaxis], name)[0] for name, array in outputs.items()}
+    if len(written) == 1:
+        return f'{{\n    "outputs": {next(iter(written.values()))}\n}}'
+    body = ",\n".join(f"        {json.dumps(name)}: {text}" for name, text in written.items())
+    return f'{{\n    "outputs": {{\n{body}\n    }}\n}}'
+
+
+def _items(array: Array, name: str) -> list[str]:
+    """
+    Write each element along the first dimension.
+    """
+    texts = iter(_texts(array.ravel(), as_bytes=name.endswith("_bytes")))
+    return [_nested(texts, array.shape[1:]) for _ in range(array.shape[0])]
+
+
+def _nested(texts: Iterator[str], shape: tuple[int, ...]) -> str:
+    if not shape:
+        return next(texts)
+    if len(shape) == 1:
+        return f"[{', '.join(islice(texts, shape[0]))}]"
+    return f"[{', '.join(_nested(texts, shape[1:]) for _ in range(shape[0]))}]"
+
+
+def _texts(flat: Array, *, as_bytes: bool) -> list[str]:
+    """
+    Write each value of a flat array as JSON.
+    """
+    kind = flat.dtype.kind
+    if kind == "O":
+        if as_bytes:
+            return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in flat]
+        return [json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False) for value in flat]
+    if kind == "b":
+        return ["true" if value else "false" for value in flat.tolist()]
+    if kind in "iu":
+        return [str(value) for value in flat.tolist()]
+    if kind == "c":
+        raise invalid(f"Failed to write JSON value for tensor type: {flat.dtype}")
+    if flat.dtype == np.float64:
+        return _decimal_texts(flat.tolist(), "%.17g", float)
+    return _decimal_texts(flat.astype(np.float32).tolist(), "%.9g", np.float32)
+
+
+def decimal(value: float) -> str:
+    """
+    Write one float32.
+    """
+    return _decimal_texts([value], "%.9g", np.float32)[0]
+
+
+def _decimal_texts(values: list[float], full: str, rounded: Callable[[str], Any]) -> list[str]:
+    """
+    Write six digits where they are enough to read the same number back, and all of them where not.
+    """
+    texts = []
+    for value in values:
+        text = "%g" % value  # noqa: UP031 - six digits, as the original writes
+        if text in _NOT_FINITE:
+            texts.append(_NOT_FINITE[text])
+            continue
+        if rounded(text) != value:
+            text = full % value
+        texts.append(text if "." in text or "e" in text else text + ".0")
+    return texts
+
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

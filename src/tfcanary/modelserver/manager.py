@@ -1,0 +1,345 @@
+"""
+Which versions are loaded: finds them in the file system, loads and unloads them, and hands them to requests.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfcanary.modelserver import protos
+from tfcanary.modelserver.servable import LoadOptions, Servable
+from tfcanary.modelserver.status import Code, ServingError, invalid
+
+log = logging.getLogger(__name__)
+
+State = protos.ModelVersionStatus.State
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    How often a load that failed is tried again, and how long to wait in between.
+    """
+
+    retries: int = 5
+    interval_seconds: float = 60.0
+
+
+@dataclass(slots=True)
+class VersionState:
+    """
+    Where a version is in its life, as the status API tells it.
+
+    Attributes:
+        state: one of the API's states.
+        error: why it ended, if not by request.
+    """
+
+    state: int
+    error: ServingError | None = None
+
+
+@dataclass(slots=True)
+class _Model:
+    config: Any
+    states: dict[int, VersionState] = field(default_factory=dict)
+    # Replaced whole, never changed, so that requests read it without a lock.
+    serving: dict[int, Servable] = field(default_factory=dict)
+    latest: int | None = None
+
+
+class Manager:
+    """
+    Loads what the configuration asks for, and keeps it so.
+
+    Requests only read; one thread at a time changes what is loaded.
+    """
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        retry: RetryPolicy,
+        *,
+        allow_unavailable_labels: bool = False,
+        load: Callable[[str, int, Path, LoadOptions], Servable] = Servable,
+    ) -> None:
+        self._options = options
+        self._retry = retry
+        self._load = load
+        self._allow_unavailable_labels = allow_unavailable_labels
+        # Replaced whole, never changed, as requests read it without a lock.
+        self._labels: dict[tuple[str, str], int] = {}
+        self._models: dict[str, _Model] = {}
+        self._changing = threading.Lock()
+        self.stopping = threading.Event()
+
+    def start(self, models: list[Any], *, poll_seconds: float) -> None:
+        """
+        Load every model for the first time, and return once each has a version to serve.
+
+        With no version to be found, this waits for one for ever, as the original does; with `poll_seconds` 0 it
+        looks once.
+
+        Raises:
+            ServingError: a version failed to load.
+        """
+        self._models = {model.name: _Model(model) for model in models}
+        self._labels = self._checked_labels(models)
+        told: set[str] = set()
+        while True:
+            errors = self.refresh()
+            if errors:
+                raise errors[0]
+            waiting = [name for name, model in self._models.items() if not model.serving]
+            if not waiting:
+                break
+            for name in set(waiting) - told:
+                base = self._models[name].config.base_path
+                log.warning("no version of model %s to serve under base path %s; waiting for one", name, base)
+                told.add(name)
+            self.stopping.wait(poll_seconds if poll_seconds > 0 else None)
+        if poll_seconds > 0:
+            thread = threading.Thread(target=self._poll, args=(poll_seconds,), name="poll", daemon=True)
+            thread.start()
+
+    def reload(self, models: list[Any]) -> None:
+        """
+        Serve these models from now on: load what is new, unload what is not named any more.
+
+        Raises:
+            ServingError: a label is on a version that is not available, or a new model did not become available.
+        """
+        with self._changing:
+            self._labels = self._checked_labels(models)
+            named = {model.name: model for model in models}
+            new = set(named) - {name for name, model in self._models.items() if model.config is not None}
+            # Models that are not named any more stay known, as their versions' states can still be asked for.
+            self._models = {**self._models, **{name: _Model(named[name]) for name in new}}
+            for name, model in self._models.items():
+                model.config = named.get(name)
+            self._refresh()
+            missing = sorted(name for name in new if not self._models[name].serving)
+        if missing:
+            raise ServingError(
+                Code.UNKNOWN, f"Some models did not become available: {{{', '.join(missing)}}}"
+            )
+
+    def _checked_labels(self, models: list[Any]) -> dict[tuple[str, str], int]:
+        """
+        Read the models' labels. A label goes only where requests can follow it.
+
+        The original knows an exception, for labels that are new or stay where they are.
+        """
+        labels: dict[tuple[str, str], int] = {}
+        for config in models:
+            known = self._models.get(config.name)
+            for label, version in config.version_labels.items():
+                key = (config.name, label)
+                moved = self._labels.get(key, version) != version
+                if not (self._allow_unavailable_labels and not moved) and not (
+                    known and version in known.serving
+                ):
+                    raise ServingError(
+                        Code.FAILED_PRECONDITION,
+                        f"Request to assign label to version {version} of model {config.name}, "
+                        "which is not currently available for inference",
+                    )
+                labels[key] = version
+        return labels
+
+    def stop(self) -> None:
+        """
+        End the polling, and any wait for a version or a retry.
+        """
+        self.stopping.set()
+
+    def _poll(self, seconds: float) -> None:
+        while not self.stopping.wait(seconds):
+            try:
+                self.refresh()
+            except Exception:  # a poll that fails must not end the polling
+                log.exception("looking for versions failed")
+
+    def refresh(self) -> list[ServingError]:
+        """
+        Look at the file system once; load what is new, then unload what is not wanted any more.
+
+        Returns:
+            why versions failed to load, if any did.
+        """
+        with self._changing:
+            return self._refresh()
+
+    def _refresh(self) -> list[ServingError]:
+        errors = []
+        for name, model in self._models.items():
+            if model.config is None:
+                wanted: list[int] = []
+            else:
+                found = _versions(Path(model.config.base_path), name)
+                if not found:
+                    continue  # an empty or unreadable directory takes nothing out of service
+                wanted = aspired(found, model.config, name)
+                errors += self._load_new(name, model, {version: found[version] for version in wanted})
+                if wanted and not set(wanted) & set(model.serving):
+                    continue  # what should replace the old version failed, so the old one stays
+            for version in sorted(set(model.serving) - set(wanted)):
+                self._unload_version(name, model, version)
+        return errors
+
+    def _load_new(self, name: str, model: _Model, wanted: dict[int, Path]) -> list[ServingError]:
+        errors = []
+        for version, path in sorted(wanted.items(), reverse=True):
+            known = model.states.get(version)
+            if version in model.serving or (known is not None and known.error is not None):
+                continue  # it is there; or it failed, and only a restart or a new version tries again
+            error = self._load_version(name, model, version, path)
+            if error is not None:
+                errors.append(error)
+        return errors
+
+    def _load_version(self, name: str, model: _Model, version: int, path: Path) -> ServingError | None:
+        state = model.states[version] = VersionState(State.LOADING)
+        log.info("loading %s version %d from %s", name, version, path)
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            try:
+                servable = self._load(name, version, path, self._options)
+                break
+            except ServingError as error:
+                attempt += 1
+                if attempt > self._retry.retries:
+                    log.error("%s version %d failed to load: %s", name, version, error)  # noqa: TRY400 - the message says it all
+                    state.error = error
+                    state.state = State.END
+                    return ServingError(
+                        error.code,
+                        f"1 servable(s) did not become available: {{{{name: {name} version: {version}}} "
+                        f"due to error: {error.code.name}: {error.message}}}",
+                    )
+                log.warning(
+                    "%s version %d failed to load, retry %d of %d in %g s: %s",
+                    name,
+                    version,
+                    attempt,
+                    self._retry.retries,
+                    max(0.0, self._retry.interval_seconds),
+                    error,
+                )
+                self.stopping.wait(max(0.0, self._retry.interval_seconds))
+        model.serving = {**model.serving, version: servable}
+        model.latest = max(model.serving)
+        state.state = State.AVAILABLE
+        log.info("%s version %d is AVAILABLE after %.1f s", name, version, time.monotonic() - started)
+        return None
+
+    def _unload_version(self, name: str, model: _Model, version: int) -> None:
+        state = model.states[version]
+        state.state = State.UNLOADING
+        servable = model.serving[version]
+        model.serving = {number: kept for number, kept in model.serving.items() if number != version}
+        model.latest = max(model.serving, default=None)
+        servable.close()
+        state.state = State.END
+        log.info("%s version %d is unloaded", name, version)
+
+    @contextlib.contextmanager
+    def using(self, spec: Any) -> Iterator[Servable]:
+        """
+        Give the version that a ModelSpec means, and keep it loaded meanwhile.
+        """
+        servable = self.find(spec)
+        while not servable.acquire():
+            servable = self.find(spec)  # it was unloaded in between: another, or none, is meant now
+        try:
+            yield servable
+        finally:
+            servable.release()
+
+    def is_served(self, name: str) -> bool:
+        """
+        Whether the configuration has a model of this name.
+        """
+        model = self._models.get(name)
+        return model is not None and model.config is not None
+
+    def find(self, spec: Any) -> Servable:
+        """
+        Find the version that a ModelSpec means: the one it names, or the latest.
+        """
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        model = self._models.get(spec.name)
+        version = self._asked_version(spec)
+        wanted = version if version is not None else model.latest if model else None
+        servable = model.serving.get(wanted) if model and wanted is not None else None
+        if servable is None:
+            request = f"Latest({spec.name})" if version is None else f"Specific({spec.name}, {version})"
+            raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
+        return servable
+
+    def _asked_version(self, spec: Any) -> int | None:
+        """
+        Read the version that a ModelSpec names by number or by label; nothing if it names none.
+        """
+        if spec.version_label:
+            version = self._labels.get((spec.name, spec.version_label))
+            if version is None:
+                raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+            return version
+        return spec.version.value if spec.HasField("version") else None
+
+    def states(self, spec: Any) -> dict[int, VersionState]:
+        """
+        Tell the states of a model's versions, or of the one that a ModelSpec names; newest first.
+        """
+        model = self._models.get(spec.name)
+        states = dict(model.states) if model else {}
+        version = self._asked_version(spec)
+        if version is not None:
+            if version not in states:
+                raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {spec.name}")
+            return {version: states[version]}
+        if not states:
+            raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {spec.name}")
+        return dict(sorted(states.items(), reverse=True))
+
+
+def _versions(base: Path, name: str) -> dict[int, Path]:
+    """
+    List the versions below a base path: the directories whose names are numbers.
+    """
+    try:
+        children = list(base.iterdir())
+    except OSError as error:
+        log.warning("model %s: could not list base path %s: %s", name, base, error.strerror)
+        return {}
+    return {
+        int(child.name): child
+        for child in children
+        if child.name.isascii() and child.name.isdigit() and int(child.name) < 2**63
+    }
+
+
+def aspired(found: dict[int, Path], config: Any, name: str) -> list[int]:
+    """
+    Choose, of the versions found, those that the model's version policy wants.
+    """
+    policy = config.model_version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return sorted(found)
+    if choice == "specific":
+        for version in set(policy.specific.versions) - set(found):
+            log.warning(
+                "version %d of model %s, which the version policy asks for, was not found", version, name
+            )
+        return sorted(set(policy.specific.versions) & set(found))
+    count = policy.latest.num_versions if choice == "latest" and policy.latest.num_versions else 1
+    return sorted(found)[-count:]

@@ -1,0 +1,98 @@
+"""
+The metrics that the original counts, under its names, as a Prometheus page.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+
+from tfcanary.modelserver.status import Code
+
+DEFAULT_PATH = "/monitoring/prometheus/metrics"
+
+# monitoring::Buckets::Exponential(10, 1.8, 33), in microseconds: up to about 20 minutes.
+_LIMITS = [10 * 1.8**power for power in range(33)]
+
+_COUNT = ":tensorflow:serving:request_count"
+_REQUEST = ":tensorflow:serving:request_latency"
+_RUNTIME = ":tensorflow:serving:runtime_latency"
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class _Histogram:
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_LIMITS) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_right(_LIMITS, value)] += 1
+        self.sum += value
+
+
+class Metrics:
+    """
+    Counts requests and their time.
+
+    The original takes any name that a client sends as a label, which lets a client grow the page without bound;
+    here a model that is not served counts under the empty name.
+    """
+
+    def __init__(self, is_served: Callable[[str], bool]) -> None:
+        self._is_served = is_served
+        self._lock = threading.Lock()
+        self._requests: dict[Labels, int] = {}
+        self._latencies: dict[str, dict[Labels, _Histogram]] = {_REQUEST: {}, _RUNTIME: {}}
+
+    def request(self, model: str, api: str, entrypoint: str, code: Code, seconds: float) -> None:
+        """
+        Count a request; its time counts only if it was answered.
+        """
+        name = model if self._is_served(model) else ""
+        labels = (("model_name", name), ("status", code.name))
+        with self._lock:
+            self._requests[labels] = self._requests.get(labels, 0) + 1
+            if code is Code.OK:
+                self._add(_REQUEST, (("model_name", name), ("API", api), ("entrypoint", entrypoint)), seconds)
+
+    def run(self, model: str, api: str, seconds: float) -> None:
+        """
+        Count the time that TensorFlow took.
+        """
+        with self._lock:
+            self._add(_RUNTIME, (("model_name", model), ("API", api), ("runtime", "TF1")), seconds)
+
+    def _add(self, name: str, labels: Labels, seconds: float) -> None:
+        self._latencies[name].setdefault(labels, _Histogram()).add(seconds * 1e6)
+
+    def page(self) -> str:
+        """
+        Write the page.
+        """
+        with self._lock:
+            lines = [f"# TYPE {_COUNT} counter"]
+            lines += [f"{_COUNT}{{{_written(labels)}}} {count}" for labels, count in self._requests.items()]
+            for name, histograms in self._latencies.items():
+                lines.append(f"# TYPE {name} histogram")
+                for labels, histogram in histograms.items():
+                    lines += _histogram_lines(name, _written(labels), histogram)
+        return "\n".join(lines) + "\n"
+
+
+def _histogram_lines(name: str, labels: str, histogram: _Histogram) -> list[str]:
+    limits = [f"{limit:g}" for limit in _LIMITS] + ["+Inf"]
+    counts = list(accumulate(histogram.counts))
+    return [
+        *(f'{name}_bucket{{{labels},le="{le}"}} {n}' for le, n in zip(limits, counts, strict=True)),
+        f"{name}_sum{{{labels}}} {histogram.sum:.17g}",
+        f"{name}_count{{{labels}}} {counts[-1]}",
+    ]
+
+
+def _written(labels: Labels) -> str:
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,156 @@
+"""
+The REST door, as an ASGI application.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
+from typing import Any
+from urllib.parse import unquote
+
+from tfcanary.modelserver import protos
+from tfcanary.modelserver.api import Api
+from tfcanary.modelserver.limits import Limits, inflate, too_large
+from tfcanary.modelserver.servable import to_json
+from tfcanary.modelserver.status import Code, ServingError, invalid
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# As in tensorflow_serving/model_servers/http_rest_api_util.cc, which ignores case, too.
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_PREDICTION = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
+_STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
+_ROUTES = {"POST": _PREDICTION, "GET": _STATUS}
+_API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
+
+_JSON = (b"content-type", b"application/json")
+
+
+class RestDoor:
+    """
+    Serves the REST API; what may take long runs in `executor`, never on the event loop.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        executor: Executor,
+        limits: Limits,
+        *,
+        timeout_seconds: float,
+        metrics_path: str | None,
+    ) -> None:
+        self._api = api
+        self._executor = executor
+        self._limits = limits
+        self._timeout_seconds = timeout_seconds
+        self._metrics_path = metrics_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Answer one request.
+        """
+        path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        if path == self._metrics_path:
+            page = self._api.metrics.page().encode()
+            await _reply(send, 200, page, (b"content-type", b"text/plain"))
+            return
+        if not _API.fullmatch(path):
+            await _reply(send, 404, b"", (b"content-type", b"text/html"))
+            return
+        started = time.monotonic()
+        method = scope["method"]
+        match = _ROUTES[method].fullmatch(path) if method in _ROUTES else None
+        status, code = 200, Code.OK
+        try:
+            body = await self._answer(match, scope, receive)
+        except ServingError as error:
+            status, code = error.http_status, error.code
+            body = error_body(error.message)
+        except Exception:
+            log.exception("%s %s failed", method, path)
+            status, code = 500, Code.INTERNAL
+            body = error_body("internal error; see the server's log")
+        await _reply(send, status, body, _JSON)
+        # As the original: whatever the path named, with the method of a POST and none for a GET.
+        name = unquote(match["name"]) if match else ""
+        api = match["method"].lower() if match and method == "POST" else ""
+        self._api.metrics.request(name, api, "REST", code, time.monotonic() - started)
+
+    async def _answer(self, match: re.Match[str] | None, scope: Scope, receive: Receive) -> bytes:
+        if match is None:
+            raise invalid(f"Malformed request: {scope['method']} {scope['path']}")
+        if scope["method"] == "GET":
+            return self._tell(match)
+        return await self._predict(match, scope, receive)
+
+    def _tell(self, match: re.Match[str]) -> bytes:
+        spec = _spec(match)
+        if match["metadata"]:
+            return self._api.metadata(spec).metadata_json
+        return to_json(self._api.status(spec)).encode()
+
+    async def _predict(self, match: re.Match[str], scope: Scope, receive: Receive) -> bytes:
+        spec = _spec(match)
+        verb = match["method"].lower()
+        body = await _body(receive, self._limits.request_bytes)
+        encodings = [value.lower() for name, value in scope["headers"] if name == b"content-encoding"]
+
+        def work() -> bytes:
+            plain = inflate(body, self._limits.request_bytes) if encodings == [b"gzip"] else body
+            answer = {
+                "predict": self._api.predict_json,
+                "classify": self._api.classify_json,
+                "regress": self._api.regress_json,
+            }[verb]
+            return answer(spec, plain, self._timeout_seconds)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _spec(match: re.Match[str]) -> Any:
+    spec = protos.ModelSpec(name=unquote(match["name"]))
+    if match["version"] is not None:
+        version = int(match["version"])
+        if version >= 2**63:
+            raise invalid(f"Failed to convert version: {match['version']} to numeric.")
+        spec.version.value = version
+    elif match["label"] is not None:
+        spec.version_label = unquote(match["label"])
+    return spec
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
+    chunks = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ServingError(Code.CANCELLED, "the client went away")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_large("the body", limit)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def error_body(message: str) -> bytes:
+    """
+    Write an error as the REST API does.
+    """
+    return json.dumps({"error": message}, indent=4, ensure_ascii=False).encode("utf-8", "replace")
+
+
+async def _reply(send: Send, status: int, body: bytes, content_type: tuple[bytes, bytes]) -> None:
+    headers = [content_type, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,129 @@
+"""
+Tensors between protos and numpy.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tfcanary.modelserver.protos import DataType, TensorProto
+from tfcanary.modelserver.status import Code, ServingError, invalid
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# dtype: the numpy type, the proto's field, and the numpy type that the field holds the bits of.
+_KINDS: dict[int, tuple[Any, str, Any]] = {
+    DataType.Value("DT_FLOAT"): (np.float32, "float_val", np.float32),
+    DataType.Value("DT_DOUBLE"): (np.float64, "double_val", np.float64),
+    DataType.Value("DT_HALF"): (np.float16, "half_val", np.uint16),
+    DataType.Value("DT_BFLOAT16"): (ml_dtypes.bfloat16, "half_val", np.uint16),
+    DataType.Value("DT_INT8"): (np.int8, "int_val", np.int8),
+    DataType.Value("DT_INT16"): (np.int16, "int_val", np.int16),
+    DataType.Value("DT_INT32"): (np.int32, "int_val", np.int32),
+    DataType.Value("DT_UINT8"): (np.uint8, "int_val", np.uint8),
+    DataType.Value("DT_UINT16"): (np.uint16, "int_val", np.uint16),
+    DataType.Value("DT_INT64"): (np.int64, "int64_val", np.int64),
+    DataType.Value("DT_UINT32"): (np.uint32, "uint32_val", np.uint32),
+    DataType.Value("DT_UINT64"): (np.uint64, "uint64_val", np.uint64),
+    DataType.Value("DT_BOOL"): (np.bool_, "bool_val", np.bool_),
+    DataType.Value("DT_COMPLEX64"): (np.complex64, "scomplex_val", np.float32),
+    DataType.Value("DT_COMPLEX128"): (np.complex128, "dcomplex_val", np.float64),
+    DataType.Value("DT_STRING"): (np.object_, "string_val", np.object_),
+}
+DT_STRING: int = DataType.Value("DT_STRING")
+
+
+def type_name(dtype: int) -> str:
+    """
+    Name a type as TensorFlow's messages do: ``float``, ``string``, ``int64``.
+    """
+    return str(DataType.Name(dtype)).removeprefix("DT_").lower()
+
+
+def numpy_type(dtype: int) -> Any:
+    """
+    The numpy type that holds values of `dtype`.
+    """
+    try:
+        return _KINDS[dtype][0]
+    except KeyError:
+        raise ServingError(Code.UNIMPLEMENTED, f"tensors of type {type_name(dtype)}") from None
+
+
+def check_size(shape: Sequence[int], dtype: int, limit: int) -> int:
+    """
+    Count the elements of a shape, and refuse one that would take more than `limit` bytes.
+    """
+    count = math.prod(shape)
+    size = count * np.dtype(numpy_type(dtype)).itemsize
+    if size > limit:
+        raise ServingError(Code.RESOURCE_EXHAUSTED, f"tensor of {size} bytes is larger than {limit}")
+    return count
+
+
+def from_proto(proto: Any, alias: str, limit: int) -> Array:
+    """
+    Read a tensor as TensorFlow does: from its content, or from its values, the last one repeated to the end.
+
+    Args:
+        proto: a TensorProto.
+        alias: the input's name, for the message.
+        limit: the most bytes that it may take.
+    """
+    wrong = invalid(f"tensor parsing error: {alias}")
+    if proto.dtype not in _KINDS or proto.tensor_shape.unknown_rank:
+        raise wrong
+    kind, field, bits = _KINDS[proto.dtype]
+    shape = [dimension.size for dimension in proto.tensor_shape.dim]
+    if any(size < 0 for size in shape):
+        raise wrong
+    count = check_size(shape, proto.dtype, limit)
+    if proto.tensor_content and proto.dtype != DT_STRING:
+        if len(proto.tensor_content) != count * np.dtype(kind).itemsize:
+            raise wrong
+        return np.frombuffer(proto.tensor_content, dtype=kind).reshape(shape)
+    try:
+        values = _values(getattr(proto, field), kind, bits)
+    except (OverflowError, ValueError):
+        raise wrong from None
+    if len(values) > count:
+        raise wrong
+    if len(values) < count:
+        default = b"" if proto.dtype == DT_STRING else 0
+        last = values[-1] if len(values) else default
+        padded = np.full(count, last, dtype=kind)
+        padded[: len(values)] = values
+        values = padded
+    return values.reshape(shape)
+
+
+def _values(field: Any, kind: Any, bits: Any) -> Array:
+    if bits is np.object_:
+        strings = np.empty(len(field), dtype=np.object_)
+        strings[:] = list(field)
+        return strings
+    return np.array(field, dtype=bits).view(kind)
+
+
+def to_proto(array: Array, dtype: int, proto: Any = None) -> Any:
+    """
+    Write a tensor into its typed field, where clients of TensorFlow Serving look for it.
+
+    Args:
+        array: the values.
+        dtype: the type that the signature declares.
+        proto: the TensorProto to fill; a new one if not given.
+    """
+    proto = TensorProto() if proto is None else proto
+    _, field, bits = _KINDS[dtype]
+    proto.dtype = dtype
+    shape = proto.tensor_shape
+    shape.SetInParent()
+    for size in array.shape:
+        shape.dim.add(size=size)
+    flat = np.ascontiguousarray(array).ravel()
+    getattr(proto, field).extend((flat if bits is np.object_ else flat.view(bits)).tolist())
+    return proto

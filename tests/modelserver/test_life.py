@@ -1,0 +1,139 @@
+"""
+Versions and models that come and go while a server runs.
+"""
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tfcanary.modelserver import protos
+from tfcanary.wait import NotYet, wait_until
+
+RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+
+
+@pytest.fixture
+def base(models: Path, tmp_path: Path) -> Path:
+    """
+    A base path with version 1 only.
+    """
+    shutil.copytree(models / "half" / "1", tmp_path / "half" / "1")
+    return tmp_path / "half"
+
+
+@pytest.fixture
+def living(base: Path, tmp_path: Path, open_server: Any) -> Any:
+    """
+    A server that looks at its models and its configuration every second.
+    """
+    config = tmp_path / "models.config"
+    config.write_text(written(base))
+    return open_server(
+        "/v1/models/half/metadata",
+        f"--model_config_file={config}",
+        "--model_config_file_poll_wait_seconds=1",
+        "--file_system_poll_wait_seconds=1",
+    )
+
+
+def written(base: Path, name: str = "half") -> str:
+    return f'model_config_list {{ config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" }} }}'
+
+
+def answer(server: Any, model: str = "half") -> float:
+    got = server.rest.post(f"/v1/models/{model}:predict", json={"instances": [0.0]})
+    assert got.status_code == 200, got.text
+    value: float = got.json()["predictions"][0]
+    return value
+
+
+def test_versions_change_under_load_without_a_failed_request(
+    living: Any, models: Path, base: Path, tmp_path: Path
+) -> None:
+    """Version 2 replaces version 1 while four clients ask; each gets an answer of one or the other."""
+    answers: list[list[float]] = [[] for _ in range(4)]
+    stop = threading.Event()
+
+    def ask(seen: list[float]) -> None:
+        while not stop.is_set():
+            seen.append(answer(living))
+
+    clients = [threading.Thread(target=ask, args=(seen,)) for seen in answers]
+    for client in clients:
+        client.start()
+    shutil.copytree(models / "half" / "2", tmp_path / "2")
+    (tmp_path / "2").rename(base / "2")
+
+    def replaced() -> None:
+        status = living.rest.get("/v1/models/half/versions/1").json()["model_version_status"][0]["state"]
+        if status != "END":
+            raise NotYet(f"version 1 is {status}")
+
+    wait_until("version 2 to replace version 1", replaced, timeout_seconds=30)
+    stop.set()
+    for client in clients:
+        client.join()
+
+    assert [(seen[0], seen[-1]) for seen in answers] == [(2.0, 3.0)] * 4
+    assert {value for seen in answers for value in seen} == {2.0, 3.0}
+
+
+def test_a_configuration_that_changes_is_taken_over_and_a_broken_one_is_not(
+    living: Any, base: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "models.config"
+    config.write_text("nonsense")
+
+    def refused() -> None:
+        if "not taken over" not in living.log.read_text():
+            raise NotYet("nothing in the log")
+
+    wait_until("the broken configuration to be refused", refused, timeout_seconds=30)
+    assert answer(living) == 2.0
+    config.write_text(written(base, "other"))
+
+    def taken() -> None:
+        status = living.rest.get("/v1/models/other/metadata").status_code
+        if status != 200:
+            raise NotYet(f"HTTP {status}")
+
+    wait_until("the new configuration", taken, timeout_seconds=30)
+    assert answer(living, "other") == 2.0
+
+
+def test_models_can_be_changed_by_request(living: Any, base: Path) -> None:
+    request = protos.ReloadConfigRequest()
+    for name in ("half", "more"):
+        request.config.model_config_list.config.add(
+            name=name, base_path=str(base), model_platform="tensorflow"
+        )
+
+    reply = living.call(RELOAD, request, protos.ReloadConfigResponse)
+
+    assert reply.status.error_code == 0
+    assert (answer(living, "half"), answer(living, "more")) == (2.0, 2.0)
+
+
+def refusal(server: Any, config: dict[str, Any]) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(RELOAD, protos.ReloadConfigRequest(config=config), protos.ReloadConfigResponse)
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def test_a_wrong_request_for_a_change_gets_its_code(living: Any) -> None:
+    nowhere = {"name": "x", "base_path": "/nope", "model_platform": "tensorflow"}
+
+    assert [
+        refusal(living, {}),
+        refusal(living, {"model_config_list": {"config": [{"name": "x"}]}}),
+        refusal(living, {"model_config_list": {"config": [nowhere]}}),
+    ] == [
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNKNOWN,
+    ]
