@@ -1,0 +1,121 @@
+{{- /* Renders the name that all objects share, and the prefix of the tracks' objects. Passed the root context. */}}
+{{- define "tfserving-canary.name" -}}
+{{ .Release.Name }}
+{{- end }}
+
+{{- /* Renders the name of a track's objects. Passed a dict: root, track (its name). */}}
+{{- define "tfserving-canary.trackName" -}}
+{{ include "tfserving-canary.name" .root }}-{{ .track }}
+{{- end }}
+
+{{- /* Renders the name of the routes for callers inside the mesh. Passed the root context. */}}
+{{- define "tfserving-canary.meshName" -}}
+{{ include "tfserving-canary.name" . }}-mesh
+{{- end }}
+
+{{- /* Renders the name of what lies in the gateway's namespace, beside that of other releases. Passed the root context. */}}
+{{- define "tfserving-canary.gatewayName" -}}
+{{ .Release.Namespace }}-{{ include "tfserving-canary.name" . }}
+{{- end }}
+
+{{- /* Renders the identity under which the gateway's pods call. Passed the root context. */}}
+{{- define "tfserving-canary.gatewayPrincipal" -}}
+{{ .Values.security.trustDomain }}/ns/{{ .Values.gateway.namespace }}/sa/{{ .Values.gateway.serviceAccount }}
+{{- end }}
+
+{{- /* Renders the labels that select the pods of all tracks. Passed the root context. */}}
+{{- define "tfserving-canary.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- /* Renders the labels that select the pods of one track: never a version, so that a Deployment survives its next
+one. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.trackSelectorLabels" -}}
+{{ include "tfserving-canary.selectorLabels" .root }}
+track: {{ .track | quote }}
+{{- end }}
+
+{{- /* Renders the labels of the objects that no track owns. Passed the root context. */}}
+{{- define "tfserving-canary.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") | quote }}
+{{ include "tfserving-canary.selectorLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+{{- end }}
+
+{{- /* Renders the labels of a track's objects; the version is the model's. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.trackLabels" -}}
+{{ include "tfserving-canary.labels" .root }}
+app.kubernetes.io/version: {{ include "tfserving-canary.version" . | quote }}
+track: {{ .track | quote }}
+{{- end }}
+
+{{- /* Renders the version of the model that a track serves. Helm reads numbers as floats, and a time stamp for a
+version would come out as 1.7e+09 without int64. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.version" -}}
+{{ (index .root.Values.tracks .track).version | int64 }}
+{{- end }}
+
+{{- /* Renders the image reference, by digest where there is one. Passed the root context. */}}
+{{- define "tfserving-canary.image" -}}
+{{ .Values.image.repository }}
+{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag }}{{ end }}
+{{- end }}
+
+{{- /* Renders the path that answers 200 only while the track's own version is AVAILABLE; /v1/models/NAME answers 200 in
+any state. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.readyPath" -}}
+/v1/models/{{ .root.Values.model.name }}/versions/{{ include "tfserving-canary.version" . }}/metadata
+{{- end }}
+
+{{- /* Renders the seconds for which a stopping pod still has work: it serves while it drains, and then ends what it has
+begun. Passed the root context. */}}
+{{- define "tfserving-canary.stopSeconds" -}}
+{{ add (int64 .Values.server.drainSeconds) (int64 .Values.routing.timeoutSeconds) }}
+{{- end }}
+
+{{- /* Renders the fewest pods that a track has: its replicas, or the least its autoscaler leaves. Passed the track's values. */}}
+{{- define "tfserving-canary.leastPods" -}}
+{{ if .autoscaling }}{{ int64 .autoscaling.minReplicas }}{{ else }}{{ int64 .replicas }}{{ end }}
+{{- end }}
+
+{{- /* Renders yes where models come from a volume, not from a bucket. Passed the root context. */}}
+{{- define "tfserving-canary.fromVolume" -}}
+{{ if hasPrefix "/" .Values.modelStore.basePath }}yes{{ end }}
+{{- end }}
+
+{{- /* Renders yes where an init container copies the model and verifies it. Passed the root context. */}}
+{{- define "tfserving-canary.verifies" -}}
+{{ if and (include "tfserving-canary.fromVolume" .) .Values.modelStore.verifyManifest }}yes{{ end }}
+{{- end }}
+
+{{- /* Renders the security context of every container. */}}
+{{- define "tfserving-canary.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop:
+    - ALL
+{{- end }}
+
+{{- /* Renders the model server's two configuration files as the data of a ConfigMap. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.config" -}}
+models.config: |
+  model_config_list {
+    config {
+      name: {{ .root.Values.model.name | quote }}
+      base_path: {{ printf "%s/%s" (trimSuffix "/" .root.Values.modelStore.basePath) .root.Values.model.name | quote }}
+      model_platform: "tensorflow"
+      model_version_policy {
+        specific {
+          versions: {{ include "tfserving-canary.version" . }}
+        }
+      }
+    }
+  }
+monitoring.config: |
+  prometheus_config {
+    enable: true
+    path: "/monitoring/prometheus/metrics"
+  }
+{{- end }}

@@ -1,0 +1,266 @@
+{{- /* Renders the http list of a VirtualService. Every entry of routing.routes becomes one for gRPC and one for REST, which
+differ in path and port only; with `sticky` a pair for each track goes before, for those who have one already. Passed a
+dict: root, revision (empty while it is being computed), place (gateway, or mesh for callers inside it). */}}
+{{- define "tfserving-canary.routes" -}}
+{{- $grpc := dict "name" "grpc" "prefix" "/tensorflow.serving." "port" 8500 }}
+{{- $rest := dict "name" "rest" "prefix" "/v1/" "port" 8501 }}
+{{- $entries := list }}
+{{- range $route := .root.Values.routing.routes }}
+{{- $match := $route.match | default dict }}
+{{- /* The gateway cannot see who calls inside the mesh, and sidecars verify no tokens. */}}
+{{- if not (or (and (eq $.place "gateway") (hasKey $match "sourceLabels")) (and (eq $.place "mesh") (hasKey $match "claims"))) }}
+{{- range $variant := include "tfserving-canary.variants" (dict "root" $.root "route" $route "place" $.place) | fromJsonArray }}
+{{- range $api := list $grpc $rest }}
+{{- $path := dig "path" dict $match }}
+{{- if not (and (eq $api.name "grpc") (hasKey $path "version")) }}
+{{- $entries = append $entries (include "tfserving-canary.route" (dict "root" $.root "revision" $.revision "route" $route "variant" $variant "api" $api)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- join "\n" $entries }}
+{{- end }}
+
+{{- /* Renders, as JSON, what one entry of routing.routes becomes: a list of name, headers, weights and whether a cookie is
+given. Passed a dict: root, route, place. */}}
+{{- define "tfserving-canary.variants" -}}
+{{- $routing := .root.Values.routing }}
+{{- $variants := list }}
+{{- $by := dig "sticky" "by" "" .route }}
+{{- $low := 0 }}
+{{- range $track := include "tfserving-canary.sharing" .route | fromJsonArray }}
+{{- $high := add $low (int64 (get $.route.weights $track)) }}
+{{- $own := dict $track 100 }}
+{{- if eq $by "cookie" }}
+{{- $headers := dict "cookie" (dict "regex" (include "tfserving-canary.cookieExpression" (dict "name" $routing.stickyCookie.name "value" $track))) }}
+{{- $variants = append $variants (dict "name" (printf "%s-kept-%s" $.route.name $track) "headers" $headers "weights" $own) }}
+{{- else if and (eq $by "user") (eq $.place "gateway") }}
+{{- $headers := dict (include "tfserving-canary.bucketHeader" $.root) (dict "regex" (include "tfserving-canary.buckets" (dict "low" $low "high" $high))) }}
+{{- $variants = append $variants (dict "name" (printf "%s-bucket-%s" $.route.name $track) "headers" $headers "weights" $own) }}
+{{- end }}
+{{- $low = $high }}
+{{- end }}
+{{- append $variants (dict "name" .route.name "headers" dict "weights" .route.weights "cookie" (eq $by "cookie")) | toJson }}
+{{- end }}
+
+{{- /* Renders, as JSON, the tracks that a route sends something to, stable last: then a growing canary takes buckets from
+stable, and whoever has the canary keeps it. Passed the route. */}}
+{{- define "tfserving-canary.sharing" -}}
+{{- $tracks := list }}
+{{- range $track := without (keys .weights | sortAlpha) "stable" | concat (list) }}
+{{- if gt (int (get $.weights $track)) 0 }}{{ $tracks = append $tracks $track }}{{ end }}
+{{- end }}
+{{- if gt (int (get .weights "stable" | default 0)) 0 }}{{ $tracks = append $tracks "stable" }}{{ end }}
+{{- $tracks | toJson }}
+{{- end }}
+
+{{- /* Renders an expression for the buckets from low up to, and without, high; a bucket is written with two digits. Passed
+a dict: low, high. */}}
+{{- define "tfserving-canary.buckets" -}}
+{{- $parts := list }}
+{{- range $ten := until 10 }}
+{{- $from := max $.low (mul $ten 10) }}
+{{- $to := sub (min $.high (add (mul $ten 10) 10)) 1 }}
+{{- if le $from $to }}
+{{- $parts = append $parts (printf "%d[%d-%d]" $ten (mod $from 10) (mod $to 10)) }}
+{{- end }}
+{{- end }}
+{{- join "|" $parts }}
+{{- end }}
+
+{{- /* Renders the header in which the gateway puts the bucket of a request's user. Passed the root context. */}}
+{{- define "tfserving-canary.bucketHeader" -}}
+x-bucket-{{ .Values.model.name | lower }}
+{{- end }}
+
+{{- /* Renders an expression for a cookie among others. Passed a dict: name, value. */}}
+{{- define "tfserving-canary.cookieExpression" -}}
+(.*[;,] *)?{{ regexQuoteMeta .name }}={{ regexQuoteMeta .value }}([;,].*)?
+{{- end }}
+
+{{- /* Renders, as JSON, the matcher for one of several values. Passed the list. */}}
+{{- define "tfserving-canary.oneOf" -}}
+{{- if eq (len .) 1 }}
+{{- dict "exact" (first .) | toJson }}
+{{- else }}
+{{- $quoted := list }}
+{{- range . }}{{ $quoted = append $quoted (regexQuoteMeta .) }}{{ end }}
+{{- dict "regex" (join "|" $quoted) | toJson }}
+{{- end }}
+{{- end }}
+
+{{- /* Renders, as JSON, the headers that a match asks for. Passed a dict: root, match. */}}
+{{- define "tfserving-canary.matchHeaders" -}}
+{{- $names := .root.Values.routing.headers }}
+{{- $headers := deepCopy (.match.headers | default dict) }}
+{{- range $key, $header := dict "userGroups" $names.userGroup "users" $names.user "regions" $names.region }}
+{{- if hasKey $.match $key }}
+{{- $_ := set $headers $header (include "tfserving-canary.oneOf" (get $.match $key) | fromJson) }}
+{{- end }}
+{{- end }}
+{{- if hasKey .match "cookie" }}
+{{- $_ := set $headers "cookie" (dict "regex" (include "tfserving-canary.cookieExpression" .match.cookie)) }}
+{{- end }}
+{{- range $claim, $values := .match.claims }}
+{{- $_ := set $headers (printf "@request.auth.claims[%s]" $claim) (include "tfserving-canary.oneOf" $values | fromJson) }}
+{{- end }}
+{{- $headers | toJson }}
+{{- end }}
+
+{{- /* Renders one entry of that list. Passed a dict: root, revision, route (an entry of routing.routes), variant (see
+variants), api (a dict: name, prefix, port). */}}
+{{- define "tfserving-canary.route" -}}
+{{- $host := include "tfserving-canary.name" .root }}
+{{- $routing := .root.Values.routing }}
+{{- $match := .route.match | default dict }}
+{{- $path := dig "path" dict $match }}
+{{- $headers := merge (include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson) .variant.headers -}}
+- name: {{ printf "%s-%s" .variant.name .api.name | quote }}
+  match:
+    - uri:
+        {{- if hasKey $path "version" }}
+        regex: {{ include "tfserving-canary.versionExpression" (dict "root" .root "track" $path.version) | quote }}
+        {{- else }}
+        prefix: {{ printf "%s%s" (trimSuffix "/" ($path.prefix | default "")) .api.prefix | quote }}
+        {{- end }}
+      {{- if $headers }}
+      headers:
+        {{- range $header, $matcher := $headers }}
+        {{ if hasPrefix "@" $header }}{{ $header | quote }}{{ else }}{{ $header }}{{ end }}:
+          {{- range $kind, $value := $matcher }}
+          {{ $kind }}: {{ $value | quote }}
+          {{- end }}
+        {{- end }}
+      {{- end }}
+      {{- if hasKey $match "sourceLabels" }}
+      sourceLabels:
+        {{- range $label, $value := $match.sourceLabels }}
+        {{ $label | quote }}: {{ $value | quote }}
+        {{- end }}
+      {{- end }}
+  {{- if hasKey $path "prefix" }}
+  rewrite:
+    uri: {{ .api.prefix | quote }}
+  {{- end }}
+  route:
+    {{- range $track, $weight := .variant.weights }}
+    {{- /* A weight of 0 is left out: Envoy sends nothing there, but a lone destination of weight 0 takes everything. */}}
+    {{- if gt (int $weight) 0 }}
+    - destination:
+        host: {{ $host | quote }}
+        subset: {{ $track | quote }}
+        port:
+          number: {{ $.api.port }}
+      weight: {{ int $weight }}
+      {{- if or $routing.attribution $.variant.cookie }}
+      headers:
+        response:
+          {{- if $.variant.cookie }}
+          add:
+            set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=Lax" $routing.stickyCookie.name $track (int64 $routing.stickyCookie.maxAgeSeconds) | quote }}
+          {{- end }}
+          {{- if $routing.attribution }}
+          set:
+            x-model-track: {{ $track | quote }}
+          {{- end }}
+      {{- end }}
+    {{- end }}
+    {{- end }}
+  {{- if gt (int (dig "mirror" "percent" 0 .route)) 0 }}
+  mirror:
+    host: {{ $host | quote }}
+    subset: {{ .route.mirror.track | quote }}
+    port:
+      number: {{ .api.port }}
+  mirrorPercentage:
+    value: {{ int .route.mirror.percent }}
+  {{- end }}
+  timeout: {{ printf "%ds" (int64 $routing.timeoutSeconds) | quote }}
+  retries:
+    attempts: {{ int $routing.retryAttempts }}
+  {{- if and $routing.attribution .revision }}
+  headers:
+    response:
+      set:
+        x-route-revision: {{ .revision | quote }}
+  {{- end }}
+{{- end }}
+
+{{- /* Renders an expression for the REST paths of the version that a track serves. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.versionExpression" -}}
+/v1/models/{{ regexQuoteMeta .root.Values.model.name }}/versions/{{ if hasKey .root.Values.tracks .track }}{{ include "tfserving-canary.version" . }}{{ end }}([:/].*)?
+{{- end }}
+
+{{- /* Renders the revision of the routes: a hash of what is rendered, so that `helm upgrade`, `helm template` and GitOps
+agree, and the gateway shows by it which routes it has. Passed the root context. */}}
+{{- define "tfserving-canary.routeRevision" -}}
+{{- $gateway := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "gateway") }}
+{{- $mesh := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "mesh") }}
+{{- printf "%s\n%s" $gateway $mesh | sha256sum | trunc 10 }}
+{{- end }}
+
+{{- /* Renders, as JSON, what a match asks of a request, each condition under a name of its own, as a list of values, a
+prefix or an expression. The rules about routes that nobody reaches compare them. Passed a dict: root, match. */}}
+{{- define "tfserving-canary.conditions" -}}
+{{- $conditions := dict }}
+{{- $names := .root.Values.routing.headers }}
+{{- range $header, $matcher := .match.headers }}
+{{- if hasKey $matcher "exact" }}
+{{- $_ := set $conditions (printf "header %s" $header) (dict "oneOf" (list $matcher.exact)) }}
+{{- else }}
+{{- $_ := set $conditions (printf "header %s" $header) $matcher }}
+{{- end }}
+{{- end }}
+{{- range $key, $header := dict "userGroups" $names.userGroup "users" $names.user "regions" $names.region }}
+{{- if hasKey $.match $key }}
+{{- $_ := set $conditions (printf "header %s" $header) (dict "oneOf" (get $.match $key)) }}
+{{- end }}
+{{- end }}
+{{- if hasKey .match "cookie" }}
+{{- $_ := set $conditions (printf "cookie %s" .match.cookie.name) (dict "oneOf" (list .match.cookie.value)) }}
+{{- end }}
+{{- range $claim, $values := .match.claims }}
+{{- $_ := set $conditions (printf "claim %s" $claim) (dict "oneOf" $values) }}
+{{- end }}
+{{- range $label, $value := .match.sourceLabels }}
+{{- $_ := set $conditions (printf "label %s" $label) (dict "oneOf" (list $value)) }}
+{{- end }}
+{{- if hasKey .match "path" }}
+{{- if hasKey .match.path "version" }}
+{{- $_ := set $conditions "path" (dict "oneOf" (list (include "tfserving-canary.versionExpression" (dict "root" .root "track" .match.path.version)))) }}
+{{- else }}
+{{- $_ := set $conditions "path" (dict "oneOf" (list (trimSuffix "/" .match.path.prefix))) }}
+{{- end }}
+{{- end }}
+{{- $conditions | toJson }}
+{{- end }}
+
+{{- /* Renders yes if whatever fits the narrow conditions fits the wide ones too. Passed a dict: wide, narrow. */}}
+{{- define "tfserving-canary.covers" -}}
+{{- $covered := true }}
+{{- range $name, $wide := .wide }}
+{{- $narrow := get $.narrow $name }}
+{{- if not $narrow }}
+{{- $covered = false }}
+{{- else if ne (toJson $wide) (toJson $narrow) }}
+{{- if eq ($wide.regex | default "") ".*" }}
+{{- else if and (hasKey $wide "prefix") (hasKey $narrow "prefix") }}
+{{- if not (hasPrefix $wide.prefix $narrow.prefix) }}{{ $covered = false }}{{ end }}
+{{- else if hasKey $narrow "oneOf" }}
+{{- range $value := $narrow.oneOf }}
+{{- if hasKey $wide "oneOf" }}
+{{- if not (has $value $wide.oneOf) }}{{ $covered = false }}{{ end }}
+{{- else if hasKey $wide "prefix" }}
+{{- if not (hasPrefix $wide.prefix $value) }}{{ $covered = false }}{{ end }}
+{{- else if not (regexMatch (printf "^(?:%s)$" $wide.regex) $value) }}
+{{- $covered = false }}
+{{- end }}
+{{- end }}
+{{- else }}
+{{- $covered = false }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if $covered }}yes{{ end }}
+{{- end }}

@@ -1,0 +1,256 @@
+"""
+Rendering for the chart tests: the whole chart once for each combination of values, by the helm on PATH.
+"""
+
+import functools
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "tfserving-canary"
+VALUES = ROOT / "values"
+# Given explicitly, since a helm that was built without its release flags claims an ancient version.
+KUBERNETES = "1.34.4"
+
+# libyaml's, where PyYAML was built with it: the tests parse a lot.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Object = dict[str, Any]
+
+
+class HelmFailedError(Exception):
+    """
+    Helm refused to render; its stderr says why.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """
+    What the chart renders from one combination of values.
+    """
+
+    text: str
+
+    @property
+    def documents(self) -> list[str]:
+        """
+        The text of each object, as rendered.
+        """
+        return [part.partition("\n")[2] for part in self.text.split("---\n")[1:]]
+
+    @property
+    def texts(self) -> dict[tuple[str, str], str]:
+        """
+        The text of each object by kind and name, without the work of parsing them.
+        """
+        found = {}
+        for document in self.documents:
+            kind, name = (
+                re.search(pattern, document, re.MULTILINE)
+                for pattern in (r"^kind: (.+)$", r"^  name: \"(.+)\"$")
+            )
+            assert kind is not None
+            assert name is not None
+            found[kind[1], name[1]] = document
+        return found
+
+    @property
+    def objects(self) -> dict[tuple[str, str], Object]:
+        """
+        All objects by kind and name.
+        """
+        parsed = [yaml.load(document, Loader=_LOADER) for document in self.documents]  # noqa: S506 - a safe loader
+        by_name = {(item["kind"], item["metadata"]["name"]): item for item in parsed}
+        assert len(by_name) == len(parsed), "two objects share kind and name"
+        return by_name
+
+    def all(self, kind: str) -> dict[str, Object]:
+        """
+        The objects of a kind by name; never none, so that a loop over them tests something.
+        """
+        found = {name: item for (of_kind, name), item in self.objects.items() if of_kind == kind}
+        assert found, f"no {kind} was rendered"
+        return found
+
+    def one(self, kind: str) -> Object:
+        """
+        The only object of a kind.
+        """
+        (found,) = self.all(kind).values()
+        return found
+
+    @property
+    def virtual_service(self) -> Object:
+        """
+        The VirtualService of the gateway.
+        """
+        (found,) = (item for name, item in self.all("VirtualService").items() if not name.endswith("-mesh"))
+        return found
+
+    @property
+    def routes(self) -> list[Object]:
+        """
+        The http entries of the gateway's VirtualService.
+        """
+        return self.virtual_service["spec"]["http"]
+
+    @property
+    def mesh_routes(self) -> list[Object]:
+        """
+        The http entries of the VirtualService for callers inside the mesh.
+        """
+        (found,) = (item for name, item in self.all("VirtualService").items() if name.endswith("-mesh"))
+        return found["spec"]["http"]
+
+    @property
+    def revision(self) -> str:
+        """
+        The route revision that the VirtualService is annotated with.
+        """
+        return self.virtual_service["metadata"]["annotations"]["tfserving-canary/route-revision"]
+
+
+def helm(*arguments: str, stdin: str = "") -> str:
+    """
+    What helm prints.
+    """
+    done = subprocess.run(
+        ["helm", *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise HelmFailedError(done.stderr)
+    return done.stdout
+
+
+@functools.cache
+def _render(files: tuple[str, ...], values: str, options: tuple[str, ...], release: str) -> Rendered:
+    given = [argument for name in files for argument in ("-f", str(VALUES / f"{name}.yaml"))]
+    command = ("template", release, str(CHART), "--kube-version", KUBERNETES, *given, "-f", "-", *options)
+    return Rendered(helm(*command, stdin=values))
+
+
+def render(
+    *strategies: str,
+    environment: str = "local",
+    models: str = "",
+    values: Mapping[str, Any] | None = None,
+    options: tuple[str, ...] = (),
+    release: str = "resnet",
+) -> Rendered:
+    """
+    Render the chart from an environment, models and strategies, given one after the other; values override them.
+
+    Without a name the models are the ResNets, three of them where a strategy asks for a third track.
+    """
+    models = models or ("resnet-abn" if "ab-test" in strategies else "resnet")
+    files = (f"env/{environment}", f"models/{models}", *strategies)
+    return _render(files, json.dumps(values or {}), options, release)
+
+
+def stems(folder: Path) -> list[str]:
+    """
+    The values files of a folder: a new file is tested without any list being edited.
+    """
+    found = sorted(path.stem for path in folder.glob("*.yaml"))
+    assert found, f"no values file in {folder}"
+    return found
+
+
+STRATEGIES = stems(VALUES)
+ENVIRONMENTS = stems(VALUES / "env")
+MODELS = stems(VALUES / "models")
+# The models that every strategy fits.
+ALL_TRACKS = "resnet-abn"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """
+    Run a test that names one of these arguments for each values file, or for each ordered pair of strategies.
+    """
+    choices: dict[str, list[Any]] = {
+        "strategy": STRATEGIES,
+        "environment": ENVIRONMENTS,
+        "models": MODELS,
+    }
+    for name in choices.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(name, choices[name])
+    if {"before", "after"} <= set(metafunc.fixturenames):
+        pairs = list(itertools.permutations(STRATEGIES, 2))
+        metafunc.parametrize(("before", "after"), pairs, ids=[f"{a}-to-{b}" for a, b in pairs])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _helm_is_there() -> None:
+    if shutil.which("helm") is None:
+        reason = "helm is not on PATH"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(name="render", scope="session")
+def _render_fixture() -> Callable[..., Rendered]:
+    return render
+
+
+@pytest.fixture(name="helm", scope="session")
+def _helm_fixture() -> Callable[..., str]:
+    return helm
+
+
+@pytest.fixture(name="refused", scope="session")
+def _refused_fixture() -> Callable[..., str]:
+    """
+    Render what must be refused, and give helm's message.
+    """
+
+    def refused(*arguments: Any, **options: Any) -> str:
+        with pytest.raises(HelmFailedError) as caught:
+            render(*arguments, **options)
+        return str(caught.value)
+
+    return refused
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """
+    The checkout.
+    """
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def chart() -> Path:
+    """
+    The chart's folder.
+    """
+    return CHART
+
+
+@pytest.fixture(scope="session")
+def values_folder() -> Path:
+    """
+    The folder of the values files.
+    """
+    return VALUES
+
+
+@pytest.fixture(scope="session")
+def strategies() -> list[str]:
+    """
+    The names of all strategy files.
+    """
+    return STRATEGIES

@@ -1,0 +1,352 @@
+"""
+C2: whatever the values are, they are refused in words, or render to valid objects that keep the chart's promises.
+
+Thousands of helm processes would take an hour. So a copy of the chart gets one template more, which renders all others
+for one case after the other; its own schema is applied here, and `fail` writes where it would end the rest.
+"""
+
+import copy
+import functools
+import json
+import os
+import random
+import shutil
+import subprocess
+
+import jsonschema
+import pytest
+import yaml
+
+from tfcanary import routing
+
+CASES = int(os.environ.get("FUZZ_CASES", "5000"))
+BATCH = 250
+SEED = os.environ.get("FUZZ_SEED", "5")
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+EVERYTHING = """{{- $all := list }}
+{{- range $case := .Values.global.cases }}
+{{- $context := dict "Values" $case "Release" $.Release "Chart" $.Chart "Files" $.Files "Capabilities" $.Capabilities "Template" $.Template }}
+{{- $texts := dict }}
+{{- range $name := $.Values.global.templates }}
+{{- $_ := set $texts $name (include (printf "%s/%s" $.Template.BasePath $name) $context) }}
+{{- end }}
+{{- $all = append $all $texts }}
+{{- end }}
+all: {{ $all | toJson }}
+"""
+
+ODD = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2.5,
+    10**12,
+    "",
+    " ",
+    "x",
+    "a/b",
+    "\u00e9\n",
+    "x" * 300,
+    [],
+    {},
+    ["a"],
+    {"a": 1},
+    "{{ .Values }}",
+]
+TRACKS = ["stable", "canary", "challenger", "wide"]
+NAMES = ["everyone", "one", "two", "three", "Bad Name", ""]
+HEADERS = ["user-group", "user-id", "x-client-region", "who", "cookie", "Who", "x y"]
+TEXTS = ["canary", "a|b", "é", "", "b*", "(", "a b", '"', "x'y: z", ".*"]
+# By path, values that fit more often than not.
+FITTING = {
+    "tracks.canary.replicas": [0, 1, 2, 3, 1000],
+    "tracks.stable.replicas": [0, 1, 2, 50],
+    "tracks.canary.autoscaling": [
+        {"minReplicas": 1, "maxReplicas": 3, "cpuPercent": 50}, {"minReplicas": 4, "maxReplicas": 2, "cpuPercent": 50},
+        {"minReplicas": 2, "maxReplicas": 2, "cpuPercent": 1},
+    ],
+    "tracks.canary.version": [1, 2, 1700000001, 9007199254740991, 0],
+    "tracks.wide": [{"version": 4, "replicas": 2}, {"version": 1}, {"version": 1, "replicas": 0}],
+    "tracks.Wide_x": [{"version": 4, "replicas": 2}],
+    "model.name": ["resnet", "Other.Model-1", "a", "x" * 63, "-a"],
+    "routing.timeoutSeconds": [31, 35, 30, 29, 3660],
+    "routing.retryAttempts": [0, 5, 6],
+    "routing.attribution": [True, False],
+    "routing.requireReady": [True, False],
+    "routing.headers.user": ["user-id", "user-group", "x-user", "X"],
+    "routing.stickyCookie.name": ["c", "a b", "model.track"],
+    "server.timeoutSeconds": [1, 30, 34, 35, 3600],
+    "server.drainSeconds": [1, 30, 600, 0],
+    "server.startupSeconds": [10, 11, 7200],
+    "server.idleTimeoutSeconds": [1, 45, 46],
+    "image.tag": ["2.20.0", "latest", "a b"],
+    "image.digest": ["", "sha256:" + "0" * 64, "sha256:1"],
+    "modelStore.basePath": ["/models", "/models/a/", "gs://bucket/a", "s3://bucket/b", "/etc"],
+    "modelStore.persistentVolumeClaim.claimName": ["", "claim"],
+    "modelStore.image.reference": ["", "r.example/m@sha256:" + "1" * 64, "r.example/m:1"],
+    "modelStore.verifyManifest": [True, False],
+    "modelStore.s3Region": ["", "eu-west-1"],
+    "gateway.hosts": [["*"], ["a.example"], ["*.a.example", "b"], [], ["http://a"]],
+    "gateway.port": [80, 443, 0, 65536],
+    "gateway.tls": [{"enabled": True, "credentialName": "tls"}, {"enabled": True}, {"enabled": True, "port": 80}],
+    "gateway.filters.enabled": [True, False],
+    "gateway.filters.requestsPerSecond": [0, 1, 1000000],
+    "gateway.namespace": ["istio-system", "edge", "A"],
+    "security.jwt": [
+        {"issuer": "i", "jwks": '{"keys":[]}'}, {"issuer": "i"}, {"jwks": "not json"}, {"issuer": "i", "jwks": "[1]"},
+        {"issuer": "i", "jwksUri": "https://a/b"}, {"issuer": "i", "jwks": '{"keys":1}'},
+    ],
+    "security.callers": [[{"namespace": "a", "serviceAccount": "b"}], [{}], "a"],
+    "networkPolicy.enabled": [True, False],
+    "networkPolicy.egress": [[{"cidr": "10.0.0.0/8", "ports": [443]}], [{"cidr": "x", "ports": [1]}], []],
+    "outlierDetection.enabled": [True, False],
+    "priorityClassName": ["", "high"],
+}  # fmt: skip
+
+
+class Generator:
+    """
+    Values by chance, the same ones for the same seed.
+    """
+
+    def __init__(self, seed, schema_paths):
+        self.draw = random.Random(seed)  # noqa: S311 - nothing secret
+        self.paths = schema_paths
+
+    def some(self, choices):
+        """
+        One of them, or now and then something odd.
+        """
+        return (
+            self.draw.choice(ODD) if self.draw.random() < 0.02 else copy.deepcopy(self.draw.choice(choices))
+        )
+
+    def match(self):
+        """
+        A match with one or two conditions.
+        """
+        lists = [["canary"], ["a", "b"], ["a.b", "c"], ["x y"], []]
+        makers = {
+            "headers": lambda: {
+                self.draw.choice(HEADERS): {
+                    self.draw.choice(["exact", "exact", "prefix", "regex", "suffix"]): self.some(TEXTS)
+                }
+            },
+            "userGroups": lambda: self.some(lists),
+            "users": lambda: self.some(lists),
+            "regions": lambda: self.some(lists),
+            "cookie": lambda: self.some([{"name": "a", "value": "b"}, {"name": "a"}]),
+            "claims": lambda: {self.draw.choice(["group", "group", "a.b"]): self.some(lists)},
+            "path": lambda: self.some(
+                [
+                    {"prefix": "/canary"},
+                    {"version": "canary"},
+                    {"prefix": "/v1/x"},
+                    {"prefix": "x"},
+                    {"version": "no"},
+                ]
+            ),
+            "sourceLabels": lambda: self.some([{"app": "web"}, {"a b": "c"}, {"app.io/x": "y"}]),
+        }
+        return {
+            key: makers[key]()
+            for key in self.draw.sample(sorted(makers), self.draw.choice([1, 1, 1, 2, 2, 3]))
+        }
+
+    def weights(self):
+        """
+        Weights that mostly sum to 100.
+        """
+        first = self.draw.choice([0, 1, 10, 50, 100])
+        tracks = self.draw.sample(TRACKS[:2] if self.draw.random() < 0.8 else TRACKS, 2)
+        return dict(zip(tracks, [first, 100 - first if self.draw.random() < 0.95 else 5], strict=True))
+
+    def route(self, name, *, last):
+        """
+        One entry of routing.routes.
+        """
+        made = {"name": name, "weights": self.some([self.weights()])}
+        if last == (self.draw.random() < 0.03):
+            made["match"] = self.match()
+        if self.draw.random() < 0.2:
+            made["sticky"] = self.some([{"by": "user"}, {"by": "cookie"}, {"by": "x"}])
+        if self.draw.random() < 0.2:
+            made["mirror"] = self.some(
+                [{"track": "canary", "percent": 10}, {"track": "no", "percent": 1}, {"track": "canary"}]
+            )
+        return made
+
+    def values(self):
+        """
+        A user's values.
+        """
+        made = {"model": {"name": "resnet"}, "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
+                "modelStore": {"persistentVolumeClaim": {"claimName": "models"}}}  # fmt: skip
+        if self.draw.random() < 0.8:
+            names = [*self.draw.sample(NAMES[1:4], self.draw.choice([0, 1, 2, 3])), "everyone"]
+            routes = [self.route(name, last=name == "everyone") for name in names]
+            made = routing.merge(made, {"routing": {"routes": self.some([routes])}})
+        for _ in range(self.draw.choice([0, 0, 1, 1, 2, 3])):
+            path = self.draw.choice(sorted(FITTING))
+            made = routing.merge(made, nested(path, self.some(FITTING[path])))
+        if self.draw.random() < 0.15:
+            made = routing.merge(made, nested(self.draw.choice(self.paths), self.draw.choice(ODD)))
+        return made
+
+
+def nested(path, value):
+    """
+    A value at a path.
+    """
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def leaves(values, path=""):
+    """
+    The path of every key of the defaults.
+    """
+    for key, value in values.items():
+        yield f"{path}{key}"
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+
+
+@pytest.fixture(scope="module")
+def everything(chart, tmp_path_factory):
+    """
+    The copy of the chart that renders many cases at once.
+    """
+    made = tmp_path_factory.mktemp("fuzz") / "chart"
+    shutil.copytree(chart, made)
+    (made / "values.schema.json").unlink()
+    templates = made / "templates"
+    validate = templates / "validate.yaml"
+    text = validate.read_text()
+    assert "{{- fail (join" in text
+    validate.write_text(text.replace('{{- fail (join "\\n" $problems) }}', "REFUSED: {{ toJson $problems }}"))
+    names = sorted(str(path.relative_to(templates)) for path in templates.rglob("*.yaml"))
+    names = ["NOTES.txt", *names]
+    for name in names:
+        path = templates / name
+        path.write_text("{{- if not .Values.global.cases }}\n" + path.read_text() + "\n{{- end }}\n")
+    (templates / "everything.yaml").write_text(EVERYTHING)
+    return made, names
+
+
+def rendered(everything, cases):
+    """
+    What each case renders, by template, of one helm process.
+    """
+    folder, names = everything
+    given = [routing.merge({"global": {"cases": []}}, case) for case in cases]
+    values = {"global": {"cases": given, "templates": names}}
+    done = subprocess.run(
+        ["helm", "template", "resnet", str(folder), "--kube-version", "1.34.4", "-f", "-",
+         "--show-only", "templates/everything.yaml"],
+        input=json.dumps(values), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        if len(cases) == 1:
+            pytest.fail(f"the templates crash on {json.dumps(cases[0])}: {done.stderr}")
+        half = len(cases) // 2
+        return rendered(everything, cases[:half]) + rendered(everything, cases[half:])
+    return json.loads(done.stdout.partition("\nall: ")[2])
+
+
+@pytest.fixture(scope="module")
+def problems_with(root):
+    """
+    What the vendored schemas say against the text of an object; many texts come again.
+    """
+    definitions = json.loads((root / "tests" / "chart" / "schemas.json").read_text())["definitions"]
+
+    @functools.cache
+    def validator(kind):
+        return jsonschema.Draft4Validator({"$ref": f"#/definitions/{kind}", "definitions": definitions})
+
+    @functools.cache
+    def check(text):
+        item = yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
+        return item, [error.message for error in validator(item["kind"]).iter_errors(item)]
+
+    return check
+
+
+def promises_broken(values, objects):
+    """
+    What a rendering has wrong of A1, A8, A17 and A21.
+    """
+    tracks = values["tracks"]
+    by_kind = {}
+    for item in objects:
+        by_kind.setdefault(item["kind"], {})[item["metadata"]["name"]] = item
+    (rule,) = by_kind["DestinationRule"].values()
+    if {subset["name"] for subset in rule["spec"]["subsets"]} != set(tracks):
+        yield "A1: the subsets are not the tracks"
+    for service in by_kind["VirtualService"].values():
+        for entry in service["spec"]["http"]:
+            if {part["destination"]["subset"] for part in entry["route"]} - set(tracks):
+                yield "A1: a route names an unknown subset"
+            if sum(part["weight"] for part in entry["route"]) != 100:
+                yield "weights do not sum to 100"
+            if int(entry["timeout"][:-1]) <= values["server"]["timeoutSeconds"]:
+                yield "A17: the gateway gives up before the server"
+    yield from lifecycle_broken(values, by_kind)
+
+
+def lifecycle_broken(values, by_kind):
+    """
+    What a track's pods have wrong of A8 and A21.
+    """
+    for name, settings in values["tracks"].items():
+        spec = by_kind["Deployment"][f"resnet-{name}"]["spec"]
+        pod = spec["template"]["spec"]
+        least = values["server"]["drainSeconds"] + values["routing"]["timeoutSeconds"] + 5
+        if pod["terminationGracePeriodSeconds"] < least:
+            yield "A8: too little time to stop"
+        if ("replicas" in spec) == bool(settings.get("autoscaling")):
+            yield "A21: replicas and an autoscaler"
+        pods = settings["autoscaling"]["minReplicas"] if settings.get("autoscaling") else settings["replicas"]
+        if (pods >= 2) != (f"resnet-{name}" in by_kind.get("PodDisruptionBudget", {})):
+            yield "A21: no budget for two pods, or one for a single pod"
+
+
+def test_any_values_are_refused_or_valid(chart, everything, problems_with):
+    """
+    Of all cases none crashes a template, and whatever is not refused is valid and keeps the promises.
+    """
+    defaults = routing.chart_defaults(chart)
+    schema = json.loads((chart / "values.schema.json").read_text())
+    accepts = jsonschema.Draft7Validator(schema).is_valid
+    generator = Generator(SEED, sorted(leaves(defaults)))
+    made = [routing.coalesce(defaults, generator.values()) for _ in range(CASES)]
+    fitting = [values for values in made if accepts(values)]
+
+    wrong, refused, valid = [], 0, 0
+    for start in range(0, len(fitting), BATCH):
+        batch = fitting[start : start + BATCH]
+        for values, texts in zip(batch, rendered(everything, batch), strict=True):
+            if "REFUSED" in texts["validate.yaml"]:
+                refused += 1
+                continue
+            valid += 1
+            documents = [
+                text
+                for name, part in texts.items()
+                if name.endswith(".yaml")
+                for text in part.split("---\n")
+                if "kind:" in text
+            ]
+            checked = [problems_with(text) for text in documents]
+            found = [problem for _, problems in checked for problem in problems]
+            found += promises_broken(values, [item for item, _ in checked])
+            if found:
+                wrong.append((found, values))
+    assert [] == wrong[:3]
+    assert len(made) == CASES
+    # Neither side is empty: the cases are neither all nonsense nor all alike.
+    assert min(len(made) - len(fitting), refused, valid) > CASES / 20

@@ -1,0 +1,66 @@
+"""
+The Istio objects of each strategy, and what guards the pods in each environment, as text that a reviewer reads.
+``REWRITE_GOLDENS=1 pytest tests/chart/test_goldens.py`` writes them anew.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+GOLDENS = Path(__file__).parent / "goldens"
+GUARDS = {
+    "AuthorizationPolicy",
+    "EnvoyFilter",
+    "NetworkPolicy",
+    "PeerAuthentication",
+    "RequestAuthentication",
+}
+JWT = {
+    "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}', "audiences": ["resnet"]}}
+}
+
+
+def compare(golden, texts):
+    """
+    Compare with a golden, or write it.
+    """
+    text = "---\n" + "---\n".join(texts)
+    if os.environ.get("REWRITE_GOLDENS") == "1":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+
+    assert golden.read_text() == text
+
+
+def test_golden(render, strategy):
+    """
+    The Gateway, the two VirtualServices and the DestinationRule are those of the golden with the strategy's name.
+    """
+    istio = [text for text in render(strategy).documents if "apiVersion: networking.istio.io/v1\n" in text]
+
+    assert 4 == len(istio)
+    compare(GOLDENS / f"{strategy}.yaml", istio)
+
+
+@pytest.mark.parametrize("values", [pytest.param({}, id="plain"), pytest.param(JWT, id="jwt")])
+def test_guards(render, environment, values):
+    """
+    Who may call what, and what the gateway takes away, are those of the environment's golden.
+    """
+    rendered = render(environment=environment, values=values)
+    guards = [text for (kind, _), text in rendered.texts.items() if kind in GUARDS]
+
+    assert len(guards) == (5 if values else 4)
+    compare(GOLDENS / "guards" / f"{environment}{'-jwt' if values else ''}.yaml", guards)
+
+
+def test_no_golden_is_left_over(strategies, values_folder):
+    """
+    Every golden belongs to a strategy or to an environment.
+    """
+    assert set(strategies) == {path.stem for path in GOLDENS.glob("*.yaml")}
+    environments = {path.stem for path in (values_folder / "env").iterdir()}
+    assert environments | {f"{name}-jwt" for name in environments} == {
+        path.stem for path in (GOLDENS / "guards").iterdir()
+    }

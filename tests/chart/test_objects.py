@@ -1,0 +1,322 @@
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+SCHEMAS = Path(__file__).parent / "schemas.json"
+OF_THE_RELEASE = (
+    "AuthorizationPolicy",
+    "DestinationRule",
+    "Gateway",
+    "NetworkPolicy",
+    "PeerAuthentication",
+    "Service",
+    "VirtualService",
+)
+LABELS = {"app.kubernetes.io/name": "tfserving-canary", "app.kubernetes.io/instance": "resnet"}
+
+
+def problems_with(item):
+    """
+    What the vendored schema of its kind says against an object.
+    """
+    definitions = json.loads(SCHEMAS.read_text())["definitions"]
+    validator = jsonschema.Draft4Validator(
+        {"$ref": f"#/definitions/{item['kind']}", "definitions": definitions}
+    )
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(item)]
+
+
+def test_inventory(render, strategy, environment):
+    """
+    What a release has of its own, three objects for each track, and one in the gateway's namespace: nothing else.
+    """
+    objects = (
+        render(strategy, environment=environment, models="resnet").objects if strategy != "ab-test" else {}
+    )
+
+    expected = (
+        {(kind, "resnet") for kind in OF_THE_RELEASE}
+        | {("VirtualService", "resnet-mesh"), ("EnvoyFilter", "default-resnet")}
+        | {("ConfigMap", "resnet-test"), ("Pod", "resnet-test")}
+        | {
+            (kind, f"resnet-{track}")
+            for kind in ("Deployment", "ServiceAccount", "ConfigMap")
+            for track in ("stable", "canary")
+        }
+    )
+    assert set(objects) in (expected, set())
+
+
+def test_objects_are_valid(render, strategy, environment, models):
+    """
+    Every object fits the strict schema of its kind.
+    """
+    models = "resnet-abn" if strategy == "ab-test" else models
+    objects = render(strategy, environment=environment, models=models).objects
+
+    assert {} == {key: found for key, item in objects.items() if (found := problems_with(item))}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        pytest.param("Deployment", ("spec", "replica"), 1, id="unknown-field"),
+        pytest.param("Deployment", ("spec", "replicas"), "1", id="wrong-type"),
+        pytest.param("Deployment", ("apiVersion",), "apps/v1beta1", id="wrong-version"),
+        pytest.param("VirtualService", ("spec", "http", 0, "retry"), {}, id="unknown-istio-field"),
+        pytest.param("VirtualService", ("spec", "http", 0, "route", 0, "weight"), "9", id="wrong-istio-type"),
+        pytest.param(
+            "VirtualService", ("spec", "http", 0, "match", 0, "uri", "exact"), "/", id="two-matchers"
+        ),
+        pytest.param("Service", ("metadata", "label"), {}, id="unknown-metadata"),
+        pytest.param("AuthorizationPolicy", ("spec", "rule"), [], id="unknown-security-field"),
+        pytest.param("NetworkPolicy", ("spec", "ingress", 0, "port"), 1, id="unknown-network-field"),
+        pytest.param("EnvoyFilter", ("spec", "configPatches", 0, "applyTo"), "X", id="wrong-enum"),
+    ],
+)
+def test_schemas_refuse(render, kind, path, value):
+    """
+    The vendored schemas are strict, in depth.
+    """
+    item = next(iter(render("canary-user-group").all(kind).values()))
+    inner = item
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+
+    assert problems_with(item)
+
+
+@pytest.mark.parametrize(
+    ("tree", "module"), [("kubernetes", "k8s.io/kubernetes"), ("istio", "istio.io/istio")]
+)
+def test_schemas_are_of_the_local_cluster(root, tree, module):
+    """
+    The schemas are those of the versions that the local cluster runs; vendor_schemas.py writes them anew.
+    """
+    go_mod = (root / "src" / "tfcanary" / "cluster" / "go" / tree / "go.mod").read_text()
+
+    assert f"{module} {json.loads(SCHEMAS.read_text())['source'][module]}" in go_mod
+
+
+def test_same_bytes_each_time(render, strategy):
+    """
+    Rendering is a function of the values: not of the time, the namespace, or of being the first release or an upgrade.
+    """
+    first = render(strategy)
+
+    # Any other option gets past the cache.
+    assert first.text == render(strategy, options=("--debug=false",)).text
+    assert first.text == render(strategy, options=("--is-upgrade",)).text
+    moved = render(strategy, options=("--namespace", "elsewhere"))
+    assert first.text.replace("default", "elsewhere") == moved.text.replace("default", "elsewhere")
+
+
+def test_rendered_text_is_clean(render, strategy, environment):
+    """
+    What an operator reads has no trailing blanks, tabs, blank lines or empty maps; a program keeps its own.
+    """
+    lines = [
+        line
+        for (kind, name), document in render(strategy, environment=environment).texts.items()
+        if (kind, name) != ("ConfigMap", "resnet-test")
+        for line in document.splitlines()
+    ]
+
+    assert lines
+    assert [] == [line for line in lines if line != line.rstrip() or "\t" in line or not line]
+    assert [] == [line for line in lines if line.endswith((": {}", ": []", ": null"))]
+
+
+def test_labels(render, strategy):
+    """
+    Every object carries the labels by which the release, and its track, are found.
+    """
+    objects = render(strategy).objects
+
+    for (kind, name), item in objects.items():
+        labels = item["metadata"]["labels"]
+        # The pod of the test must not be taken for one of the model's.
+        own_name = {"app.kubernetes.io/name": "tfserving-canary-test"} if kind == "Pod" else {}
+        assert LABELS | own_name | {"app.kubernetes.io/managed-by": "Helm"} == {
+            key: value
+            for key, value in labels.items()
+            if key not in {"helm.sh/chart", "track", "app.kubernetes.io/version", "sidecar.istio.io/inject"}
+        }
+        own = "-".join(filter(None, ("resnet", labels.get("track"))))
+        assert name in {own, "default-resnet", "resnet-mesh", "resnet-test"}
+
+
+def test_selectors(render):
+    """
+    A Deployment selects its own track's pods and never by version; the Service selects the pods of all tracks.
+    """
+    rendered = render("stable")
+    deployments = rendered.all("Deployment")
+
+    assert LABELS == rendered.one("Service")["spec"]["selector"]
+    assert {name: LABELS | {"track": name.removeprefix("resnet-")} for name in deployments} == {
+        name: item["spec"]["selector"]["matchLabels"] for name, item in deployments.items()
+    }
+    for item in deployments.values():
+        labels = item["spec"]["template"]["metadata"]["labels"]
+        # Nothing of the chart's version: upgrading the chart leaves the pods alone.
+        assert {"app.kubernetes.io/version"} == labels.keys() - item["spec"]["selector"]["matchLabels"].keys()
+        assert item["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_service_ports(render):
+    """
+    Both APIs have a port, named and typed so that the mesh knows the protocol.
+    """
+    ports = {
+        port["name"]: (port["port"], port["appProtocol"])
+        for port in render("stable").one("Service")["spec"]["ports"]
+    }
+
+    assert {"grpc-predict": (8500, "grpc"), "http-rest": (8501, "http")} == ports
+
+
+def test_service_ports_lead_to_the_container(render):
+    """
+    The Service's target ports are ports of the container, under the same numbers.
+    """
+    rendered = render("stable")
+    targets = {port["targetPort"]: port["port"] for port in rendered.one("Service")["spec"]["ports"]}
+
+    for deployment in rendered.all("Deployment").values():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert targets == {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+def test_subsets_are_always_all_tracks(render, strategy, environment):
+    """
+    A1: the DestinationRule declares every track's subset in every values file, whatever the routes say.
+    """
+    rule = render(strategy, environment=environment, models="resnet-abn").one("DestinationRule")
+
+    assert [
+        {"name": "canary", "labels": {"track": "canary"}},
+        {"name": "challenger", "labels": {"track": "challenger"}},
+        {"name": "stable", "labels": {"track": "stable"}},
+    ] == rule["spec"]["subsets"]
+
+
+def test_routes_name_only_declared_subsets(render, strategy):
+    """
+    A1: every subset that a route names is declared.
+    """
+    rendered = render(strategy)
+    declared = {subset["name"] for subset in rendered.one("DestinationRule")["spec"]["subsets"]}
+    named = {part["destination"]["subset"] for entry in rendered.routes for part in entry["route"]}
+
+    assert named
+    assert named <= declared
+
+
+def test_subset_selects_pods(render):
+    """
+    A subset's labels are labels of exactly one track's pods.
+    """
+    rendered = render("stable")
+    pods = [item["spec"]["template"]["metadata"]["labels"] for item in rendered.all("Deployment").values()]
+
+    for subset in rendered.one("DestinationRule")["spec"]["subsets"]:
+        selected = [labels for labels in pods if subset["labels"].items() <= labels.items()]
+        assert [subset["name"]] == [labels["track"] for labels in selected]
+
+
+def test_idle_connections_end_before_the_server_ends_them(render):
+    """
+    A13: the mesh lets go of an unused connection before the server does, after 50 seconds.
+    """
+    rule = render("stable").one("DestinationRule")
+
+    assert {"http": {"idleTimeout": "30s"}} == rule["spec"]["trafficPolicy"]["connectionPool"]
+
+
+def test_gateway(render):
+    """
+    One port for REST and gRPC alike, on the chosen gateway pods and hosts.
+    """
+    values = {
+        "gateway": {"selector": {"istio": None, "app": "edge"}, "hosts": ["models.example.com"], "port": 8080}
+    }
+    rendered = render("stable", values=values)
+
+    assert {
+        "selector": {"app": "edge"},
+        "servers": [
+            {"port": {"name": "http", "number": 8080, "protocol": "HTTP"}, "hosts": ["models.example.com"]}
+        ],
+    } == rendered.one("Gateway")["spec"]
+    assert ["models.example.com"] == rendered.virtual_service["spec"]["hosts"]
+
+
+def test_more_tracks(render):
+    """
+    A track of one's own gets objects, a subset and traffic like the two that are always there.
+    """
+    rendered = render(
+        "stable",
+        values={
+            "tracks": {"wide": {"version": 3, "replicas": 2}},
+            "routing": {
+                "routes": [{"name": "everyone", "weights": {"stable": 60, "canary": 30, "wide": 10}}]
+            },
+        },
+    )
+
+    assert {"resnet-stable", "resnet-canary", "resnet-wide"} == set(rendered.all("Deployment"))
+    assert "wide" in {subset["name"] for subset in rendered.one("DestinationRule")["spec"]["subsets"]}
+    assert [{"canary": 30, "stable": 60, "wide": 10}] * 2 == [
+        {part["destination"]["subset"]: part["weight"] for part in entry["route"]}
+        for entry in rendered.routes
+    ]
+
+
+def test_release_name_is_the_prefix(render):
+    """
+    Two releases in one namespace share no object, and a release's routes lead to its own Service.
+    """
+    first, second = render("stable"), render("stable", release="other")
+
+    assert set() == first.objects.keys() & second.objects.keys()
+    assert {"other"} == {part["destination"]["host"] for entry in second.routes for part in entry["route"]}
+    assert ["other"] == second.virtual_service["spec"]["gateways"]
+    assert "other" == second.one("DestinationRule")["spec"]["host"]
+    assert "resnet-canary" not in yaml.safe_dump(list(second.objects.values()))
+
+
+def test_chart_lints(helm, chart, values_folder):
+    """
+    `helm lint --strict` has nothing to say.
+    """
+    files = [
+        argument
+        for name in ("env/local", "models/resnet")
+        for argument in ("-f", str(values_folder / f"{name}.yaml"))
+    ]
+
+    assert "0 chart(s) failed" in helm("lint", str(chart), "--strict", "--kube-version", "1.34.4", *files)
+
+
+HELM_4 = shutil.which("helm4")
+
+
+@pytest.mark.skipif(HELM_4 is None, reason="helm4 (Helm 4 under this name) is not on PATH")
+def test_same_bytes_under_helm_4(helm, chart, values_folder, strategy):
+    """
+    C4: Helm 3 and Helm 4 render the same bytes, but for the empty line that Helm 4 leaves between two objects.
+    """
+    files = [values_folder / f"{name}.yaml" for name in ("env/local", "models/resnet-abn", strategy)]
+    arguments = ["template", "resnet", str(chart), "--kube-version", "1.34.4"]
+    arguments += [argument for file in files for argument in ("-f", str(file))]
+
+    of_4 = subprocess.run([HELM_4, *arguments], capture_output=True, text=True, check=True).stdout
+    assert helm(*arguments).rstrip("\n") == of_4.replace("\n\n---\n", "\n---\n").rstrip("\n")

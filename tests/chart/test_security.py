@@ -1,0 +1,267 @@
+"""
+Who may call what, on the rendered objects.
+"""
+
+import ipaddress
+
+import pytest
+
+MODEL = "/v1/models/resnet"
+GATEWAY = "cluster.local/ns/istio-system/sa/istio-ingressgateway"
+CALLER = {"namespace": "shop", "serviceAccount": "web"}
+READER = {"namespace": "monitoring", "serviceAccount": "prometheus"}
+JWT = {"security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}'}}}
+
+
+def allowed(policy, principal, port, method, path):
+    """
+    Whether an ALLOW policy lets a request in; Istio compares paths as they are.
+    """
+    return any(
+        any(principal in source["source"]["principals"] for source in rule["from"])
+        and any(
+            str(port) in to["operation"]["ports"]
+            and method in to["operation"]["methods"]
+            and path in to["operation"]["paths"]
+            for to in rule["to"]
+        )
+        for rule in policy["spec"]["rules"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("principal", "port", "method", "path", "expected"),
+    [
+        (GATEWAY, 8500, "POST", "/tensorflow.serving.PredictionService/Predict", True),
+        (GATEWAY, 8500, "POST", "/tensorflow.serving.PredictionService/GetModelMetadata", True),
+        (GATEWAY, 8501, "POST", f"{MODEL}:predict", True),
+        (GATEWAY, 8501, "POST", f"{MODEL}/versions/2:predict", True),
+        (GATEWAY, 8501, "GET", MODEL, True),
+        (GATEWAY, 8501, "GET", f"{MODEL}/versions/1/metadata", True),
+        ("cluster.local/ns/shop/sa/web", 8501, "POST", f"{MODEL}:predict", True),
+        ("cluster.local/ns/monitoring/sa/prometheus", 8501, "GET", "/monitoring/prometheus/metrics", True),
+        (GATEWAY, 8500, "POST", "/tensorflow.serving.ModelService/HandleReloadConfigRequest", False),
+        (GATEWAY, 8500, "POST", "/tensorflow.ProfilerService/Profile", False),
+        (GATEWAY, 8501, "POST", "/tensorflow.serving.PredictionService/Predict", False),
+        (GATEWAY, 8501, "GET", f"{MODEL}:predict", False),
+        (GATEWAY, 8501, "POST", f"{MODEL}/metadata", False),
+        (GATEWAY, 8501, "GET", "/V1/Models/resnet", False),
+        (GATEWAY, 8501, "GET", "//v1/models/resnet", False),
+        (GATEWAY, 8501, "GET", "/v1/models%2Fresnet", False),
+        (GATEWAY, 8501, "GET", "/v1/models/other", False),
+        (GATEWAY, 8501, "GET", f"{MODEL}/versions/3/metadata", False),
+        (GATEWAY, 8501, "GET", "/monitoring/prometheus/metrics", False),
+        ("cluster.local/ns/monitoring/sa/prometheus", 8501, "POST", f"{MODEL}:predict", False),
+        ("cluster.local/ns/istio-system/sa/default", 8501, "POST", f"{MODEL}:predict", False),
+        ("cluster.local/ns/shop/sa/default", 8501, "POST", f"{MODEL}:predict", False),
+    ],
+)
+def test_only_who_may_calls_only_what_may(  # noqa: PLR0917 - a table
+    render, principal, port, method, path, expected
+):
+    """
+    B3: everything is refused but the named callers, the named model and the prediction paths.
+    """
+    values = {"security": {"callers": [CALLER], "metricsReaders": [READER]}}
+    policy = render("stable", values=values).one("AuthorizationPolicy")
+
+    assert "ALLOW" == policy["spec"]["action"]
+    assert expected is allowed(policy, principal, port, method, path)
+
+
+def test_policies_select_the_pods(render, strategy, environment):
+    """
+    B3, B4: the policies hold for the pods of every track, and mTLS is strict.
+    """
+    rendered = render(strategy, environment=environment)
+    selector = rendered.one("Service")["spec"]["selector"]
+
+    assert selector == rendered.one("AuthorizationPolicy")["spec"]["selector"]["matchLabels"]
+    assert selector == rendered.one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    strict = rendered.one("PeerAuthentication")["spec"]
+    assert {"selector": {"matchLabels": selector}, "mtls": {"mode": "STRICT"}} == strict
+
+
+def matches(peer, namespace, labels, address=None):
+    """
+    Whether a peer of a NetworkPolicy is meant.
+    """
+    if "ipBlock" in peer:
+        return address is not None and ipaddress.ip_address(address) in ipaddress.ip_network(
+            peer["ipBlock"]["cidr"]
+        )
+    if address is not None:
+        return False
+    named = peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+    return named and peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+
+
+def connects(rules, side, port, protocol="TCP", **peer):
+    """
+    Whether some rule lets a connection through.
+    """
+    return any(
+        any(matches(one, **peer) for one in rule[side])
+        and any((one["protocol"], one["port"]) == (protocol, port) for one in rule["ports"])
+        for rule in rules
+    )
+
+
+IN = {
+    "istio-system": {"istio": "ingressgateway"},
+    "shop": {"app": "web"},
+    "monitoring": {"app": "prometheus"},
+}
+STRANGERS = {"istio-system": {"app": "istiod"}, "default": {}, "kube-system": {"k8s-app": "kube-dns"}}
+
+
+@pytest.mark.parametrize("port", [22, 80, 443, 8500, 8501, 15000, 15006, 15012, 15020, 15090])
+def test_connections_in(render, port):
+    """
+    B6: in come the gateway and the named callers to the two APIs, and readers of metrics to where metrics are.
+    """
+    values = {"security": {"callers": [CALLER], "metricsReaders": [READER]}}
+    rules = render("stable", values=values).one("NetworkPolicy")["spec"]["ingress"]
+
+    got = {name: connects(rules, "from", port, namespace=name, labels=labels) for name, labels in IN.items()}
+    api = port in {8500, 8501}
+    assert {"istio-system": api, "shop": api, "monitoring": port in {8501, 15020, 15090}} == got
+    strangers = [
+        connects(rules, "from", port, namespace=name, labels=labels) for name, labels in STRANGERS.items()
+    ]
+    assert [False] * 3 == strangers
+
+
+@pytest.mark.parametrize(
+    ("peer", "port", "protocol", "expected"),
+    [
+        ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, 53, "UDP", True),
+        ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, 53, "TCP", True),
+        ({"namespace": "istio-system", "labels": {"app": "istiod"}}, 15012, "TCP", True),
+        ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, 443, "TCP", False),
+        ({"namespace": "istio-system", "labels": {"app": "istiod"}}, 443, "TCP", False),
+        ({"namespace": "default", "labels": {}}, 80, "TCP", False),
+        ({"namespace": "", "labels": {}, "address": "142.250.0.1"}, 443, "TCP", False),
+        ({"namespace": "", "labels": {}, "address": "169.254.169.254"}, 80, "TCP", False),
+        ({"namespace": "", "labels": {}, "address": "10.96.0.1"}, 443, "TCP", False),
+    ],
+)
+def test_connections_out(render, peer, port, protocol, expected):
+    """
+    B6: out go only questions to DNS and to istiod: no bucket, no metadata server, no API server, no internet.
+    """
+    rules = render("stable").one("NetworkPolicy")["spec"]["egress"]
+
+    assert expected is connects(rules, "to", port, protocol, **peer)
+
+
+def test_a_bucket_is_let_through(render):
+    """
+    With models in a bucket its addresses are named, and those alone are reached.
+    """
+    rules = render("stable", environment="gke").one("NetworkPolicy")["spec"]["egress"]
+
+    outside = {"namespace": "", "labels": {}}
+    assert connects(rules, "to", 443, address="199.36.153.9", **outside)
+    assert not connects(rules, "to", 443, address="8.8.8.8", **outside)
+
+
+def test_tls(render):
+    """
+    B4: with TLS there is no plain port that answers: it redirects, and nothing older than 1.2 is spoken.
+    """
+    values = {"gateway": {"tls": {"enabled": True, "credentialName": "resnet-tls"}}}
+    plain, secure = render("stable", values=values).one("Gateway")["spec"]["servers"]
+
+    assert {"httpsRedirect": True} == plain["tls"]
+    assert {"name": "https", "number": 443, "protocol": "HTTPS"} == secure["port"]
+    assert {
+        "mode": "SIMPLE",
+        "credentialName": "resnet-tls",
+        "minProtocolVersion": "TLSV1_2",
+    } == secure["tls"]
+
+
+def patches(rendered):
+    """
+    The filters that the gateway gets, by the first words of their names.
+    """
+    found = [patch["patch"]["value"] for patch in rendered.one("EnvoyFilter")["spec"]["configPatches"]]
+    return {value["name"].split(".")[1]: value for value in found}
+
+
+def test_filters_lie_with_the_gateway(render):
+    """
+    An EnvoyFilter is read in its own namespace only, by the proxies that it selects.
+    """
+    values = {"gateway": {"namespace": "edge", "selector": {"istio": None, "app": "edge"}}}
+    item = render("stable", values=values).one("EnvoyFilter")
+
+    assert "edge" == item["metadata"]["namespace"]
+    assert {"labels": {"app": "edge"}} == item["spec"]["workloadSelector"]
+
+
+def test_limits(render):
+    """
+    The body's size and the rate are limited by the values; a rate of 0 is none.
+    """
+    found = patches(
+        render("stable", values={"gateway": {"filters": {"maxBodyBytes": 70000, "requestsPerSecond": 7}}})
+    )
+
+    assert 70000 == found["size"]["typed_config"]["max_request_bytes"]
+    assert 7 == found["rate"]["typed_config"]["token_bucket"]["tokens_per_fill"]
+    assert "rate" not in patches(render("stable", values={"gateway": {"filters": {"requestsPerSecond": 0}}}))
+
+
+def test_filters_can_be_turned_off(render):
+    """
+    Who may not write into the gateway's namespace renders nothing there.
+    """
+    objects = render("stable", values={"gateway": {"filters": {"enabled": False}}}).objects
+
+    assert {"default"} == {item["metadata"]["namespace"] for item in objects.values()}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({}, 'local set_here = {"x-bucket-resnet"}', id="plain"),
+        pytest.param(JWT, 'local set_here = {"x-bucket-resnet", "user-id", "user-group"}', id="tokens"),
+    ],
+)
+def test_headers_that_clients_may_not_say(render, values, expected):
+    """
+    B5: the bucket always, and with tokens the headers that the token speaks for.
+    """
+    code = patches(render("stable", values=values))["guard"]["typed_config"]["default_source_code"][
+        "inline_string"
+    ]
+
+    assert expected in code
+
+
+def test_tokens(render):
+    """
+    The gateway verifies tokens and writes their claims into the headers that the routes read.
+    """
+    (rule,) = render("canary-jwt", values=JWT).one("RequestAuthentication")["spec"]["jwtRules"]
+
+    assert "https://issuer.example" == rule["issuer"]
+    assert [{"header": "user-group", "claim": "group"}, {"header": "user-id", "claim": "sub"}] == rule[
+        "outputClaimToHeaders"
+    ]
+
+
+def test_every_container_is_bounded(render, environment):
+    """
+    B8: every container of every pod has requests and a limit of memory.
+    """
+    rendered = render("stable", environment=environment)
+    pods = [item["spec"]["template"]["spec"] for item in rendered.all("Deployment").values()]
+    pods.append(rendered.one("Pod")["spec"])
+
+    containers = [one for pod in pods for key in ("initContainers", "containers") for one in pod.get(key, [])]
+    assert len(containers) >= 3
+    assert all({"cpu", "memory"} == one["resources"]["requests"].keys() for one in containers)
+    assert all("memory" in one["resources"]["limits"] for one in containers)
