@@ -1,0 +1,243 @@
+"""
+The main job from nothing: two ResNets behind one gateway, traffic moved by `helm upgrade`, every move proven.
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tfcanary import REPOSITORY, check, cli
+from tfcanary.cluster import binaries, lifecycle, store
+from tfcanary.cluster.layout import DEFAULT_NAME, Layout, cache_folder, clusters_folder
+from tfcanary.errors import UsageError
+from tfcanary.predict import Api
+from tfcanary.release import Releases
+from tfcanary.split import Decision
+
+LOG = logging.getLogger(__name__)
+
+RELEASE = NAMESPACE = MODEL = "resnet"
+VALUES = REPOSITORY / "values"
+LOCAL = VALUES / "env/local.yaml"
+STRATEGIES = ("stable", "canary-10", "canary-30", "canary-user-group", "stable")
+# Track's version -> architecture and seed; values/models/resnet.yaml names the same versions.
+MODELS = {1: ("resnet50", 50), 2: ("resnet101", 101)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """
+    Where the demo runs.
+
+    Attributes:
+        layout: the local cluster; none where one was given.
+        environment: the values file that says where images and models come from.
+    """
+
+    layout: Layout | None
+    kubeconfig: Path | None
+    context: str | None
+    environment: Path
+
+
+@dataclass(slots=True)
+class Times:
+    """
+    How long each part took, in seconds, in order.
+    """
+
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """
+        Measure the body.
+        """
+        began = time.monotonic()
+        LOG.info("── %s", name)
+        yield
+        self.parts[name] = time.monotonic() - began
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the demo.
+    """
+    parser = cli.Parser(prog="nox -s demo --", description=__doc__)
+    parser.add_argument(
+        "--name", default=DEFAULT_NAME, help=f"the local cluster's name (default: {DEFAULT_NAME})"
+    )
+    parser.add_argument(
+        "--no-install", action="store_true", help="never install distribution packages, only name them"
+    )
+    parser.add_argument(
+        "--context", help="use this context of your kubeconfig, a cluster with Istio, and build none"
+    )
+    parser.add_argument(
+        "--env",
+        type=Path,
+        metavar="FILE",
+        help="with --context or KUBECONFIG: values file with your images, model store and gateway; "
+        "the store must hold resnet/1 and resnet/2",
+    )
+    return cli.run(parser, _command, argv)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    began = time.monotonic()
+    times = Times()
+    cluster = _given(arguments)
+    with times.part("cluster"):
+        if cluster is None:
+            layout = Layout(arguments.name)
+            lifecycle.up(layout, install=not arguments.no_install)
+            cluster = Cluster(layout, layout.kubeconfig, None, LOCAL)
+    if cluster.layout is not None:
+        with times.part("models"):
+            folder = store.prepare_namespace(cluster.layout, NAMESPACE)
+            for version in MODELS:
+                store.publish(exported(version), folder, MODEL)
+    reports = _move_traffic(cluster, times)
+    _print(_summary(reports))
+    _print("")
+    _print(
+        f"{time.monotonic() - began:.0f} s: " + ", ".join(f"{k} {v:.0f} s" for k, v in times.parts.items())
+    )
+    held = all(report.held for _, report in reports)
+    if held:
+        _print(_next_lines(cluster, reports[-1][1].subject.gateway))
+    return 0 if held else max(report.exit_code for _, report in reports)
+
+
+def _given(arguments: argparse.Namespace) -> Cluster | None:
+    """
+    The cluster that the user named, unless it is a local one of ours.
+    """
+    named = os.environ.get("KUBECONFIG")
+    if arguments.context is None and (not named or Path(named).is_relative_to(clusters_folder())):
+        return None
+    if arguments.env is None:
+        raise UsageError(
+            "--env: expected a values file for the cluster that --context or KUBECONFIG names, got none; "
+            "start from values/env/gke.yaml, or unset KUBECONFIG to use a local cluster"
+        )
+    return Cluster(None, Path(named) if named else None, arguments.context, arguments.env)
+
+
+def exported(version: int) -> Path:
+    """
+    The exported model of a version, made once for each state of the export's code.
+    """
+    arch, seed = MODELS[version]
+    sources = [
+        REPOSITORY / "src/tfcanary" / name for name in ("export.py", "manifest.py", "ops.py", "warmup.py")
+    ]
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    folder = cache_folder() / "models" / f"{arch}-random-{seed}-{key}"
+    if not (folder / str(version)).is_dir():
+        LOG.info("exporting %s with random weights: its answers are well-formed and mean nothing", arch)
+        command = [
+            sys.executable, str(REPOSITORY / "scripts/export_resnet.py"), f"--arch={arch}", "--weights=random",
+            f"--seed={seed}", f"--output={folder}", f"--version={version}",
+        ]  # fmt: skip
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise UsageError(
+                f"export of {arch}: expected success, got {done.stderr.strip().splitlines()[-1:]}"
+            )
+    return folder / str(version)
+
+
+def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, check.Report]]:
+    """
+    Install at stable, then apply one strategy after the other, and check the gateway after each.
+    """
+    helm = str(binaries.program("tools", "helm"))
+    releases = Releases(
+        namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context, executable=helm
+    )
+    reports = []
+    for number, strategy in enumerate(STRATEGIES):
+        file = VALUES / f"{strategy}.yaml"
+        files = [cluster.environment, VALUES / "models/resnet.yaml", file] if number == 0 else [file]
+        with times.part(f"{strategy}{' again' if number and strategy == 'stable' else ''}"):
+            LOG.info(
+                "helm upgrade %s -f %s", RELEASE, " -f ".join(str(f.relative_to(REPOSITORY)) for f in files)
+            )
+            releases.apply(RELEASE, files=files)
+            subject = check.from_release(
+                RELEASE, namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context,
+                helm=helm, files=[file],
+            )  # fmt: skip
+            report = check.check_gateway(subject)
+        LOG.info("%s", report.verdict)
+        reports.append((strategy, report))
+        if not report.held:
+            _print(report.table())
+            break
+    return reports
+
+
+def _summary(reports: Sequence[tuple[str, check.Report]]) -> str:
+    """
+    A line for each strategy and API: what was declared, what was seen, how many checks held.
+    """
+    head = ("result", "strategy", "API", "seen", "requests", "checks held")
+    rows = []
+    for strategy, report in reports:
+        for api in Api:
+            of_api = [one for one in report.checks if one.api in (api, None)]
+            held = [one for one in of_api if one.decision is Decision.HELD]
+            splits = [one for one in of_api if one.name == "split"]
+            rows.append(
+                (
+                    "held" if len(held) == len(of_api) else "NOT HELD",
+                    strategy,
+                    api.value,
+                    "; ".join(f"{one.about}: {one.observed}" for one in splits),
+                    str(sum(one.n for one in splits)),
+                    f"{len(held)} of {len(of_api)}",
+                )
+            )
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = [head, tuple("-" * width for width in widths), *rows]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _next_lines(cluster: Cluster, gateway: str) -> str:
+    lines = ["", "The cluster stays up. Next:"]
+    if cluster.layout is not None:
+        tools = ":".join(str(binaries.ensure(tree)) for tree in ("tools", "kubernetes"))
+        lines.append(f"  export KUBECONFIG={shlex.quote(str(cluster.layout.kubeconfig))} PATH={tools}:$PATH")
+    python = Path(sys.executable)
+    if python.is_relative_to(REPOSITORY):
+        python = python.relative_to(REPOSITORY)
+    upgrade = f"helm upgrade {RELEASE} charts/tfserving-canary -n {NAMESPACE}"
+    lines += [
+        f"  curl -i http://{gateway}/v1/models/{MODEL}/metadata",
+        f"  {upgrade} --reset-then-reuse-values -f values/canary-10.yaml",
+        f"  {python} scripts/check_gateway.py --release {RELEASE} --namespace {NAMESPACE}",
+        "  python3 -m nox -s down",
+    ]
+    return "\n".join(lines)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,304 @@
+"""
+The local cluster's life: up twice, killed and repaired, down to nothing, beside another cluster.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tfcanary import REPOSITORY
+from tfcanary.cluster.layout import Layout
+from tfcanary.cluster.processes import Process, network_of
+
+NAME = "life"
+DOOR = REPOSITORY / "scripts/local_cluster.py"
+
+pytestmark = pytest.mark.usefixtures("ours")
+
+
+@pytest.fixture(scope="module")
+def ours(layout: Layout | None) -> Layout:
+    """
+    The cluster of the other tests, beside which these make a second.
+    """
+    if layout is None:
+        pytest.skip("the cluster under test is not a local one of ours")
+    return layout
+
+
+def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(DOOR), *arguments], capture_output=True, text=True, check=False, timeout=590
+    )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """
+    What a cluster could leave behind on the host.
+    """
+
+    processes: frozenset[str]
+    mounts: frozenset[str]
+    namespaces: frozenset[str]
+    cgroups: frozenset[str]
+    links: frozenset[str]
+
+
+def machine() -> Machine:
+    """
+    What there is now that names the test's cluster, or belongs to it.
+    """
+    processes = set()
+    namespaces = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            kinds = {str((folder / "ns" / kind).readlink()) for kind in ("pid", "net", "mnt", "uts")}
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if f"tfserving-canary/{NAME}/" in command:
+            processes.add(command)
+        namespaces |= kinds
+    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/tfcanary-{NAME}*")}
+    links = {path.name for path in Path("/sys/class/net").iterdir()}
+    return Machine(
+        frozenset(processes), frozenset(mounts), frozenset(namespaces), frozenset(cgroups), frozenset(links)
+    )
+
+
+@pytest.fixture(scope="module")
+def before() -> Machine:
+    return machine()
+
+
+@pytest.fixture(scope="module")
+def life(before: Machine) -> Iterator[Layout]:
+    assert not before.processes
+    assert not before.cgroups
+    said = cluster("up", "--name", NAME)
+    assert 0 == said.returncode, said.stderr
+    yield Layout(NAME)
+    cluster("down", "--name", NAME)
+
+
+def pids(name: str = NAME) -> dict[str, int]:
+    said = cluster("status", "--name", name, "--json")
+    return {line["component"]: line["pid"] for line in json.loads(said.stdout) if line["pid"]}
+
+
+def test_status_has_a_line_for_each_component(life: Layout) -> None:
+    said = cluster("status", "--name", life.name)
+
+    assert 0 == said.returncode, said.stdout
+    components = {line.split()[0]: line.split()[1] for line in said.stdout.splitlines()}
+    assert {
+        "node": "running",
+        "etcd": "running",
+        "kube-apiserver": "running",
+        "kube-controller-manager": "running",
+        "kube-scheduler": "running",
+        "containerd": "running",
+        "kubelet": "running",
+        "kube-proxy": "running",
+        "coredns": "running",
+        "host-ports": "running",
+        "istiod": "ready",
+        "istio-cni-node": "ready",
+        "istio-ingressgateway": "ready",
+    } == components
+
+
+def test_up_twice_changes_nothing(life: Layout) -> None:
+    """
+    Not one process is another, and no file of the state but logs and leases is written.
+    """
+    first = pids()
+
+    said = cluster("up", "--name", life.name)
+
+    assert 0 == said.returncode, said.stderr
+    assert first == pids()
+    assert "starting" not in said.stderr
+    assert "installing" not in said.stderr
+
+
+def test_two_clusters_side_by_side(life: Layout, ours: Layout) -> None:
+    """
+    Each has processes and ports of its own, and both work.
+    """
+    assert not set(pids(life.name).values()) & set(pids(ours.name).values())
+    assert life.read_ports() != ours.read_ports()
+    assert 0 == cluster("status", "--name", ours.name).returncode
+
+
+@pytest.mark.parametrize(
+    "component", ["kube-apiserver", "kubelet", "containerd", "host-ports", "etcd", "kube-proxy"]
+)
+def test_up_repairs_what_was_killed(life: Layout, component: str) -> None:
+    """
+    After kill -9 the status says so, `up` starts that component and leaves the others alone.
+    """
+    first = pids()
+    victim = Process.of(first[component])
+    assert victim is not None
+    victim.end_at_once()
+    assert 1 == cluster("status", "--name", life.name).returncode
+
+    said = cluster("up", "--name", life.name)
+
+    assert 0 == said.returncode, said.stderr
+    after = pids()
+    assert first[component] != after[component]
+    assert {k: v for k, v in first.items() if k != component} == {
+        k: v for k, v in after.items() if k != component
+    }
+
+
+def test_up_repairs_the_gateway(life: Layout) -> None:
+    """
+    After kill -9 of the gateway's own Envoy, `up` returns when it serves again.
+    """
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            in_cluster = f"tfcanary-{NAME}" in (folder / "cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if command.startswith(b"/usr/local/bin/envoy") and in_cluster:
+            os.kill(int(folder.name), signal.SIGKILL)
+            break
+    else:
+        pytest.fail("the gateway's Envoy was not found")
+
+    said = cluster("up", "--name", life.name)
+
+    assert 0 == said.returncode, said.stderr
+    assert 0 == cluster("status", "--name", life.name).returncode
+
+
+def test_up_repairs_the_node(life: Layout) -> None:
+    """
+    After kill -9 of the node's first process, which ends all of it, `up` brings everything back.
+    """
+    node = Process.of(pids()["node"])
+    assert node is not None
+    node.end_at_once()
+
+    said = cluster("up", "--name", life.name)
+
+    assert 0 == said.returncode, said.stderr
+    assert 0 == cluster("status", "--name", life.name).returncode
+
+
+def test_secrets_are_private(life: Layout) -> None:
+    """
+    Every key and kubeconfig is readable by its owner alone.
+    """
+    secrets = [life.kubeconfig, *life.pki.glob("*.key"), *life.pki.glob("*.kubeconfig")]
+
+    assert len(secrets) > 10
+    assert {0o600} == {path.stat().st_mode & 0o777 for path in secrets}
+
+
+def test_the_host_sees_two_ports_on_loopback_only(life: Layout) -> None:
+    """
+    On the host only Envoy listens, on 127.0.0.1, on the apiserver's and the gateway's port.
+    """
+    ports = life.read_ports()
+    assert ports is not None
+    table = Path("/proc/self/net/tcp").read_text() + Path("/proc/self/net/tcp6").read_text()
+    listening = [line.split()[1] for line in table.splitlines() if re.search(r"\s0A\s", line)]
+
+    mine = {
+        address.split(":")[0]
+        for address in listening
+        if int(address.split(":")[1], 16) in (ports.api, ports.gateway)
+    }
+
+    assert {"0100007F"} == mine
+
+
+def test_a_start_that_fails_shows_the_log(life: Layout) -> None:
+    """
+    A component that cannot start is named, with the end of its log, and exit code 3.
+    """
+    before = pids()
+    coredns = Process.of(before["coredns"])
+    assert coredns is not None
+    coredns.end_at_once()
+    with network_of(before["node"]):
+        squatter = socket.create_server(("0.0.0.0", 53))  # noqa: S104 - in the node's network
+    with squatter:
+        said = cluster("up", "--name", life.name)
+
+    assert 3 == said.returncode
+    assert "coredns | " in said.stderr
+    assert "address already in use" in said.stderr
+    assert said.stderr.splitlines()[-1].startswith("error: coredns: expected to work")
+    assert 0 == cluster("up", "--name", life.name).returncode
+
+
+def test_occupied_port() -> None:
+    """
+    A port that is taken is refused before anything is made.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = cluster("up", "--name", "busy", "--gateway-port", str(port))
+
+    assert 2 == said.returncode
+    assert [
+        f"error: --gateway-port: expected a free port on 127.0.0.1, got {port}, which is taken; give another"
+    ] == (said.stderr.splitlines())
+    assert not Layout("busy").state.exists()
+
+
+def test_not_root() -> None:
+    """
+    Without root everything missing is said in one line, and what to do instead.
+    """
+    said = subprocess.run(
+        ["unshare", "--user", sys.executable, str(DOOR), "up", "--name", "nobody"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert 3 == said.returncode
+    assert 1 == len(said.stderr.splitlines())
+    assert "root" in said.stderr
+    assert "--context" in said.stderr
+    assert not Layout("nobody").state.exists()
+
+
+def test_down_leaves_nothing(life: Layout, before: Machine) -> None:
+    """
+    No process, mount, namespace, cgroup or link is left, and no state.
+    """
+    during = machine()
+    node = Path(f"/proc/{pids()['node']}/ns")
+    own = {str((node / kind).readlink()) for kind in ("pid", "net", "mnt", "uts")}
+    assert during.processes
+    assert during.cgroups
+    assert own <= during.namespaces
+
+    said = cluster("down", "--name", life.name)
+
+    assert 0 == said.returncode, said.stderr
+    after = machine()
+    assert not after.processes
+    assert not after.cgroups
+    assert not after.namespaces & own
+    assert after.mounts <= before.mounts
+    assert after.links <= before.links
+    assert not life.state.exists()
+    assert 0 == cluster("down", "--name", life.name).returncode

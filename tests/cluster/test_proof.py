@@ -1,0 +1,251 @@
+"""
+The proof on a real gateway: quick where all is well, silent over many repetitions, and each planted fault found by name.
+
+Faults are planted behind Helm's back with kubectl, and taken back by Helm.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_kubernetes.providers.base import AClusterManager
+
+from tfcanary import REPOSITORY, check, report, routing
+from tfcanary.predict import Api
+from tfcanary.release import DriftError, Releases
+from tfcanary.split import Decision
+from tfcanary.wait import NotYet, wait_until
+
+VALUES = REPOSITORY / "values"
+RELEASE = "resnet"
+REPORTS = Path(os.environ.get("REPORTS", REPOSITORY / "reports"))
+QUICKLY_SECONDS = 15
+# The whole number is for a run of its own; here a few show that the loop works.
+REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+
+@pytest.fixture
+def subject(namespace: str, kubeconfig: Path) -> Callable[..., check.Subject]:
+    def ask(*files: Path) -> check.Subject:
+        return check.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
+
+    return ask
+
+
+def failed(found: check.Report) -> set[str]:
+    return {one.title for one in found.checks if one.decision is Decision.FAILED}
+
+
+def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+    """
+    Both protocols, every gateway pod, predictions included; and the page is left to read.
+    """
+    file = VALUES / "canary-10.yaml"
+    releases.apply(RELEASE, files=[file])
+    check.check_gateway(subject(file))  # the first predictions after a start are slow
+
+    began = time.monotonic()
+    found = check.check_gateway(subject(file))
+    seconds = time.monotonic() - began
+
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    (REPORTS / "canary-10.html").write_text(report.html(found))
+    (REPORTS / "canary-10.xml").write_text(report.junit(found))
+    assert found.held, found.table()
+    assert {"REST", "gRPC"} == {
+        one.api.value for one in found.checks if one.about.startswith("pod istio-ingressgateway") and one.api
+    }
+    busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    assert seconds < QUICKLY_SECONDS or busy, f"{seconds:.1f} s for {found.requests} requests"
+
+
+def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+    """
+    An unchanged correct cluster, checked again and again.
+    """
+    releases.apply(RELEASE, files=[VALUES / "canary-10.yaml"])
+    asked = subject(VALUES / "canary-10.yaml")
+
+    found = [check.check_gateway(asked) for _ in range(REPETITIONS)]
+
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "repetitions": len(found),
+        "alarms": sum(not one.held for one in found),
+        "requests": sum(one.requests for one in found),
+        "seconds": [round(one.seconds, 2) for one in found],
+        "verdicts": sorted({one.verdict for one in found if not one.held}),
+    }
+    (REPORTS / "repetitions.json").write_text(json.dumps(figures, indent=2) + "\n")
+    assert 0 == figures["alarms"], figures["verdicts"]
+
+
+@pytest.fixture
+def planted(
+    manager: AClusterManager, namespace: str, releases: Releases, tmp_path: Path
+) -> Iterator[Callable[[str, Callable[[dict[str, Any]], None], Path], None]]:
+    """
+    Change a live object's spec; afterwards Helm makes it anew from the release.
+    """
+    touched = []
+
+    def plant(kind: str, change: Callable[[dict[str, Any]], None], file: Path) -> None:
+        releases.apply(RELEASE, files=[file])
+        live = manager.kubectl(["get", kind, RELEASE, "-n", namespace, "-o", "json"])
+        change(live["spec"])
+        patch = json.dumps([{"op": "replace", "path": "/spec", "value": live["spec"]}])
+        patched = tmp_path / "patch.json"
+        patched.write_text(patch)
+        manager.kubectl(
+            ["patch", kind, RELEASE, "-n", namespace, "--type=json", f"--patch-file={patched}"], as_dict=False
+        )
+        touched.append(kind)
+
+    yield plant
+    for kind in touched:
+        manager.kubectl(["delete", kind, RELEASE, "-n", namespace], as_dict=False)
+    # Helm makes anew what is gone, but only where it compares with what is live: at an upgrade.
+    releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
+
+
+def shift(*, rest: int | None = None, grpc: int | None = None) -> Callable[[dict[str, Any]], None]:
+    """
+    Give the canary another weight, over one protocol or both.
+    """
+
+    def change(spec: dict[str, Any]) -> None:
+        for entry in spec["http"]:
+            weight = grpc if entry["name"].endswith("-grpc") else rest
+            if weight is not None:
+                for destination in entry["route"]:
+                    is_canary = destination["destination"]["subset"] == "canary"
+                    destination["weight"] = weight if is_canary else 100 - weight
+
+    return change
+
+
+def without_subset(spec: dict[str, Any]) -> None:
+    spec["subsets"] = [one for one in spec["subsets"] if one["name"] != "canary"]
+
+
+def without_attribution(spec: dict[str, Any]) -> None:
+    for entry in spec["http"]:
+        for destination in entry["route"]:
+            destination.pop("headers", None)
+
+
+def retrying(spec: dict[str, Any]) -> None:
+    for entry in spec["http"]:
+        entry["retries"] = {"attempts": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "found"),
+    [
+        pytest.param(
+            "virtualservice",
+            shift(rest=50, grpc=50),
+            {"live routes (REST)", "live routes (gRPC)", "split everyone (REST)", "split everyone (gRPC)"},
+            id="weight-patched",
+        ),
+        pytest.param(
+            "virtualservice",
+            shift(grpc=0),
+            {"live routes (gRPC)", "split everyone (gRPC)"},
+            id="grpc-left-behind",
+        ),
+        pytest.param(
+            "virtualservice",
+            without_attribution,
+            {"split everyone (REST)", "split everyone (gRPC)"},
+            id="tracks-unnamed",
+        ),
+        pytest.param("virtualservice", retrying, {"live retries"}, id="retries-that-hide-errors"),
+        pytest.param(
+            "destinationrule",
+            without_subset,
+            {"failed requests (REST)", "failed requests (gRPC)"},
+            id="subset-missing",
+        ),
+    ],
+)
+def test_a_planted_fault_is_found_by_name(
+    subject: Callable[..., check.Subject],
+    planted: Any,
+    kind: str,
+    change: Any,
+    found: set[str],
+) -> None:
+    """
+    The live mesh does something else than the release says.
+    """
+    file = VALUES / "canary-10.yaml"
+    planted(kind, change, file)
+
+    seen = check.check_gateway(subject(file), check.Limits(timeout_seconds=10))
+
+    assert found <= failed(seen), seen.table()
+    assert 1 == seen.exit_code
+    assert {one.api for one in seen.checks} >= set(Api)
+
+
+def test_drift_is_no_success(releases: Releases, planted: Any) -> None:
+    """
+    A weight was patched behind Helm's back; the upgrade to the very same file leaves it, and says so by its name.
+    """
+    file = VALUES / "canary-10.yaml"
+    planted("virtualservice", shift(rest=50, grpc=50), file)
+
+    with pytest.raises(
+        DriftError, match=r"VirtualService resnet: spec\.http\[0\]\.route\[\d\]\.weight: expected"
+    ):
+        releases.apply(RELEASE, files=[file])
+
+
+def test_a_killed_helm_leaves_nothing_pending(
+    releases: Releases, subject: Callable[..., check.Subject], namespace: str, kubeconfig: Path
+) -> None:
+    """
+    `kill -9` in the middle of an upgrade; the next one recovers, and the release is deployed.
+    """
+    stuck = ["helm", "upgrade", RELEASE, str(routing.CHART), "--namespace", namespace, "--wait", "--timeout=300s",
+             "--reset-then-reuse-values", "--set=tracks.canary.version=9", f"--kubeconfig={kubeconfig}"]  # fmt: skip
+    process = subprocess.Popen(stuck, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def pending() -> None:
+        status = releases.current(RELEASE).status
+        if status != "pending-upgrade":
+            raise NotYet(status)
+
+    wait_until("a pending upgrade", pending, timeout_seconds=60)
+    process.kill()
+    process.wait()
+
+    began = time.monotonic()
+    recovered = releases.recover(RELEASE, after_seconds=5)
+    releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
+
+    assert "deployed" == recovered.status
+    assert 120 > time.monotonic() - began
+    assert subject(VALUES / "stable.yaml").findings
+    assert {Decision.HELD} == {one.decision for one in subject(VALUES / "stable.yaml").findings}
+
+
+def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+    """
+    Metrics, other models, other spellings of the path, and the services that could change the model (B3).
+    """
+    releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
+
+    found = check.check_gateway(subject(VALUES / "stable.yaml"), check.Limits(security=True))
+
+    rows = [one for one in found.checks if one.name == "security"]
+    assert [Decision.HELD] * 2 == [one.decision for one in rows], found.table()
+    assert found.held, found.table()

@@ -1,0 +1,443 @@
+"""
+Nothing is dropped while the release changes: an open load over REST and gRPC all the while, no retries, every request counted.
+
+Among the cluster's tests is the way of one canary from deployment to tear-down. `nox -s zero_drop` (ZERO_DROP=full)
+adds every ordered pair of strategies, and what goes wrong around them: pods killed, gateways and nodes restarted.
+Each test leaves its figures in reports/zero-drop.
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_kubernetes.providers.base import AClusterManager
+
+from tfcanary import REPOSITORY, check, mesh, report, routing, traffic
+from tfcanary.cluster.layout import Layout
+from tfcanary.predict import SERVING_PREPROCESS, Api
+from tfcanary.release import Releases, Revision
+from tfcanary.traffic import Records, Traffic
+from tfcanary.wait import NotYet, wait_until
+
+VALUES = REPOSITORY / "values"
+RELEASE = MODEL = "resnet"
+RATE = 100.0
+ENOUGH = 10_000
+ISTIO = "istio-system"
+GATEWAY = "istio-ingressgateway"
+
+full = pytest.mark.skipif(os.environ.get("ZERO_DROP") != "full", reason="long: nox -s zero_drop")
+
+
+class Scene:
+    """
+    A release under load.
+    """
+
+    def __init__(self, name: str, releases: Releases, cluster: mesh.Mesh, host: str) -> None:
+        self.name = name
+        self.releases = releases
+        self.cluster = cluster
+        self.notes: dict[str, Any] = {}
+        self.propagation: list[float] = []
+        cheap = [traffic.metadata(api, MODEL) for api in Api]
+        picture = check.default_pictures()[0].content
+        real = [traffic.prediction(api, MODEL, SERVING_PREPROCESS, ("image_bytes", picture)) for api in Api]
+        self.load = Traffic(
+            cluster.gateway_address(RELEASE),
+            [*cheap * 50, real[0], *cheap * 50, real[1]],
+            rate=RATE,
+            host=host,
+            population=traffic.Population(),
+        )
+
+    def apply(self, phase: str, *files: Path, **values: Any) -> None:
+        """
+        Begin a phase with a Helm revision, and wait until both APIs show its routes.
+        """
+        self.load.mark(phase)
+        self.releases.apply(RELEASE, files=files, values=values)
+        self.propagation.append(self.arrived())
+        self.load.mark(f"{phase}, arrived")
+
+    def arrived(self) -> float:
+        """
+        Wait until both APIs show the live routes, and say how long that took.
+        """
+        revision = mesh.route_revision(self.cluster.virtual_service(RELEASE))
+        return self.load.wait_for_revision(revision, in_a_row=check.IN_A_ROW)
+
+    def until(self, n: int) -> None:
+        """
+        Go on until there are so many requests in all.
+        """
+        missing = n - len(self.load.records())
+        if missing > 0:
+            self.load.wait_for(missing, timeout_seconds=3 * missing / RATE + 30)
+
+    def keep(self, records: Records) -> Records:
+        """
+        Leave the figures for the report.
+        """
+        folder = Path(os.environ.get("REPORTS", REPOSITORY / "reports")) / "zero-drop"
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "name": self.name,
+            "rate": RATE,
+            "all": records.summary(),
+            "phases": [phase.summary() for phase in records.phases()],
+            "propagationSeconds": [round(seconds, 3) for seconds in self.propagation],
+            **self.notes,
+        }
+        (folder / f"{self.name}.json").write_text(json.dumps(content, indent=2) + "\n")
+        runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+        (folder / "index.html").write_text(report.zero_drop(runs))
+        (folder / f"{self.name}.txt").write_text(f"{records.table()}\n\n{json.dumps(self.notes)}\n")
+        return records
+
+
+@pytest.fixture
+def cluster(namespace: str, kubeconfig: Path) -> mesh.Mesh:
+    return mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig)
+
+
+@pytest.fixture
+def scene(
+    request: pytest.FixtureRequest, installed: Revision, releases: Releases, cluster: mesh.Mesh, host: str
+) -> Iterator[Scene]:
+    """
+    The release at stable, both tracks with one pod, under load.
+    """
+    assert installed.status == "deployed"
+    name = request.node.name.removeprefix("test_")
+    made = Scene(name, releases, cluster, host)
+    releases.apply(RELEASE, files=[VALUES / "stable.yaml"], values=replicas(stable=1, canary=1))
+    with made.load:
+        made.arrived()
+        yield made
+
+
+def replicas(**tracks: int) -> dict[str, Any]:
+    return {"tracks": {track: {"replicas": n} for track, n in tracks.items()}}
+
+
+def weights(canary: int) -> dict[str, Any]:
+    entry = {"name": "everyone", "weights": {"stable": 100 - canary, "canary": canary}}
+    return {"routing": {"routes": [entry]}}
+
+
+def test_the_way_of_a_canary(scene: Scene) -> None:
+    """
+    Deployed at 0, 1 %, 10 %, 50 %, 100 %, back, torn down: 0 of 10,000 requests fail, none of them left out.
+    """
+    scene.apply("no canary", **replicas(canary=0))
+    scene.apply("deploy at 0", **replicas(canary=1))
+    for canary in (1, 10, 50, 100, 0):
+        scene.apply(f"canary {canary} %", **weights(canary))
+        scene.load.wait_for(200)
+    scene.apply("tear down", **replicas(canary=0))
+    scene.until(ENOUGH)
+
+    records = scene.keep(scene.load.stop())
+
+    records.assert_none_failed(at_least=ENOUGH)
+    for canary in (0, 1, 10, 50, 100):
+        for api in Api:
+            records.phase(f"canary {canary} %").of(api=api).assert_none_failed(at_least=20)
+    for phase, track in (("canary 100 %", "canary"), ("canary 0 %", "stable"), ("tear down", "stable")):
+        settled = records.phase(f"{phase}, arrived")
+        assert {track: len(settled)} == settled.counts("track")
+
+
+def strategies(files: Sequence[Path], helm: Callable[[Path], str]) -> tuple[list[Path], dict[str, str]]:
+    """
+    The values files that apply over what is installed, and what the chart says of the others.
+    """
+    said = {file: helm(file) for file in files}
+    return [file for file in files if not said[file]], {
+        file.stem: text for file, text in said.items() if text
+    }
+
+
+def every_pair(files: Sequence[Path]) -> list[Path]:
+    """
+    A tour that takes every ordered pair of files once, one after the other (Hierholzer, from the first file).
+    """
+    left = {file: [other for other in files if other != file] for file in files}
+    stack, tour = [files[0]], []
+    while stack:
+        if left[stack[-1]]:
+            stack.append(left[stack[-1]].pop())
+        else:
+            tour.append(stack.pop())
+    return tour[::-1]
+
+
+def test_a_tour_takes_every_ordered_pair() -> None:
+    files = [Path(name) for name in "abcde"]
+
+    tour = every_pair(files)
+
+    assert sorted((a, b) for a in files for b in files if a != b) == sorted(itertools.pairwise(tour))
+
+
+@pytest.fixture
+def refusal(releases: Releases, namespace: str, kubeconfig: Path) -> Callable[[Path], str]:
+    """
+    What the chart says against a file over the release's own values; nothing if it takes it.
+    """
+
+    def ask(file: Path) -> str:
+        live = routing.merge(releases.values(RELEASE), routing.read_values(file))
+        command = ["helm", "template", RELEASE, str(routing.CHART), "--namespace", namespace, "--values", "-"]
+        done = subprocess.run(
+            command,
+            input=json.dumps(live),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        )
+        return done.stderr.strip() if done.returncode else ""
+
+    return ask
+
+
+@full
+def test_every_ordered_pair_of_strategies(scene: Scene, refusal: Callable[[Path], str]) -> None:
+    """
+    Any strategy follows any other under load, and nothing is dropped on the way.
+    """
+    files, left_out = strategies(sorted(VALUES.glob("*.yaml")), refusal)
+    scene.notes["leftOut"] = left_out
+    tour = every_pair(files)
+    scene.notes["pairs"] = len(tour) - 1
+    scene.apply(tour[0].stem, tour[0])
+    done = 0
+    try:
+        for before, after in itertools.pairwise(tour):
+            scene.apply(f"{before.stem} → {after.stem}", after)
+            done += 1
+        scene.until(ENOUGH)
+    finally:
+        # A tour that is broken off leaves what it has seen.
+        scene.notes["done"] = done
+        records = scene.keep(scene.load.stop())
+
+    assert len(files) >= 4, left_out
+    records.assert_none_failed(at_least=ENOUGH)
+
+
+# What goes wrong around it (requirement A7)
+
+
+@contextmanager
+def measured(scene: Scene, phase: str) -> Iterator[None]:
+    """
+    A phase from the start of the body until a while after its end.
+    """
+    scene.load.mark("before")
+    scene.load.wait_for(300)
+    scene.load.mark(phase)
+    yield
+    scene.load.wait_for(500, timeout_seconds=120)
+    scene.load.mark("after")
+    scene.load.wait_for(500, timeout_seconds=120)
+
+
+@pytest.fixture
+def pods(namespace: str, manager: AClusterManager) -> Callable[..., list[dict[str, Any]]]:
+    def ready(track: str, n: int, *, not_these: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """
+        Wait until the track has n ready pods besides these, and nothing is stopping.
+        """
+
+        def probe() -> list[dict[str, Any]]:
+            found = manager.kubectl(["get", "pods", "-n", namespace, "-l", f"track={track}", "-o", "json"])[
+                "items"
+            ]
+            good = [
+                pod
+                for pod in found
+                if pod["metadata"]["name"] not in not_these
+                and "deletionTimestamp" not in pod["metadata"]
+                and any(
+                    entry["type"] == "Ready" and entry["status"] == "True"
+                    for entry in pod["status"].get("conditions", [])
+                )
+            ]
+            if len(good) != n:
+                raise NotYet(f"{len(good)} ready")
+            return good
+
+        return wait_until(f"{n} ready pods of {track}", probe, timeout_seconds=180, interval_seconds=0.2)
+
+    return ready
+
+
+def recovery(records: Records, phase: str) -> dict[str, Any]:
+    """
+    How many failed, and for how long, from the mark to the last failure.
+    """
+    of_phase = records.phase(phase)
+    begin = next(mark.seconds for mark in records.marks if mark.name == phase)
+    failed = records.due[records.failed]
+    return {
+        "requests": len(of_phase),
+        "failed": int(records.failed.sum()),
+        "lastFailureAfterSeconds": round(float(failed[-1] - begin), 2) if len(failed) else None,
+        "samples": records.samples(),
+    }
+
+
+@full
+def test_a_stable_pod_is_deleted(scene: Scene, manager: AClusterManager, namespace: str, pods: Any) -> None:
+    """
+    One of two stable pods goes, as by a scale-down or an eviction: nothing is dropped.
+    """
+    scene.apply("two pods", **replicas(stable=2))
+    gone = pods("stable", 2)[0]["metadata"]["name"]
+    with measured(scene, "pod deleted"):
+        manager.kubectl(["delete", "pod", gone, "-n", namespace], as_dict=False)
+        pods("stable", 2, not_these=[gone])
+
+    records = scene.load.stop()
+    scene.notes.update(recovery(records, "pod deleted"))
+    scene.keep(records).assert_none_failed(at_least=1000)
+
+
+@full
+def test_a_stable_pod_is_killed(scene: Scene, layout: Layout | None, pods: Any) -> None:
+    """
+    The server of one of two stable pods dies at once: what is dropped is what is sent there until the gateway hears of it.
+    """
+    if layout is None:
+        pytest.skip("no way to kill a process of a cluster that is not ours")
+    scene.apply("two pods", **replicas(stable=2))
+    victim = pods("stable", 2)[0]
+    with measured(scene, "server killed"):
+        kill_server(victim)
+        pods("stable", 2)
+
+    records = scene.load.stop()
+    scene.notes.update(recovery(records, "server killed"))
+    scene.keep(records)
+    assert 0.05 > records.failed.mean()
+    records.phase("after").assert_none_failed(at_least=100)
+
+
+@full
+def test_the_only_canary_pod_is_deleted(
+    scene: Scene, manager: AClusterManager, namespace: str, pods: Any
+) -> None:
+    """
+    At ten per cent the only canary pod goes, and the release goes back: only the canary's share is hit, until the gateway shows it.
+    """
+    scene.apply("canary-10", VALUES / "canary-10.yaml")
+    gone = pods("canary", 1)[0]["metadata"]["name"]
+    with measured(scene, "canary gone"):
+        manager.kubectl(["delete", "pod", gone, "-n", namespace, "--wait=false"], as_dict=False)
+        scene.apply("rolled back", VALUES / "stable.yaml")
+        scene.notes["rolledBackSeconds"] = scene.propagation[-1]
+    pods("canary", 1, not_these=[gone])
+
+    records = scene.load.stop()
+    scene.notes.update(recovery(records, "canary gone"))
+    scene.keep(records)
+    records.phase("after").assert_none_failed(at_least=100)
+    assert not records.of(track="stable").require(1000).failed.any()
+    assert (scene.notes["lastFailureAfterSeconds"] or 0) <= 10
+
+
+@full
+def test_the_gateway_restarts(scene: Scene, manager: AClusterManager) -> None:
+    """
+    Another gateway pod takes over, and the first one drains.
+    """
+    with measured(scene, "gateway restarted"):
+        rollout(manager, ISTIO, GATEWAY)
+
+    records = scene.load.stop()
+    scene.notes.update(recovery(records, "gateway restarted"))
+    scene.keep(records).assert_none_failed(at_least=1000)
+
+
+@full
+def test_the_stable_track_rolls(scene: Scene, manager: AClusterManager, namespace: str) -> None:
+    """
+    `kubectl rollout restart` of the track that has all the traffic.
+    """
+    with measured(scene, "rollout restart"):
+        rollout(manager, namespace, f"{RELEASE}-stable")
+
+    records = scene.load.stop()
+    scene.notes.update(recovery(records, "rollout restart"))
+    scene.keep(records).assert_none_failed(at_least=1000)
+
+
+@full
+def test_the_node_is_drained(scene: Scene, manager: AClusterManager, namespace: str, pods: Any) -> None:
+    """
+    What a drain does to the release: both stable pods evicted, one after the other as the disruption budget lets it.
+
+    The only node is not cordoned, so that the evicted pods have somewhere to go.
+    """
+    scene.apply("two pods", **replicas(stable=2))
+    first = [pod["metadata"]["name"] for pod in pods("stable", 2)]
+    with measured(scene, "evicted"):
+        for name in first:
+            evict(manager, namespace, name)
+        pods("stable", 2, not_these=first)
+
+    records = scene.load.stop()
+    scene.notes.update(recovery(records, "evicted"))
+    scene.keep(records).assert_none_failed(at_least=1000)
+
+
+def rollout(manager: AClusterManager, namespace: str, deployment: str) -> None:
+    name = f"deployment/{deployment}"
+    manager.kubectl(["rollout", "restart", name, "-n", namespace], as_dict=False)
+    manager.kubectl(["rollout", "status", name, "-n", namespace, "--timeout=180s"], as_dict=False)
+
+
+def evict(manager: AClusterManager, namespace: str, pod: str) -> None:
+    """
+    Ask for the eviction until the disruption budget allows it.
+    """
+    body = json.dumps(
+        {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+    )
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    command = ["kubectl", f"--kubeconfig={manager.kubeconfig}", "create", "--raw", path, "-f", "-"]
+
+    def probe() -> None:
+        done = subprocess.run(command, input=body, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NotYet(done.stderr.strip())
+
+    wait_until(f"eviction of {pod}", probe, timeout_seconds=180, interval_seconds=0.5)
+
+
+def kill_server(pod: dict[str, Any]) -> None:
+    """
+    SIGKILL to the model server of a pod: its processes are the host's, found by the pod's cgroup.
+    """
+    uid = pod["metadata"]["uid"]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                uid in (process / "cgroup").read_text()
+                and b"model_server" in (process / "cmdline").read_bytes()
+            ):
+                os.kill(int(process.name), signal.SIGKILL)
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    raise AssertionError(f"no model server of pod {pod['metadata']['name']} among the processes")

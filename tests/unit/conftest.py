@@ -1,0 +1,430 @@
+"""
+What more than one unit test file uses: values, routes, and a gateway that can be told what to do wrong.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import sys
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from tfcanary import routing
+from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api, from_tensor, protos, to_tensor
+
+
+@pytest.fixture
+def values() -> Callable[..., dict[str, Any]]:
+    """
+    Make merged values with these routes.
+    """
+    everyone = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
+
+    def make(*routes: object, **others: Any) -> dict[str, Any]:
+        return {
+            "model": {"name": "resnet"},
+            "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
+            "routing": {"routes": list(routes or [everyone]), "attribution": True},
+            "gateway": {"hosts": ["*"], "port": 80},
+            **others,
+        }
+
+    return make
+
+
+@pytest.fixture
+def user_group(values) -> routing.Routing:
+    """
+    The routes of values/canary-user-group.yaml: a header's users to the canary, everyone else to stable.
+    """
+    group = {
+        "name": "canary-users",
+        "match": {"headers": {"user-group": {"exact": "canary"}}},
+        "weights": {"canary": 100},
+    }
+    return routing.from_values(values(group, {"name": "everyone", "weights": {"stable": 100}}))
+
+
+@dataclass
+class Double:
+    """
+    A gateway with a model behind it, on one port for REST and gRPC, that can be told what to do wrong.
+
+    It proves no route: it is here so that each fault is shown to be found. Every fault is a function that is
+    given the API and what the answer would be, and returns what it is instead.
+
+    Attributes:
+        actual: the routes that it follows, whatever the values say.
+        revision: what it answers as `x-route-revision`.
+        sure: how far its class probabilities are from all being the same; 1 is far.
+    """
+
+    actual: routing.Routing
+    revision: str = "rev-2"
+    classes: int = 10
+    sure: float = 1.0
+    see_headers: Callable[[Api, dict[str, str]], dict[str, str]] = lambda _api, headers: headers
+    choose: Callable[[Api, str], str] = lambda _api, track: track
+    status: Callable[[Api, int, str, str], int] = lambda _api, _count, _call, _track: 200
+    attribute: Callable[[Api, int, dict[str, str]], dict[str, str]] = lambda _api, _count, headers: headers
+    interface: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
+    outputs: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
+    body: Callable[[bytes], bytes] = lambda body: body
+    open_paths: tuple[str, ...] = ("/v1/models/resnet/metadata",)
+    address: str = ""
+    front: "_OnePort | None" = None
+    random: Random = field(default_factory=lambda: Random(7))  # noqa: S311 - a simulation
+    counts: Counter[Api] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, api: Api, call: str, headers: dict[str, str]) -> tuple[int, str, dict[str, str]]:
+        """
+        Decide on one request: status, track, and the headers of the answer.
+        """
+        with self.lock:
+            self.counts[api] += 1
+            count = self.counts[api]
+            route = self.actual.decide(self.see_headers(api, headers))
+            tracks, weights = zip(*route.weights.items(), strict=True)
+            track = self.choose(api, self.random.choices(tracks, weights)[0])
+        attribution = {TRACK_HEADER: track, REVISION_HEADER: self.revision}
+        return self.status(api, count, call, track), track, self.attribute(api, count, attribution)
+
+    def signatures(self, api: Api, track: str) -> dict[str, Any]:
+        """
+        The model's interface: signature → (input, its type and shape).
+        """
+        return self.interface(
+            api,
+            track,
+            {
+                "serving_default": ("images", "DT_FLOAT", (-1, 8, 8, 3)),
+                "serving_preprocess": ("image_bytes", "DT_STRING", (-1,)),
+            },
+        )
+
+    def predict(self, api: Api, track: str, value: object) -> dict[str, Any]:
+        """
+        Outputs that depend on the track and the picture, and on nothing else.
+        """
+        seed = zlib.crc32(np.asarray(value, np.float32).tobytes() if not isinstance(value, bytes) else value)
+        draws = (
+            np.random.default_rng([seed, zlib.crc32(track.encode())]).random(self.classes) * self.sure
+            + 1
+            - self.sure
+        )
+        every = (draws / draws.sum()).astype(np.float32)
+        best = np.argsort(every)[::-1][:5]
+        return self.outputs(
+            api,
+            track,
+            {
+                "labels": [f"class {index}" for index in best],
+                "probabilities": every[best].tolist(),
+                "class_probabilities": every.tolist(),
+            },
+        )
+
+
+def _rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if not self.path.startswith(double.open_paths):
+                self.refuse()
+                return
+
+            def info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+                dim = [{"size": str(size), "name": ""} for size in shape]
+                return {name: {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}}
+
+            self.respond(
+                "metadata",
+                lambda track: {
+                    "metadata": {
+                        "signature_def": {
+                            "signature_def": {
+                                signature: {
+                                    "inputs": info(*takes),
+                                    "outputs": info("labels", "DT_STRING", (-1, 5)),
+                                }
+                                for signature, takes in double.signatures(Api.REST, track).items()
+                            }
+                        }
+                    }
+                },
+            )
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            (value,) = body["instances"][0].values()
+            if isinstance(value, dict):
+                value = base64.b64decode(value["b64"])
+            self.respond("predict", lambda track: {"predictions": [double.predict(Api.REST, track, value)]})
+
+        def refuse(self) -> None:
+            self.send_response(404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            self.wfile.flush()
+
+        def respond(self, call: str, make: Callable[[str], object]) -> None:
+            status, track, headers = double.take(Api.REST, call, dict(self.headers.items()))
+            body = json.dumps(make(track) if status == 200 else {"error": "no healthy upstream"}).encode()
+            body = double.body(body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.wfile.flush()
+
+    return Handler
+
+
+def _grpc_server(double: Double) -> tuple[grpc.Server, int]:  # noqa: C901 - a service of two calls
+    found = protos()
+    codes = {
+        400: grpc.StatusCode.INVALID_ARGUMENT,
+        404: grpc.StatusCode.NOT_FOUND,
+        503: grpc.StatusCode.UNAVAILABLE,
+    }
+
+    def answering(call: str, make: Callable[[Any, str], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            status, track, headers = double.take(Api.GRPC, call, dict(context.invocation_metadata()))
+            context.send_initial_metadata(tuple(headers.items()))
+            if status != 200:
+                context.abort(codes[status], "no healthy upstream")
+            return make(request, track)
+
+        return answer
+
+    def metadata(_: Any, track: str) -> Any:
+        signatures = found.get_model_metadata_pb2.SignatureDefMap()
+        for signature, (name, dtype, shape) in double.signatures(Api.GRPC, track).items():
+            described = signatures.signature_def[signature]
+            for tensors, tensor, kind, sizes in (
+                (described.inputs, name, dtype, shape),
+                (described.outputs, "labels", "DT_STRING", (-1, 5)),
+            ):
+                tensors[tensor].dtype = found.types_pb2.DataType.Value(kind)
+                for size in sizes:
+                    tensors[tensor].tensor_shape.dim.add(size=size)
+        response = found.get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    def prediction(request: Any, track: str) -> Any:
+        value = from_tensor(next(iter(request.inputs.values())))[0]
+        given = double.predict(Api.GRPC, track, value)
+        response = found.predict_pb2.PredictResponse()
+        labels = [[label.encode() if isinstance(label, str) else label for label in given["labels"]]]
+        response.outputs["labels"].CopyFrom(to_tensor(labels[0]))
+        del response.outputs["labels"].tensor_shape.dim[:]
+        for size in (1, len(labels[0])):
+            response.outputs["labels"].tensor_shape.dim.add(size=size)
+        for name in ("probabilities", "class_probabilities"):
+            response.outputs[name].CopyFrom(to_tensor(np.array([given[name]], np.float32)))
+        return response
+
+    service = found.prediction_service_pb2_grpc
+    servicer = service.PredictionServiceServicer()
+    servicer.GetModelMetadata = answering("metadata", metadata)
+    servicer.Predict = answering("predict", prediction)
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
+    service.add_PredictionServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port
+
+
+class _OnePort:
+    """
+    Passes connections on by their first bytes: HTTP/2's preface to gRPC, all else to REST.
+    """
+
+    def __init__(self, rest: int, grpc_port: int) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.ports = (rest, grpc_port)
+        ready: Future[int] = Future()
+        self.thread = threading.Thread(target=self.run, args=(ready,))
+        self.thread.start()
+        self.port = ready.result()
+
+    def run(self, ready: Future[int]) -> None:
+        async def serve() -> None:
+            self.done = asyncio.Event()
+            server = await asyncio.start_server(self.connection, "127.0.0.1", 0)
+            ready.set_result(server.sockets[0].getsockname()[1])
+            await self.done.wait()
+            server.close()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        self.loop.run_until_complete(serve())
+        self.loop.close()
+
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = await reader.read(3)
+        port = self.ports[first == b"PRI"]
+        to, back = await asyncio.open_connection("127.0.0.1", port)
+        back.write(first)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(pump(reader, back), pump(to, writer))
+        for open_writer in (writer, back):
+            open_writer.close()
+
+    def close(self) -> None:
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.done.set)
+            self.thread.join()
+
+
+@pytest.fixture
+def gateway() -> Iterator[Callable[..., Double]]:
+    """
+    Start a gateway double on a port of its own.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(actual: routing.Routing, **faults: Any) -> Double:
+            double = Double(actual, **faults)
+            rest = _serve(stack, _rest_handler(double))
+            server, port = _grpc_server(double)
+            stack.callback(lambda: server.stop(None).wait())
+            double.front = _OnePort(rest, port)
+            stack.callback(double.front.close)
+            double.address = f"127.0.0.1:{double.front.port}"
+            return double
+
+        yield start
+
+
+@pytest.fixture
+def fake_helm(tmp_path: Path) -> Callable[..., Path]:
+    """
+    Put a helm in place that answers so (a command of its own by name); its `asked` says with which arguments and input it was run.
+    """
+    log = tmp_path / "helm.jsonl"
+    script = tmp_path / "helm"
+    chart = {"apiVersion": "v2", "name": "tfserving-canary", "version": "0.1.0"}
+
+    def make(
+        stdout: str = "", stderr: str = "", code: int = 0, version: str = "v3.22.0", **commands: str
+    ) -> Path:
+        answer = json.dumps([stdout, stderr, code, version, json.dumps(chart), commands])
+        script.write_text(
+            f"#!{sys.executable} -I\n"
+            "import json, sys\n"
+            f"stdout, stderr, code, version, chart, commands = json.loads({answer!r})\n"
+            "arguments = sys.argv[1:]\n"
+            "if arguments[0] == 'version':\n"
+            "    sys.exit(print(version, end=''))\n"
+            "if arguments[:2] == ['show', 'chart']:\n"
+            "    sys.exit(print(chart))\n"
+            "given = sys.stdin.read() if '-' in arguments else ''\n"
+            f"with open({str(log)!r}, 'a') as log:\n"
+            "    print(json.dumps([arguments, given]), file=log)\n"
+            "sys.stdout.write(commands.get(arguments[0], stdout))\n"
+            "sys.stderr.write(stderr)\n"
+            "sys.exit(code)\n"
+        )
+        script.chmod(0o755)
+        return script
+
+    make.asked = lambda: [json.loads(line) for line in log.read_text().splitlines()]  # type: ignore[attr-defined]
+    return make
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Callable[[int], Path]:
+    """
+    Write a kubeconfig for an apiserver on this port.
+    """
+
+    def write(port: int) -> Path:
+        file = tmp_path / "kubeconfig"
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }
+        file.write_text(json.dumps(content))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, Any]], Path]]:
+    """
+    Start an apiserver that answers these paths, by an object or a status, and give a kubeconfig for it.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(answers: dict[str, Any]) -> Path:
+            class Handler(BaseHTTPRequestHandler):
+                def log_message(self, *_: object) -> None:
+                    pass
+
+                def do_GET(self) -> None:
+                    answer = answers.get(self.path.split("?")[0], 404)
+                    status, body = (answer, {"message": "no"}) if isinstance(answer, int) else (200, answer)
+                    content = json.dumps(body).encode()
+                    self.send_response(status)
+                    self.send_header("content-type", "application/json")
+                    self.send_header("content-length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+
+            return kubeconfig(_serve(stack, Handler))
+
+        yield start
+
+
+def _serve(stack: contextlib.ExitStack, handler: type[BaseHTTPRequestHandler]) -> int:
+    """
+    Serve on a free port until the stack is left.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return int(server.server_address[1])

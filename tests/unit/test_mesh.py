@@ -1,0 +1,231 @@
+"""
+Reading live objects, through the real client, from a server that answers what the test says.
+"""
+
+import socket
+
+import pytest
+
+from tfcanary import mesh
+from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
+
+GATEWAYS = "/apis/networking.istio.io/v1/namespaces/models/gateways/resnet"
+SERVICES = "/api/v1/services"
+NODES = "/api/v1/nodes"
+SELECTOR = {"istio": "ingressgateway"}
+GATEWAY = {
+    "metadata": {"name": "resnet"},
+    "spec": {"selector": SELECTOR, "servers": [{"port": {"number": 80}}]},
+}
+
+
+def live_in(cluster, answers):
+    return mesh.Mesh(namespace="models", kubeconfig=cluster(answers))
+
+
+def service(selector=None, annotations=None, ingress=(), node_port=None, port=80):
+    return {
+        "metadata": {
+            "name": "istio-ingressgateway",
+            "namespace": "istio-system",
+            "annotations": annotations or {},
+        },
+        "spec": {
+            "selector": selector or {"app": "istio-ingressgateway", **SELECTOR},
+            "ports": [{"name": "http2", "port": port, **({"nodePort": node_port} if node_port else {})}],
+        },
+        "status": {"loadBalancer": {"ingress": list(ingress)}},
+    }
+
+
+def node(**addresses):
+    return {
+        "metadata": {"name": "node"},
+        "status": {"addresses": [{"type": kind, "address": address} for kind, address in addresses.items()]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "nodes", "address"),
+    [
+        pytest.param(
+            service(
+                annotations={mesh.HOST_ADDRESS_ANNOTATION: "127.0.0.1:18080"},
+                ingress=[{"ip": "10.0.0.1"}],
+                node_port=30080,
+            ),
+            [],
+            "127.0.0.1:18080",
+            id="annotation-first",
+        ),
+        pytest.param(
+            service(ingress=[{"ip": "203.0.113.7"}], node_port=30080), [], "203.0.113.7:80", id="balancer-ip"
+        ),
+        pytest.param(
+            service(ingress=[{"hostname": "lb.example.com"}]), [], "lb.example.com:80", id="balancer-name"
+        ),
+        pytest.param(service(ingress=[{"ip": "2001:db8::7"}]), [], "[2001:db8::7]:80", id="ipv6"),
+        pytest.param(
+            service(node_port=30080),
+            [node(InternalIP="10.1.0.1"), node(ExternalIP="198.51.100.2", InternalIP="10.1.0.2")],
+            "198.51.100.2:30080",
+            id="node-port-external",
+        ),
+        pytest.param(
+            service(node_port=30080), [node(InternalIP="10.1.0.1")], "10.1.0.1:30080", id="node-port"
+        ),
+    ],
+)
+def test_the_gateways_address_is_found(cluster, found, nodes, address):
+    live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [found]}, NODES: {"items": nodes}})
+
+    assert address == live.gateway_address("resnet")
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        pytest.param([], "no Service selects pods labelled 'istio=ingressgateway'", id="no-service"),
+        pytest.param([service(selector={"app": "other"})], "no Service selects pods", id="other-selector"),
+        pytest.param(
+            [service()], "istio-system/istio-ingressgateway has no address for port 80", id="no-address"
+        ),
+        pytest.param(
+            [service(port=8080, ingress=[{"ip": "10.0.0.1"}])], "has no address for port 80", id="other-port"
+        ),
+    ],
+)
+def test_an_address_that_is_not_found_says_what_to_do(cluster, items, message):
+    live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": items}, NODES: {"items": []}})
+
+    with pytest.raises(UnreachableError, match=f"{message}.*--gateway HOST:PORT"):
+        live.gateway_address("resnet")
+
+
+def test_a_virtual_service_that_is_not_there_is_wrong_use(cluster):
+    with pytest.raises(UsageError, match="VirtualService 'other': not found in namespace 'models'"):
+        live_in(cluster, {}).virtual_service("other")
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+def test_a_cluster_that_refuses_cannot_be_reached(cluster, status):
+    live = live_in(cluster, {GATEWAYS: status})
+
+    with pytest.raises(UnreachableError, match=f"Gateway 'resnet': the cluster at .* answered {status}"):
+        live.gateway("resnet")
+
+
+def test_a_cluster_that_is_gone_cannot_be_reached(kubeconfig):
+    live = mesh.Mesh(kubeconfig=kubeconfig(9))
+
+    with pytest.raises(
+        UnreachableError, match=r"http://127\.0\.0\.1:9 cannot be reached.*--kubeconfig and --context"
+    ):
+        live.virtual_service("resnet")
+
+
+def test_a_kubeconfig_that_is_not_there_says_what_to_do(tmp_path):
+    with pytest.raises(UnreachableError, match=r"kubeconfig .*missing.*--gateway HOST:PORT --values FILE"):
+        mesh.Mesh(kubeconfig=tmp_path / "missing")
+
+
+def test_a_context_that_is_not_there_is_named(kubeconfig):
+    with pytest.raises(UnreachableError, match="nowhere"):
+        mesh.Mesh(kubeconfig=kubeconfig(9), context="nowhere")
+
+
+def test_pods_say_their_track_and_whether_they_are_ready(cluster):
+    def pod(name, track, status):
+        return {
+            "metadata": {"name": name, "labels": {"track": track}},
+            "status": {"conditions": [{"type": "Ready", "status": status}]},
+        }
+
+    pods = {"items": [pod("a", "stable", "True"), pod("b", "canary", "False")]}
+    live = live_in(cluster, {"/api/v1/namespaces/models/pods": pods})
+
+    assert (mesh.Pod("a", "stable", ready=True), mesh.Pod("b", "canary", ready=False)) == live.pods("resnet")
+
+
+PODS = "/api/v1/namespaces/istio-system/pods"
+
+
+def gateway_pod(name, *, ready=True, going=False, ports=()):
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "istio-system",
+            **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {}),
+        },
+        "spec": {"containers": [{"name": "istio-proxy", "ports": list(ports)}]},
+        "status": {"conditions": [{"type": "Ready", "status": str(ready)}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "port"),
+    [
+        pytest.param(None, 80, id="the-same"),
+        pytest.param(8080, 8080, id="number"),
+        pytest.param("8080", 8080, id="number-as-text"),
+        pytest.param("http2", 8081, id="name"),
+    ],
+)
+def test_the_gateways_pods_are_found(cluster, target, port):
+    """
+    Those that are ready and stay, with the port behind the Service's.
+    """
+    found = service()
+    found["spec"]["ports"][0]["targetPort"] = target
+    pods = [
+        gateway_pod("b", ports=[{"name": "http2", "containerPort": 8081}]),
+        gateway_pod("a", ports=[{"name": "http2", "containerPort": 8081}]),
+        gateway_pod("c", ready=False),
+        gateway_pod("d", going=True),
+    ]
+    live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [found]}, PODS: {"items": pods}})
+
+    assert [("a", "istio-system", port), ("b", "istio-system", port)] == [
+        (pod.name, pod.namespace, pod.port) for pod in live.gateway_pods("resnet")
+    ]
+
+
+def test_a_gateway_without_pods_cannot_be_reached(cluster):
+    live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [service()]}, PODS: {"items": []}})
+
+    with pytest.raises(UnreachableError, match="expected ready pods behind Gateway 'resnet', got none"):
+        live.gateway_pods("resnet")
+
+
+def test_what_cannot_be_forwarded_is_a_connection_that_closes(cluster):
+    live = live_in(cluster, {})
+
+    with (
+        live.forwarded(mesh.GatewayPod("a", "istio-system", 80)) as address,
+        socket.create_connection(address.split(":"), timeout=5) as connection,
+    ):
+        assert b"" == connection.recv(1)
+
+
+def route(revision):
+    headers = {"response": {"set": {mesh.REVISION_HEADER: revision}}} if revision else {}
+    return {"route": [], "headers": headers}
+
+
+def test_the_revision_is_that_of_all_routes():
+    live = {"metadata": {"name": "resnet"}, "spec": {"http": [route("abc"), route("abc")]}}
+
+    assert "abc" == mesh.route_revision(live)
+
+
+@pytest.mark.parametrize(
+    ("http", "seen"),
+    [
+        pytest.param([route("abc"), route("def")], "got abc, def", id="two"),
+        pytest.param([route("abc"), route(None)], "got None, abc", id="one-without"),
+        pytest.param([], "got no routes", id="none"),
+    ],
+)
+def test_a_revision_that_is_not_one_is_no_evidence(http, seen):
+    with pytest.raises(NoEvidenceError, match=seen):
+        mesh.route_revision({"metadata": {"name": "resnet"}, "spec": {"http": http}})

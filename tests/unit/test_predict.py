@@ -1,0 +1,299 @@
+"""
+The REST and the gRPC client: one kind of answer, nothing tried twice, nobody's TensorFlow loaded.
+"""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tfcanary import check, predict, routing
+from tfcanary.errors import UsageError
+from tfcanary.predict import Api, GrpcClient, RestClient, from_tensor, to_tensor
+
+
+@pytest.fixture
+def everyone(values) -> routing.Routing:
+    return routing.from_values(values({"name": "everyone", "weights": {"stable": 100}}))
+
+
+@pytest.fixture(params=[RestClient, GrpcClient], ids=["rest", "grpc"])
+def client(request):
+    """
+    Make a client of either API for a gateway.
+    """
+    made = []
+
+    def make(address: str, **options: object) -> predict.Client:
+        made.append(request.param(address, "resnet", **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_an_answer_says_who_gave_it_and_by_which_routes(gateway, everyone, client):
+    answer = client(gateway(everyone).address).metadata()
+
+    assert (True, "stable", "rev-2") == (answer.ok, answer.track, answer.revision)
+    assert 0 < answer.latency_seconds < 30
+
+
+def test_both_apis_describe_the_same_interface(gateway, everyone):
+    address = gateway(everyone).address
+    with RestClient(address, "resnet") as rest, GrpcClient(address, "resnet") as grpc:
+        described = [one.metadata(parse=True).interface for one in (rest, grpc)]
+
+    assert described[0] == described[1]
+    assert predict.Tensor("DT_FLOAT", (-1, 8, 8, 3)) == described[0]["serving_default"].inputs["images"]
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "serving_preprocess"])
+def test_both_apis_predict_the_same(gateway, everyone, signature):
+    picture = check.default_pictures()[0].content
+    value = predict.picture_tensor(picture, 8, 8) if signature == "serving_default" else picture
+    address = gateway(everyone).address
+    with RestClient(address, "resnet") as rest, GrpcClient(address, "resnet") as grpc:
+        one, other = (each.predict(signature, "input", value).prediction for each in (rest, grpc))
+
+    assert one.labels == other.labels
+    assert 5 == len(one.labels) == len(one.probabilities)
+    np.testing.assert_allclose(one.class_probabilities, other.class_probabilities, atol=1e-6)
+
+
+def test_a_failed_request_is_not_tried_again(gateway, everyone, client):
+    """
+    503 and UNAVAILABLE are what a client would retry; here one request is one request.
+    """
+    double = gateway(everyone, status=lambda *_: 503)
+
+    answer = client(double.address).metadata()
+
+    assert 1 == double.counts.total()
+    assert not answer.ok
+    assert answer.status in {"503", "UNAVAILABLE"}
+    assert "no healthy upstream" in answer.error
+    assert "stable" == answer.track
+
+
+def test_attribution_of_an_error_is_read_where_it_is(gateway, everyone, client):
+    """
+    Trailers-only answers of gRPC have their headers at the end; either way the track is known.
+    """
+    answer = client(gateway(everyone, status=lambda *_: 404).address).metadata()
+
+    assert ("stable", "rev-2", True) == (answer.track, answer.revision, answer.reached)
+
+
+def test_nothing_there_is_an_answer_too(client):
+    answer = client("127.0.0.1:9").metadata()
+
+    assert (False, False, None) == (answer.ok, answer.reached, answer.track)
+    assert answer.status in {"ConnectError", "UNAVAILABLE"}
+
+
+def test_proxies_of_the_environment_are_left_aside(gateway, everyone, client, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    assert client(gateway(everyone).address).metadata().ok
+
+
+def test_html_instead_of_a_prediction_is_no_answer(gateway, everyone):
+    double = gateway(everyone, body=lambda _: b"<html>Welcome to the proxy</html>")
+    with RestClient(double.address, "resnet") as rest:
+        answer = rest.predict("serving_preprocess", "image_bytes", b"jpeg")
+
+    assert not answer.ok
+    assert "not an answer of the model" in answer.error
+    assert "Welcome to the proxy" in answer.error
+
+
+@pytest.mark.parametrize("missing", ["labels", "probabilities", "class_probabilities"])
+def test_a_prediction_without_an_output_is_no_answer(gateway, everyone, missing):
+    def outputs(_api, _track, found):
+        return {name: value for name, value in found.items() if name != missing}
+
+    with RestClient(gateway(everyone, outputs=outputs).address, "resnet") as rest:
+        answer = rest.predict("serving_preprocess", "image_bytes", b"jpeg")
+
+    assert not answer.ok
+    assert missing in answer.error
+
+
+@pytest.mark.parametrize(("more", "ok"), [(0, True), (-1, False)], ids=["at-the-limit", "one-byte-less"])
+def test_the_receive_limit_is_the_one_that_is_set(gateway, everyone, more, ok):
+    """
+    The limit is explicit (gRPC's default is 4 MiB) and exact to the byte (requirement A16).
+    """
+    double = gateway(everyone)
+    protos = predict.protos()
+    with GrpcClient(double.address, "resnet") as probe:
+        request = protos.get_model_metadata_pb2.GetModelMetadataRequest()
+        request.model_spec.name = "resnet"
+        request.metadata_field.append("signature_def")
+        size = probe._stub.GetModelMetadata(request, timeout=5).ByteSize()
+    with GrpcClient(double.address, "resnet", max_message_bytes=size + more) as client:
+        answer = client.metadata()
+
+    assert ok is answer.ok
+    assert ("OK" if ok else "RESOURCE_EXHAUSTED") == answer.status
+
+
+def test_the_limit_is_far_above_the_default():
+    assert 4 * 1024 * 1024 < predict.MAX_MESSAGE_BYTES
+
+
+def test_a_deadline_is_kept(gateway, everyone, client):
+    """
+    Whoever does not answer in time has not answered.
+    """
+    released = threading.Event()
+    double = gateway(everyone, status=lambda *_: 200 if released.wait(5) else 503)
+
+    answer = client(double.address, deadline_seconds=0.1).metadata()
+    released.set()
+
+    assert answer.status in {"ReadTimeout", "DEADLINE_EXCEEDED"}
+    assert not answer.ok
+
+
+def test_the_host_is_the_one_that_is_asked_for(gateway, everyone, client):
+    seen = []
+
+    def see(_api, headers):
+        seen.append({name.lower(): value for name, value in headers.items()})
+        return headers
+
+    client(gateway(everyone, see_headers=see).address, host="models.example.com").metadata()
+
+    # gRPC's server keeps the authority to itself; that it arrives is for the cluster tests to see.
+    assert seen[0].get("host", "models.example.com") == "models.example.com"
+
+
+def test_headers_reach_the_gateway_over_both_apis(gateway, user_group, client):
+    double = gateway(user_group)
+    made = client(double.address)
+
+    assert "canary" == made.metadata({"user-group": "canary"}).track
+    assert "stable" == made.metadata({"user-group": "other"}).track
+
+
+def test_a_burst_keeps_its_order_and_stops_when_nobody_listens():
+    asked = []
+
+    def ask(headers):
+        asked.append(headers)
+        return headers
+
+    answers = predict.burst(ask, ({"n": str(n)} for n in range(1000)), 2)
+
+    assert [{"n": "0"}, {"n": "1"}] == [next(answers), next(answers)]
+    answers.close()
+    assert len(asked) < 1000
+
+
+@given(arrays.arrays(st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8]),
+                     arrays.array_shapes(min_dims=1, max_dims=3, max_side=4)))  # fmt: skip
+def test_tensors_come_back_as_they_went(array):
+    back = from_tensor(to_tensor(array))
+
+    np.testing.assert_array_equal(array, back)
+    assert array.dtype == back.dtype
+
+
+@given(st.lists(st.binary(max_size=20), max_size=5))
+def test_byte_strings_come_back_as_they_went(texts):
+    assert texts == list(from_tensor(to_tensor(texts)))
+
+
+def test_repeated_values_may_be_left_out():
+    """
+    TensorProto says a constant once, whatever its shape.
+    """
+    tensor = predict.protos().tensor_pb2.TensorProto(dtype=1, float_val=[0.5])
+    for size in (2, 3):
+        tensor.tensor_shape.dim.add(size=size)
+
+    np.testing.assert_array_equal(np.full((2, 3), 0.5, np.float32), from_tensor(tensor))
+
+
+def test_a_type_outside_the_contract_is_refused():
+    tensor = predict.protos().tensor_pb2.TensorProto(dtype=18)
+
+    with pytest.raises(ValueError, match="a tensor of type 18"):
+        from_tensor(tensor)
+    with pytest.raises(UsageError, match="a tensor of complex64"):
+        to_tensor(np.zeros(1, np.complex64))
+
+
+def test_contents_that_do_not_fill_the_shape_are_refused():
+    tensor = to_tensor(np.zeros(4, np.float32))
+    tensor.tensor_shape.dim[0].size = 5
+
+    broken = predict.protos().tensor_pb2.TensorProto()
+    broken.CopyFrom(tensor)
+    broken.tensor_content = b"\x00" * 24
+
+    with pytest.raises(ValueError, match="reshape"):
+        from_tensor(broken)
+
+
+def test_tensorflow_itself_is_not_loaded():
+    """
+    The published protos come without the package above them, and nothing of the stand-in stays behind.
+    """
+    program = """
+import sys
+from tfcanary import predict
+predict.to_tensor([b"x"])
+print("tensorflow" in sys.modules, "tensorflow.python" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert "False False" == done.stdout.strip()
+
+
+def test_the_pictures_are_real():
+    """
+    Both decode to the size asked for, as 0 to 255.
+    """
+    tensors = [predict.picture_tensor(picture.content, 224, 224) for picture in check.default_pictures()]
+
+    assert [(224, 224, 3)] * 2 == [tensor.shape for tensor in tensors]
+    assert all(0 <= tensor.min() < 100 < tensor.max() <= 255 for tensor in tensors)
+
+
+def test_apis_are_named_as_people_say_them():
+    assert ["REST", "gRPC"] == [api.value for api in Api]
+
+
+def test_no_request_keeps_a_cookie_of_the_one_before(gateway, values):
+    """
+    A gateway that sets a cookie sees none come back, unless it is given as a header.
+    """
+    seen = []
+
+    def see(_api, headers):
+        seen.append(headers.get("cookie") or headers.get("Cookie"))
+        return headers
+
+    double = gateway(
+        routing.from_values(values()),
+        see_headers=see,
+        attribute=lambda _api, _count, headers: {**headers, "set-cookie": "model-track=canary; Path=/"},
+    )
+
+    with RestClient(double.address, "resnet") as client:
+        answers = [client.metadata(), client.metadata(), client.metadata({"cookie": "model-track=stable"})]
+
+    assert [None, None, "model-track=stable"] == seen
+    assert {"model-track=canary"} == {answer.cookie for answer in answers}

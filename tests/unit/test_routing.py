@@ -1,0 +1,394 @@
+"""
+What the values say should happen: parsing, deciding, merging as Helm does, and the probes.
+"""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfcanary import routing
+from tfcanary.errors import UsageError
+from tfcanary.routing import Aim, HeaderMatch, Kind
+
+MODELS = routing.CHART.parents[1] / "values" / "models" / "resnet-abn.yaml"
+EVERYONE = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
+GROUP = {
+    "name": "canary-users",
+    "match": {"headers": {"user-group": {"exact": "canary"}}},
+    "weights": {"canary": 100},
+}
+
+
+def matching(**condition: str) -> dict[str, object]:
+    return {**GROUP, "match": {"headers": {"user-group": condition}}}
+
+
+@pytest.mark.parametrize(
+    ("headers", "route"),
+    [
+        pytest.param({}, "everyone", id="missing"),
+        pytest.param({"user-group": "canary"}, "canary-users", id="exact"),
+        pytest.param({"User-Group": "canary"}, "canary-users", id="name-in-another-case"),
+        pytest.param({"user-group": "Canary"}, "everyone", id="value-in-another-case"),
+        pytest.param({"user-group": "canary-x"}, "everyone", id="longer"),
+        pytest.param({"x-user-group": "canary"}, "everyone", id="wrong-name"),
+    ],
+)
+def test_first_route_that_fits_takes_the_request(user_group, headers, route):
+    assert route == user_group.decide(headers).name
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "value", "fits"),
+    [
+        pytest.param(Kind.PREFIX, "beta", "beta-7", True, id="prefix"),
+        pytest.param(Kind.PREFIX, "beta", "Beta-7", False, id="prefix-case"),
+        pytest.param(Kind.PREFIX, "beta", "a-beta", False, id="prefix-inside"),
+        pytest.param(Kind.REGEX, "b[0-9]+", "b17", True, id="regex"),
+        pytest.param(Kind.REGEX, "b[0-9]+", "b17x", False, id="regex-is-a-full-match"),
+        pytest.param(Kind.REGEX, "a|b", "ab", False, id="regex-alternatives-are-whole"),
+    ],
+)
+def test_headers_compare_as_istio_does(kind, pattern, value, fits):
+    assert fits is HeaderMatch("h", kind, pattern).fits({"H": value})
+
+
+def test_all_headers_of_a_match_must_fit(values):
+    both = {**GROUP, "match": {"headers": {"a": {"exact": "1"}, "b": {"exact": "2"}}}}
+
+    parsed = routing.from_values(values(both, EVERYONE))
+
+    assert "canary-users" == parsed.decide({"a": "1", "b": "2"}).name
+    assert "everyone" == parsed.decide({"a": "1"}).name
+
+
+def test_zero_is_a_weight(values):
+    entry = {"name": "everyone", "weights": {"stable": 100, "canary": 0}}
+
+    parsed = routing.from_values(values(entry))
+
+    assert {"stable": 100, "canary": 0} == dict(parsed.routes[0].weights)
+    assert ("stable",) == parsed.serving()
+
+
+def test_probes_cover_a_header_rule_in_both_directions(user_group):
+    """
+    The rule's own request, and each way of missing it, with the route that takes it.
+    """
+    seen = {(probe.name, probe.expected.name, tuple(probe.headers.items())) for probe in user_group.probes()}
+
+    assert {
+        ("canary-users: match", "canary-users", (("user-group", "canary"),)),
+        ("canary-users: no user-group", "everyone", ()),
+        ("canary-users: user-group as x-user-group", "everyone", (("x-user-group", "canary"),)),
+        ("canary-users: user-group is in another case", "everyone", (("user-group", "CANARY"),)),
+        ("canary-users: user-group is another value", "everyone", (("user-group", "not-canary"),)),
+        ("canary-users: user-group is a longer value", "everyone", (("user-group", "canary-x"),)),
+        ("canary-users: user-group as USER-GROUP", "canary-users", (("USER-GROUP", "canary"),)),
+        ("everyone: match", "everyone", ()),
+    } == seen
+
+
+def test_a_header_name_in_capitals_is_sent_over_rest_only(user_group):
+    assert ["canary-users: user-group as USER-GROUP"] == [
+        probe.name for probe in user_group.probes() if probe.rest_only
+    ]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"exact": "canary"},
+        {"exact": "42"},
+        {"prefix": "beta-"},
+        {"regex": "beta|gamma"},
+        {"regex": "^team-[a-z]{2,8}$"},
+        {"regex": r"\d+\.\d+"},
+        {"regex": "(?i:canary)"},
+        {"regex": ".*canary.*"},
+        {"regex": "(a(b|c))+d?"},
+    ],
+    ids=str,
+)
+def test_every_route_has_a_match_and_a_near_miss(values, condition):
+    """
+    Whatever the kind of match, both directions of the rule are probed.
+    """
+    parsed = routing.from_values(values(matching(**condition), EVERYONE))
+
+    aimed = [probe for probe in parsed.probes() if probe.aimed_at.name == "canary-users"]
+    assert {"canary-users"} == {probe.expected.name for probe in aimed if probe.aim is not Aim.NEAR_MISS}
+    assert {"everyone"} == {probe.expected.name for probe in aimed if probe.aim is Aim.NEAR_MISS}
+
+
+def test_each_header_of_a_rule_is_missed_alone(values):
+    both = {**GROUP, "match": {"headers": {"a": {"exact": "1"}, "b": {"prefix": "2"}}}}
+
+    probes = routing.from_values(values(both, EVERYONE)).probes()
+
+    assert {("b", "2")} in [set(probe.headers.items()) for probe in probes if probe.aim is Aim.NEAR_MISS]
+    assert {("a", "1")} in [set(probe.headers.items()) for probe in probes if probe.aim is Aim.NEAR_MISS]
+
+
+def test_a_near_miss_of_one_route_may_be_another_routes_request(values):
+    """
+    With a route for everyone who has the header, another value of the first route's header goes there.
+    """
+    anyone = {**matching(regex=".*"), "name": "with-group"}
+    parsed = routing.from_values(values(GROUP, anyone, EVERYONE))
+
+    expected = {probe.name: probe.expected.name for probe in parsed.probes()}
+    assert "with-group" == expected["canary-users: user-group is another value"]
+    assert "everyone" == expected["canary-users: no user-group"]
+
+
+def test_a_route_that_another_one_shadows_is_refused(values):
+    shadowed = {**GROUP, "name": "never"}
+    parsed = routing.from_values(values(GROUP, shadowed, EVERYONE))
+
+    with pytest.raises(
+        UsageError, match=r"routing.routes\[1\] \(never\): no request was found that reaches it"
+    ):
+        parsed.probes()
+
+
+@given(st.from_regex(r"[a-c.()*+?|]{1,8}", fullmatch=True))
+def test_examples_of_a_regex_never_crash(pattern):
+    """
+    Any pattern that compiles gives some text; whether it fits is for `probes` to see.
+    """
+    try:
+        re.compile(pattern)
+    except re.error:
+        return
+
+    assert isinstance(routing.example(pattern), str)
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        pytest.param(
+            [{"name": "everyone", "weights": {"stable": 80, "canary": 10}}],
+            "routing.routes[0] (everyone): weights must sum to 100, got 90 (stable=80, canary=10)",
+            id="sum-of-90",
+        ),
+        pytest.param(
+            [{"name": "everyone", "weights": {"stble": 100}}],
+            "routing.routes[0] (everyone): weights name the unknown track 'stble', expected one of stable, canary",
+            id="unknown-track",
+        ),
+        pytest.param(
+            [{"name": "everyone", "weight": {"stable": 100}}],
+            "routing.routes[0]: unknown key 'weight'; expected one of name, match, weights",
+            id="unknown-key",
+        ),
+        pytest.param(
+            [{"name": "everyone", "weights": {"stable": True}}],
+            "weights.stable: expected a whole number from 0 to 100, got True",
+            id="weight-true",
+        ),
+        pytest.param(
+            [{"name": "everyone", "weights": {"stable": "100"}}],
+            "weights.stable: expected a whole number from 0 to 100, got '100'",
+            id="weight-text",
+        ),
+        pytest.param(
+            [{"name": "everyone", "weights": {"stable": 101, "canary": -1}}],
+            "weights.stable: expected a whole number from 0 to 100, got 101",
+            id="weight-101",
+        ),
+        pytest.param(
+            [{"name": "everyone"}],
+            "expected weights, a map from track to per cent, got None",
+            id="no-weights",
+        ),
+        pytest.param(
+            [{"weights": {"stable": 100}}], "routing.routes[0].name: expected a name, got None", id="no-name"
+        ),
+        pytest.param(
+            ["everyone"], "routing.routes[0]: expected a map of name, match and weights", id="not-a-map"
+        ),
+        pytest.param(
+            [GROUP], "the last route takes everyone else, so it has no match", id="last-route-with-match"
+        ),
+        pytest.param(
+            [EVERYONE, {**EVERYONE, "name": "again"}],
+            "routing.routes[0] (everyone): takes everyone, so the routes after it take no one",
+            id="match-missing",
+        ),
+        pytest.param([GROUP, GROUP, EVERYONE], "every route needs a name of its own", id="name-twice"),
+        pytest.param(
+            [matching(exakt="canary"), EVERYONE],
+            "match.headers.user-group: unknown key 'exakt'; expected one of exact, prefix, regex",
+            id="unknown-matcher",
+        ),
+        pytest.param(
+            [matching(exact="a", prefix="b"), EVERYONE],
+            "expected exactly one of exact, prefix, regex",
+            id="two",
+        ),
+        pytest.param([matching(regex="("), EVERYONE], "regex: not a regular expression", id="bad-regex"),
+        pytest.param([matching(regex="(?=a)"), EVERYONE], "RE2 has no look-around", id="not-re2"),
+        pytest.param([matching(exact=7), EVERYONE], "expected text, got 7; quote numbers", id="number"),
+        pytest.param(
+            [{**GROUP, "match": {"header": {}}}, EVERYONE],
+            "match: unknown key 'header'; expected one of headers",
+            id="unknown-match",
+        ),
+    ],
+)
+def test_bad_routes_are_refused_by_name(values, routes, message):
+    """
+    The values path, what was expected and what was got; exit code 2.
+    """
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        routing.from_values(values(*routes))
+
+    assert 2 == caught.value.exit_code
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        pytest.param({"routing": {}}, "routing.routes: expected a list of routes, got None", id="no-routes"),
+        pytest.param(
+            {"routing": {"routes": []}}, "routing.routes: expected a list of routes, got []", id="none"
+        ),
+        pytest.param({"routing": []}, "routing: expected a map, got []", id="routing-list"),
+        pytest.param({"tracks": {}}, "tracks: expected at least one track", id="no-tracks"),
+        pytest.param({"model": {}}, "model.name: expected the model's public name, got None", id="no-model"),
+        pytest.param({"gateway": {"port": "x"}}, "gateway.port: expected a port number, got 'x'", id="port"),
+        pytest.param({"gateway": {"hosts": []}}, "gateway.hosts: expected a list", id="hosts"),
+        pytest.param(
+            {"routing": {"routes": [EVERYONE], "attribution": "no"}},
+            "routing.attribution: expected true or false, got 'no'",
+            id="attribution",
+        ),
+    ],
+)
+def test_bad_values_are_refused_by_name(values, others, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        routing.from_values(values(**others))
+
+
+def test_maps_merge_and_lists_are_replaced():
+    merged = routing.merge({"a": {"x": 1, "l": [1, 2]}, "b": 1}, {"a": {"l": [3], "y": 0}})
+
+    assert {"a": {"x": 1, "l": [3], "y": 0}, "b": 1} == merged
+
+
+def test_null_takes_a_default_away():
+    defaults = {"a": {"x": 1, "y": 2}, "b": 1}
+
+    assert {"a": {"y": 2}} == routing.coalesce(defaults, {"a": {"x": None}, "b": None})
+
+
+def test_a_null_that_a_later_file_fills_keeps_the_defaults_below():
+    """
+    Helm puts the files together first and looks at the defaults then.
+    """
+    files = routing.merge({"a": None}, {"a": {"x": 3}})
+
+    assert {"a": {"x": 3, "y": 2}} == routing.coalesce({"a": {"x": 1, "y": 2}}, files)
+
+
+simple = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+maps = st.dictionaries(st.sampled_from("abc"), simple, max_size=3)
+
+
+@given(maps, maps)
+def test_what_the_last_file_says_stands(one, two):
+    """
+    Putting the last file on once more changes nothing, nor does one on top of itself.
+    """
+    merged = routing.merge(one, two)
+
+    assert merged == routing.merge(merged, two)
+    assert one == routing.merge(one, one)
+
+
+@given(maps, maps)
+def test_no_null_of_a_user_survives(defaults, over):
+    """
+    Where the user wrote null there is no key any more.
+    """
+    merged = routing.coalesce(defaults, over)
+
+    assert {key for key, value in over.items() if value is None}.isdisjoint(merged)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "cannot be read: No such file or directory", id="missing"),
+        pytest.param("a: [1", "not YAML", id="not-yaml"),
+        pytest.param("", "empty; expected a map", id="empty"),
+        pytest.param("# nothing\n", "empty; expected a map", id="only-a-comment"),
+        pytest.param("- a\n", "expected a map, got list", id="list"),
+        pytest.param(b"\xff\xfe\x00", "not UTF-8 text", id="binary"),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path, content, message):
+    file = tmp_path / "canary.yaml"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(UsageError, match=message) as caught:
+        routing.read_values(file)
+
+    assert "canary.yaml" in str(caught.value)
+
+
+def test_files_come_together_in_order(tmp_path):
+    for name, text in (("a.yaml", "x: {p: 1, q: 1}"), ("b.yaml", "x: {q: 2}")):
+        (tmp_path / name).write_text(text)
+
+    assert {"x": {"p": 1, "q": 2}} == routing.read_files([tmp_path / "a.yaml", tmp_path / "b.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        pytest.param({"ruoting": {}}, "values: unknown key 'ruoting'", id="top"),
+        pytest.param({"routing": {"rotes": []}}, "routing: unknown key 'rotes'", id="below"),
+        pytest.param(
+            {"tracks": {"canary": {"replica": 1}}}, "tracks.canary: unknown key 'replica'", id="in-a-track"
+        ),
+        pytest.param(
+            {"routing": {"routes": [{"name": "a", "weight": {}}]}},
+            "routing.routes[0]: unknown key 'weight'",
+            id="in-a-list",
+        ),
+    ],
+)
+def test_keys_that_the_chart_does_not_know_are_refused(values, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        routing.check_keys(values)
+
+
+def strategies() -> list[pytest.param]:
+    files = sorted((routing.CHART.parents[1] / "values").glob("*.yaml"))
+    return [pytest.param(file, id=file.stem) for file in files]
+
+
+@pytest.mark.parametrize("file", strategies())
+def test_every_strategy_file_parses_and_can_be_probed(file):
+    """
+    Each file of values/ over the chart's defaults gives routes, each with a request that proves it.
+    """
+    values = routing.read_files([MODELS, file])
+    routing.check_keys(values)
+
+    parsed = routing.from_values(routing.coalesce(routing.chart_defaults(), values))
+
+    assert {route.name for route in parsed.routes} - {route.name for route in parsed.unprobed()} == {
+        name for name, _ in itertools.groupby(probe.aimed_at.name for probe in parsed.probes())
+    }

@@ -1,0 +1,346 @@
+"""
+The load driver: what it sends, what it records, and that nothing it saw can be left out unseen.
+"""
+
+import contextlib
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from tfcanary import routing, traffic
+from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
+from tfcanary.predict import REVISION_HEADER, SERVING_PREPROCESS, Api, Tls
+from tfcanary.traffic import Population, Traffic
+from tfcanary.wait import WaitTimeoutError
+
+MODEL = "resnet"
+BOTH = [traffic.metadata(api, MODEL) for api in Api]
+
+
+@pytest.fixture
+def tenth(values) -> routing.Routing:
+    return routing.from_values(values())
+
+
+def test_every_request_leaves_a_record_over_both_apis(gateway, tenth):
+    """
+    So many of each API as were sent, each with who answered and under which routes.
+    """
+    double = gateway(tenth)
+
+    with Traffic(double.address, BOTH, concurrency=4, most=200) as load:
+        records = load.join()
+
+    assert 200 == len(records) == sum(double.counts.values())
+    assert {Api.REST: 100, Api.GRPC: 100} == {api: len(records.of(api=api)) for api in Api}
+    assert {"200": 100, "OK": 100} == records.outcomes()
+    assert {"rev-2": 200} == records.counts("revision")
+    assert {"stable", "canary"} == set(records.counts("track"))
+    records.assert_none_failed(at_least=200)
+
+
+def test_predictions_are_recorded_by_their_answer(gateway, tenth):
+    """
+    One picture, one answer of each track and API: as many digests.
+    """
+    double = gateway(tenth)
+    requests = [
+        traffic.prediction(api, MODEL, SERVING_PREPROCESS, ("image_bytes", b"picture")) for api in Api
+    ]
+
+    with Traffic(double.address, requests, concurrency=4, most=100) as load:
+        records = load.join()
+
+    records.assert_none_failed(at_least=100)
+    for api in Api:
+        for track in ("stable", "canary"):
+            assert 1 == len(set(records.of(api=api, track=track).require(1).digest.tolist()))
+
+
+def test_users_keep_their_region_and_group(gateway, user_group):
+    """
+    The users of the group `canary`, and they alone, are answered by the canary.
+    """
+    double = gateway(user_group)
+    population = Population(users=30)
+
+    with Traffic(double.address, BOTH, concurrency=4, most=120, population=population) as load:
+        records = load.join()
+
+    groups = np.array([population.headers(int(user))["user-group"] == "canary" for user in records.user])
+    by_canary = records.track == records.names.index("canary")
+    assert 30 == len(set(records.user.tolist()))
+    assert groups.tolist() == by_canary.tolist()
+    assert {"eu", "us", "asia"} == {population.headers(user)["x-region"] for user in range(3)}
+
+
+def test_the_load_is_open(gateway, tenth):
+    """
+    Requests go out at their times although the gateway is slow, and each latency counts from then.
+    """
+
+    def stall(_api, count, *_):
+        if count == 5:
+            time.sleep(0.5)
+        return 200
+
+    double = gateway(tenth, status=stall)
+
+    with Traffic(double.address, BOTH[:1], rate=100, most=60, connections=1) as load:
+        records = load.join()
+
+    assert 60 == len(records)
+    assert pytest.approx(0.59) == records.due[-1]
+    assert 0.5 <= records.latency[4]
+    assert 0.3 <= records.latency[10], "it waited for the connection, and that counts"
+    assert 0.05 > records.late[:4].max()
+
+
+def test_phases_hold_every_request(gateway, tenth):
+    """
+    Marks cut the records, and no request falls between two phases.
+    """
+    double = gateway(tenth)
+
+    with Traffic(double.address, BOTH, rate=400) as load:
+        load.wait_for(20)
+        load.mark("middle")
+        load.wait_for(20)
+        load.mark("end")
+        load.wait_for(20)
+        records = load.stop()
+
+    assert ["start", "middle", "end"] == [phase.about for phase in records.phases()]
+    assert len(records) == sum(len(phase) for phase in records.phases())
+    assert all(len(phase) for phase in records.phases())
+    assert len(records) == len(records.around("middle", before=1e3, after=1e3))
+    assert ["phase", "start", "middle", "end", "all"] == [
+        line.split()[0] for line in records.table().splitlines()
+    ]
+
+
+def test_a_revision_is_waited_for_over_both_apis(gateway, tenth):
+    """
+    It has arrived when each API showed it so many times in a row; a stale API is named.
+    """
+    double = gateway(tenth)
+
+    def attribute(api, count, headers):
+        return {**headers, REVISION_HEADER: "rev-1"} if api is Api.GRPC and count < stale_until else headers
+
+    stale_until = 60
+    double.attribute = attribute
+    with Traffic(double.address, BOTH, rate=400) as load:
+        with pytest.raises(WaitTimeoutError, match=r"revision rev-2: .*gRPC rev-1 \d+ times"):
+            load.wait_for_revision("rev-2", in_a_row=5, timeout_seconds=0.1)
+        load.wait_for_revision("rev-2", in_a_row=5, timeout_seconds=10)
+        records = load.stop()
+
+    assert stale_until - 1 == records.counts("revision")["rev-1"]
+
+
+def test_an_empty_slice_proves_nothing(gateway, tenth):
+    """
+    No assertion about no requests passes, and a phase that never was is named.
+    """
+    with Traffic(gateway(tenth).address, BOTH[:1], concurrency=1, most=10) as load:
+        records = load.join()
+
+    with pytest.raises(NoEvidenceError, match=r"all requests, gRPC: expected at least 1 requests, got 0"):
+        records.of(api=Api.GRPC).assert_none_failed()
+    with pytest.raises(NoEvidenceError, match=r"by nobody: expected at least 1 requests, got 0"):
+        records.of(track="nobody").assert_none_failed()
+    with pytest.raises(NoEvidenceError, match=r"expected at least 11 requests, got 10"):
+        records.assert_none_failed(at_least=11)
+    with pytest.raises(UsageError, match=r"phase 'canary': expected one of start"):
+        records.phase("canary")
+
+
+@pytest.mark.parametrize("api", list(Api))
+def test_one_failure_is_found_and_told(gateway, tenth, api):
+    """
+    One 503 of many: the message has outcomes, tracks, latency, and the request itself.
+    """
+    double = gateway(tenth, status=lambda its, count, *_: 503 if (its, count) == (api, 30) else 200)
+
+    with Traffic(double.address, BOTH, concurrency=4, most=100) as load:
+        records = load.join()
+
+    said = {Api.REST: r"200 49, 503 1, OK 50", Api.GRPC: r"200 50, OK 49, UNAVAILABLE 1"}[api]
+    with pytest.raises(
+        DoesNotHoldError, match=rf"0 of 100 requests to fail, got 1; outcomes {said}.*first: at"
+    ):
+        records.assert_none_failed()
+    assert 1 == records.failed.sum() == len(records.samples())
+    assert 50 == len(records.of(api=api))
+
+
+def test_a_gateway_that_is_not_there_fails_every_request():
+    with Traffic("127.0.0.1:9", BOTH, concurrency=2, most=6) as load:
+        records = load.join()
+
+    assert 6 == records.failed.sum()
+    assert {"no answer": 3, "UNAVAILABLE": 3} == records.outcomes()
+    assert {"Connect call failed"} == {
+        "Connect call failed" for error in records.counts("error") if "Connect call failed" in error
+    }
+
+
+@pytest.fixture
+def says() -> Iterator[Callable[..., str]]:
+    """
+    A server that answers every request with these bytes, a few at a time, and closes the connection if told to.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: bytes, *, close: bool = False) -> str:
+            class Handler(socketserver.StreamRequestHandler):
+                wbufsize = 0
+                disable_nagle_algorithm = True
+
+                def handle(self) -> None:
+                    with contextlib.suppress(ConnectionError):
+                        while any(line == b"\r\n" for line in iter(self.rfile.readline, b"")):
+                            for at in range(0, len(answer), 7):
+                                self.wfile.write(answer[at : at + 7])
+                            if close:
+                                return
+
+            server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+JSON = b"content-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "close", "error"),
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + JSON + b"content-length: 2\r\n\r\n{}", False, "", id="length"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\n" + JSON + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n1;x\r\n}\r\n0\r\n\r\n",
+            False,
+            "",
+            id="chunked",
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + JSON + b"\r\n{}", True, "", id="until-the-end"),
+        pytest.param(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n" + JSON + b"content-length: 2\r\n\r\n{}",
+            False,
+            "",
+            id="continue",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\n" + JSON + b"connection: close\r\ncontent-length: 2\r\n\r\n{}", True, "", id="close"
+        ),
+        pytest.param(
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\ngone", False, "404 gone", id="not-found"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>",
+            False,
+            "not an answer of the model: text/html",
+            id="a-proxy-that-answers-html",
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", True, "connection closed without", id="cut-off"),
+        pytest.param(b"", True, "connection closed without an answer", id="closed"),
+        pytest.param(b"SSH-2.0-OpenSSH\r\n\r\n", False, "not HTTP", id="another-protocol"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_read_as_http_says(says, answer, close, error):
+    """
+    Every framing of an answer, byte by byte; and what is none is a failure with its reason.
+    """
+    address = says(answer, close=close)
+
+    with Traffic(address, BOTH[:1], concurrency=1, most=3, deadline_seconds=5) as load:
+        records = load.join()
+
+    assert 3 == len(records)
+    assert [bool(error)] * 3 == records.failed.tolist()
+    assert all(error in said for said in records.counts("error"))
+
+
+def test_an_answer_that_never_comes_has_its_deadline(says):
+    with Traffic(says(b"HTTP/1.1 2"), BOTH[:1], concurrency=1, most=1, deadline_seconds=0.2) as load:
+        records = load.join()
+
+    assert {"no answer within 0.2 s": 1} == records.counts("error")
+
+
+def test_a_tls_gateway_that_is_none_fails_with_its_reason(gateway, tenth):
+    """
+    Plain HTTP where TLS is expected: every request says so, over both APIs.
+    """
+    double = gateway(tenth)
+
+    with Traffic(double.address, BOTH, concurrency=2, most=4, tls=Tls(), deadline_seconds=3) as load:
+        records = load.join()
+
+    assert 4 == records.failed.sum()
+    assert any("SSL" in error for error in records.counts("error"))
+
+
+def test_a_ca_that_is_none_is_refused(tmp_path):
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate")
+
+    with pytest.raises(UsageError, match=r"--ca '.*ca\.pem': expected a PEM file"):
+        Tls(file).context()
+    assert isinstance(Tls().context(), ssl.SSLContext)
+
+
+def test_a_step_of_the_wall_clock_moves_nothing(gateway, tenth, monkeypatch):
+    """
+    The clock of the day goes back a day in the middle; times and latencies do not.
+    """
+    double = gateway(tenth)
+    with Traffic(double.address, BOTH, rate=200) as load:
+        load.wait_for(10)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        load.wait_for(10)
+        records = load.stop()
+
+    assert np.all(np.diff(records.due) >= 0)
+    assert np.all((records.latency >= 0) & (records.latency < 10))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({}, "either rate or concurrency", id="neither"),
+        pytest.param({"rate": 1, "concurrency": 1}, "either rate or concurrency", id="both"),
+        pytest.param({"rate": 0}, "a load above 0", id="no-load"),
+        pytest.param({"concurrency": 0}, "a load above 0", id="nobody"),
+    ],
+)
+def test_a_load_that_cannot_be_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        Traffic("127.0.0.1:1", BOTH, **options)
+
+
+def test_a_million_records_take_little_memory():
+    """
+    10⁶ records, those being written and those handed out, in far less than 300 MB.
+    """
+    columns = traffic._Columns()
+    track = columns.number("stable")
+    for i in range(100_000):
+        columns.add(i / 1000, 0.0, 0.01, 1, i % 1000, 200, -1, track, track, 0, i)
+
+    written = sum(len(column) * column.itemsize for column in columns.columns.values())
+    made = columns.records((Api.REST, Api.REST), [traffic.Mark(0.0, "start")])
+
+    assert 100_000 == len(made)
+    assert (written + made.nbytes) * 10 < 100e6
