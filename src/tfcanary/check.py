@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from tfcanary import cli, explain, mesh, predict, release, report, routing, split
+from tfcanary import cli, explain, jwt, mesh, predict, release, report, routing, split
 from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
 from tfcanary.predict import SERVING_DEFAULT, SERVING_PREPROCESS, Answer, Api, Client, Interface
-from tfcanary.routing import Aim, Probe, Routing
+from tfcanary.routing import Aim, Probe, Request, Routing
 from tfcanary.split import Decision, Share
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
@@ -47,6 +47,8 @@ SUM_TOLERANCE = 1e-3
 # has 7 digits, and two machines may differ in the fifth.
 AGREEMENT_TOLERANCE = 1e-3
 SHOWN_FAILURES = 5
+# Predictions that were mirrored last have been counted within this.
+SETTLE_SECONDS = 60.0
 # Of each sticky client; how many clients follows from the power.
 STICKY_REQUESTS = 3
 
@@ -129,6 +131,8 @@ class Subject:
         lost: what cannot be checked, in words.
         doors: the gateway's pods; every one of them must have the routes.
         pods: how many pods each track has; any one of them may be broken.
+        predictions: says how many predictions a track's pods have run so far; None if they cannot be asked.
+        tokens: clients' tokens, for routes that ask for one.
         tls: how the gateway's certificate is verified; None speaks plainly.
     """
 
@@ -142,6 +146,8 @@ class Subject:
     lost: tuple[str, ...] = ()
     doors: tuple[Door, ...] = ()
     pods: Mapping[str, int] = field(default_factory=dict)
+    predictions: Callable[[str], int] | None = None
+    tokens: tuple[jwt.Token, ...] = ()
     tls: predict.Tls | None = None
 
 
@@ -370,11 +376,12 @@ class _Session:
             )
         return answer
 
-    def ask(self, headers: Mapping[str, str], n: int) -> Iterator[Answer]:
+    def ask(self, probe: Probe, n: int) -> Iterator[Answer]:
         """
         Ask n times for metadata; the answers come in the order of asking, for those of a quick track come early.
         """
-        answers = predict.burst(self.client.metadata, itertools.repeat(headers, n), self.concurrency)
+        ask = functools.partial(self.client.metadata, prefix=probe.prefix, version=probe.version)
+        answers = predict.burst(ask, itertools.repeat(probe.headers, n), self.concurrency)
         with contextlib.closing(answers):
             for answer in answers:
                 yield self.record(answer)
@@ -424,7 +431,8 @@ class _Run:
         # A file that is no picture is found before the first request.
         self._sizes: dict[tuple[int, int], list[Any]] = {}
         self._tensors(224, 224)
-        self._probes = (*subject.routing.probes(), *_matching_two(subject.routing))
+        own = subject.routing.probes(subject.tokens)
+        self._probes = (*own, *_matching_two(subject.routing, own))
         self._plans = {probe.name: self._plan(probe) for probe in self._probes}
         self._checks = list(subject.findings)
         self._revision = subject.revision
@@ -444,6 +452,7 @@ class _Run:
                     self._splits(session)
                     self._header_rules(session)
                     self._sticky(session)
+                    self._nowhere(session)
                     self._unprobed(session)
                 for session in arrived:
                     self._interface(session)
@@ -451,6 +460,9 @@ class _Run:
                 for session in arrived:
                     self._predictions(session)
                 self._agreement(arrived)
+                for session in arrived:
+                    self._mirrors(session)
+                    self._forged_tokens(session)
                 if self._limits.security:
                     self._closed(*clients)
             except UnreachableError as exc:
@@ -596,21 +608,49 @@ class _Run:
 
     def _splits(self, session: _Session) -> None:
         for probe in self._probes:
-            if probe.aim is Aim.OWN:
+            if probe.aim is Aim.OWN and _can_send(session, probe):
                 self._split(session, "split", probe.aimed_at.name, probe)
 
     def _header_rules(self, session: _Session) -> None:
         for probe in self._probes:
-            if probe.aim is not Aim.OWN and not (probe.rest_only and session.api is Api.GRPC):
+            if probe.aim is not Aim.OWN and _can_send(session, probe):
                 self._split(session, "header rule", probe.name, probe)
 
     def _unprobed(self, session: _Session) -> None:
         """
         A route that no request of an ordinary client reaches is not passed over.
         """
-        for route in self._routing.unprobed():
+        for route in self._routing.unprobed(self._subject.tokens):
+            need = (
+                "callers inside the mesh have it"
+                if route.labels
+                else "--token FILE asks with a token that fits it"
+            )
             self._add("split", route.name, session, held=Decision.NOT_ENOUGH, expected=str(route), observed="no answer",
-                      n=0, detail="needs a token, another path, or a caller inside the mesh: not asked from here")  # fmt: skip
+                      n=0, detail=f"not asked from here: {need}")  # fmt: skip
+
+    def _nowhere(self, session: _Session) -> None:
+        """
+        A path that just misses a route's prefix is nobody's: it is refused, and no track has it.
+        """
+        below = _metadata_paths(self._routing.model)[session.api]
+        for prefix in dict.fromkeys(route.prefix for route in self._routing.routes if route.prefix):
+            near = [one for one in (f"{prefix}x", prefix.swapcase(), f"{prefix}{prefix}") if one != prefix]
+            answers = {one: _raw(session, f"{one}{below}") for one in near}
+            problems = [
+                f"{one}: {answer.track or answer}"
+                for one, answer in answers.items()
+                if answer.track is not None or answer.status not in (*DENIALS, *UNROUTED)
+            ]
+            self._add(
+                "no route",
+                f"beside {prefix}",
+                session,
+                held=not problems,
+                expected="refused, by no track",
+                observed="; ".join(problems) or "so",
+                n=sum(answer.reached for answer in answers.values()),
+            )
 
     def _sticky(self, session: _Session) -> None:
         """
@@ -625,6 +665,10 @@ class _Run:
             same = sum((weight / 100) ** 2 for weight in route.weights.values())
             if same >= 1:
                 continue  # everyone has the same track anyway
+            if route.sticky is routing.Sticky.USER and self._routing.user_header in self._routing.verified:
+                self._add("sticky", route.name, session, held=Decision.NOT_ENOUGH, expected="users keep their track",
+                          observed="no answer", n=0, detail="the gateway takes users from tokens: each needs one of its own")  # fmt: skip
+                continue
             needed = math.ceil(math.log(1 - self._limits.power) / math.log(same))
             clients = math.ceil(needed / STICKY_REQUESTS)
             if route.sticky is routing.Sticky.COOKIE:
@@ -682,7 +726,9 @@ class _Run:
         """
         weights = probe.expected.weights
         before = self._subject.before
-        alternatives = [before.decide(probe.headers).weights] if before else []
+        asked = Request(probe.path(self._routing.model), probe.headers, probe.claims)
+        was = before.decision(asked) if before else None
+        alternatives = [was.weights] if was else []
         detect: float | None = self._limits.detect
         if probe.aim is not Aim.OWN:
             others = [r.weights for r in self._routing.routes if dict(r.weights) != dict(weights)]
@@ -711,7 +757,7 @@ class _Run:
             # Few, so that little is asked beyond the decision; no fewer than keep every connection busy for a while.
             few = min(planned.n - asked, 2 * session.concurrency)
             asked += few
-            for answer in session.ask(probe.headers, few):
+            for answer in session.ask(probe, few):
                 if answer.ok and answer.track is None:
                     unnamed += 1
                 elif answer.ok and answer.track is not None:
@@ -733,6 +779,13 @@ class _Run:
         self._add(name, about, session, held=decision, expected=expected, observed=observed,
                   n=verdict.n + unnamed, detail=detail, shares=verdict.shares, needed=verdict.needed)  # fmt: skip
 
+    def _everyone(self) -> Probe:
+        """
+        The request of a client that says nothing of itself.
+        """
+        last = self._routing.routes[-1]
+        return next(probe for probe in self._probes if probe.aim is Aim.OWN and probe.aimed_at is last)
+
     def _towards(self, track: str) -> Probe:
         """
         The probe whose route gives the track the most.
@@ -745,7 +798,7 @@ class _Run:
     def _each_track(
         self,
         session: _Session,
-        ask: Callable[[Mapping[str, str]], Answer],
+        ask: Callable[[Probe], Answer],
         times: Mapping[str, int] | None = None,
     ) -> Iterator[Answer]:
         """
@@ -754,7 +807,7 @@ class _Run:
         It gives up when a whole round of asking without an answer is less likely than alpha.
         """
         if not self._routing.attribution:
-            yield session.record(ask({}))
+            yield session.record(ask(self._everyone()))
             return
         seen: Counter[str | None] = Counter()
         for track in self._routing.serving():
@@ -767,7 +820,7 @@ class _Run:
             for _ in range(most * wanted):
                 if seen[track] >= wanted:
                     break
-                answer = session.record(ask(probe.headers))
+                answer = session.record(ask(probe))
                 if answer.ok:
                     seen[answer.track] += 1
                 yield answer
@@ -784,8 +837,8 @@ class _Run:
         }
 
     def _interface(self, session: _Session) -> None:
-        def ask(headers: Mapping[str, str]) -> Answer:
-            return session.client.metadata(headers, parse=True)
+        def ask(probe: Probe) -> Answer:
+            return session.client.metadata(probe.headers, parse=True, prefix=probe.prefix)
 
         for answer in self._each_track(session, ask):
             if answer.ok and answer.interface is not None:
@@ -848,8 +901,8 @@ class _Run:
     def _signature(self, session: _Session, signature: str, name: str, values: Sequence[Any]) -> None:
         answers = []
 
-        def ask(headers: Mapping[str, str]) -> Answer:
-            return session.client.predict(signature, name, values[0], headers)
+        def ask(probe: Probe) -> Answer:
+            return session.client.predict(signature, name, values[0], probe.headers, prefix=probe.prefix)
 
         # The first picture from every track; the others once, from whoever answers.
         for answer in self._each_track(session, ask, self._times()):
@@ -988,6 +1041,100 @@ class _Run:
                 n=2 * len(apart),
             )
 
+    def _mirrors(self, session: _Session) -> None:
+        """
+        Of predictions at their real size as many are mirrored as the route says (requirement A15).
+
+        Envoy mirrors no request whose body is larger than its buffer, and tells no client. What arrived is counted by
+        the mirrored track's own servers; enough is sent to tell the share from none.
+        """
+        for probe in self._probes:
+            mirror = probe.aimed_at.mirror
+            if probe.aim is not Aim.OWN or mirror is None or not _can_send(session, probe):
+                continue
+            planned = split.plan(
+                {_COPIED: mirror.percent, _ALONE: 100 - mirror.percent},
+                alpha=self._limits.alpha,
+                power=self._limits.power,
+                # Where all are mirrored no chance has a part in it, and a part that is lost is found too.
+                detect=self._limits.detect if mirror.percent == 100 else None,
+                alternatives=[{_COPIED: 0, _ALONE: 100}],
+            )
+            count, interface = self._subject.predictions, self._interface_of(session, probe)
+            if count is not None and SERVING_DEFAULT in interface:
+                tensor = interface[SERVING_DEFAULT].inputs
+                self._mirror(session, probe, planned, functools.partial(count, mirror.track), tensor)
+                continue
+            lost = (
+                f"no answer described {SERVING_DEFAULT}"
+                if count
+                else "only the pods of a --release can be asked"
+            )
+            self._add("mirror", probe.aimed_at.name, session, held=Decision.NOT_ENOUGH, expected=_mirrored(mirror),
+                      observed="not counted", n=0, detail=lost, needed=planned.n)  # fmt: skip
+
+    def _interface_of(self, session: _Session, probe: Probe) -> Interface:
+        """
+        The interface of the track that answers a probe, as far as it was described.
+        """
+        for track in routing.sharing(probe.expected.weights):
+            if (session.api, track) in self._interfaces:
+                return self._interfaces[session.api, track]
+        return {}
+
+    def _mirror(
+        self,
+        session: _Session,
+        probe: Probe,
+        planned: split.Plan,
+        count: Callable[[], int],
+        inputs: Mapping[str, predict.Tensor],
+    ) -> None:
+        mirror = probe.aimed_at.mirror
+        assert mirror is not None  # noqa: S101 - told apart by the caller
+        name, tensor = next(iter(inputs.items()))
+        value = self._tensors(*(size if size > 0 else 224 for size in tensor.shape[1:3]))[0]
+        sent = 0
+        try:
+            before = _settled(count)
+            for _ in range(planned.n):
+                answer = session.client.predict(
+                    SERVING_DEFAULT, name, value, probe.headers, prefix=probe.prefix
+                )
+                sent += session.record(answer).ok
+            came = _settled(count) - before
+        except NoEvidenceError as exc:
+            self._add("mirror", probe.aimed_at.name, session, held=Decision.NOT_ENOUGH, expected=_mirrored(mirror),
+                      observed="not counted", n=sent, detail=str(exc), needed=planned.n)  # fmt: skip
+            return
+        verdict = split.judge(planned, {_COPIED: min(came, sent), _ALONE: max(sent - came, 0)})
+        decision, detail = verdict.decision, verdict.reason
+        if came > sent:
+            decision, detail = Decision.NOT_ENOUGH, f"others send predictions to {mirror.track} as well"
+        elif decision is Decision.FAILED:
+            detail += "; are bodies larger than the gateway's buffer? see Envoy's retry_or_shadow_abandoned"
+        self._add("mirror", probe.aimed_at.name, session, held=decision, expected=_mirrored(mirror),
+                  observed=f"{came} of {sent} arrived, {value.nbytes // 1024} KiB of picture each", n=sent,
+                  detail=detail, needed=planned.n)  # fmt: skip
+
+    def _forged_tokens(self, session: _Session) -> None:
+        """
+        A token with a signature that nobody made is refused, whatever it says (requirement B5).
+        """
+        path = _metadata_paths(self._routing.model)[session.api]
+        for number, token in enumerate(self._subject.tokens, 1):
+            answers = [_raw(session, path, token.forged().header) for _ in range(IN_A_ROW)]
+            odd = [answer for answer in answers if answer.status not in ("401", "UNAUTHENTICATED")]
+            self._add(
+                "forged token",
+                f"{number} of {len(self._subject.tokens)}",
+                session,
+                held=not odd,
+                expected="refused as unauthenticated",
+                observed=f"{len(odd)} others: {odd[0]}" if odd else "so",
+                n=sum(answer.reached for answer in answers),
+            )
+
     def _closed(self, rest: predict.RestClient, grpc: predict.GrpcClient) -> None:
         """
         What nobody outside may reach is refused before it reaches the model server (requirement B3).
@@ -1058,17 +1205,73 @@ class _Run:
 
 
 _UNNAMED = "(unnamed)"
+_COPIED, _ALONE = "mirrored", "not mirrored"
 _OFF = "routing.attribution is off: answers name neither track nor revision"
 
 
-def _matching_two(expected: Routing) -> Iterator[Probe]:
+def _metadata_paths(model: str) -> Mapping[Api, str]:
+    """
+    By API the path that asks for the model's metadata.
+    """
+    return {
+        Api.REST: f"/v1/models/{model}/metadata",
+        Api.GRPC: "/tensorflow.serving.PredictionService/GetModelMetadata",
+    }
+
+
+def _can_send(session: _Session, probe: Probe) -> bool:
+    return session.api is Api.REST or not probe.rest_only
+
+
+def _raw(session: _Session, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """
+    Ask for what must be refused; it is no failed request.
+    """
+    if isinstance(session.client, predict.RestClient):
+        return session.client.raw("GET", path, headers)
+    assert isinstance(session.client, predict.GrpcClient)  # noqa: S101 - there are two
+    return session.client.raw(path, headers)
+
+
+def _mirrored(mirror: routing.Mirror) -> str:
+    return f"{mirror.percent} % to {mirror.track}"
+
+
+def _settled(count: Callable[[], int]) -> int:
+    """
+    A count that two readings agree on: what was mirrored last takes as long as a prediction to be counted.
+
+    Raises:
+        NoEvidenceError: if it cannot be read, or does not rest.
+    """
+    last = -1
+
+    def rests() -> int:
+        nonlocal last
+        before, last = last, count()
+        if last != before:
+            raise NotYet(f"{last} predictions, and {before} a second before")
+        return last
+
+    try:
+        return wait_until(
+            "the mirrored track's predictions", rests, timeout_seconds=SETTLE_SECONDS, interval_seconds=1
+        )
+    except UnreachableError as exc:
+        raise NoEvidenceError(str(exc)) from exc
+
+
+def _matching_two(expected: Routing, probes: Sequence[Probe]) -> Iterator[Probe]:
     """
     For two routes with conditions a request that fits both, which the first of them must take.
     """
     own = [
         probe
-        for probe in expected.probes()
-        if probe.aim is Aim.OWN and probe.aimed_at.headers and probe.expected.name == probe.aimed_at.name
+        for probe in probes
+        if probe.aim is Aim.OWN
+        and probe.only_headers
+        and probe.aimed_at.headers
+        and probe.expected.name == probe.aimed_at.name
     ]
     for first, second in itertools.combinations(own, 2):
         one, other = (
@@ -1212,6 +1415,7 @@ def from_files(
     host: str | None = None,
     model: str | None = None,
     chart: Path = routing.CHART,
+    tokens: Sequence[jwt.Token] = (),
 ) -> Subject:
     """
     What values files over the chart's defaults say, with no cluster to ask.
@@ -1221,6 +1425,7 @@ def from_files(
     expected = _parse(routing.coalesce(routing.chart_defaults(chart), values), model)
     return Subject(
         routing=expected,
+        tokens=tuple(tokens),
         gateway=gateway,
         host=host or _host(expected),
         lost=(
@@ -1243,6 +1448,7 @@ def from_release(
     model: str | None = None,
     chart: Path = routing.CHART,
     each_pod: bool = True,
+    tokens: Sequence[jwt.Token] = (),
 ) -> Subject:
     """
     What the live release says, and values files over it; a difference between the two is a finding.
@@ -1261,6 +1467,7 @@ def from_release(
     virtual_service = cluster.virtual_service(name)
     findings = [_live_routes(virtual_service, expected, api) for api in Api]
     findings.append(_live_retries(virtual_service, routing.coalesce(live_values, given)))
+    findings.append(_live_objects(releases.drift(name)))
     if files:
         findings.insert(0, _live_values(live, expected, files))
     lost = [] if expected.attribution else [f"tracks and revisions: {_OFF}"]
@@ -1273,6 +1480,8 @@ def from_release(
         lost.append("each gateway pod by itself")
     return Subject(
         routing=expected,
+        tokens=tuple(tokens),
+        predictions=functools.partial(cluster.predictions, name) if each_pod else None,
         gateway=gateway or cluster.gateway_address(name),
         host=host or _host(expected),
         release=name,
@@ -1349,6 +1558,25 @@ def _live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any])
     )
 
 
+def _live_objects(drift: Sequence[str]) -> Check:
+    """
+    The live VirtualServices and DestinationRules are what Helm released, field by field: mirrors and subsets too.
+    """
+    return Check(
+        "live objects",
+        "",
+        None,
+        Decision.FAILED if drift else Decision.HELD,
+        "as Helm released them",
+        "; ".join(drift[:SHOWN_FAILURES]) or "the same",
+        max(1, len(drift)),
+        detail=_BEHIND_HELM if drift else "",
+    )
+
+
+_BEHIND_HELM = "changed behind Helm's back? helm upgrade with the same values may not repair it"
+
+
 def _routes(expected: Routing) -> str:
     return "; ".join(str(route) for route in expected.routes)
 
@@ -1357,14 +1585,16 @@ def _live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api
     """
     What the live VirtualService says of each probe, beside what the values say.
     """
-    path = {
-        Api.REST: f"/v1/models/{expected.model}/metadata",
-        Api.GRPC: "/tensorflow.serving.PredictionService/GetModelMetadata",
-    }[api]
     problems = []
-    probes = expected.probes()
+    # No token here: a condition on claims, which Istio writes as one on a header of that name, fits no request.
+    probes = [probe for probe in expected.probes() if api is Api.REST or not probe.rest_only]
     try:
         for probe in probes:
+            path = (
+                probe.path(expected.model)
+                if api is Api.REST
+                else probe.prefix + _metadata_paths(expected.model)[api]
+            )
             weights = mesh.destination_weights(virtual_service, path, probe.headers)
             wanted = {track: weight for track, weight in probe.expected.weights.items() if weight}
             if {track: weight for track, weight in weights.items() if weight} != wanted:
@@ -1379,9 +1609,7 @@ def _live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api
         "the VirtualService says what the values say",
         "; ".join(problems) or "the same",
         len(probes),
-        detail="changed behind Helm's back? helm upgrade with the same values may not repair it"
-        if problems
-        else "",
+        detail=_BEHIND_HELM if problems else "",
     )
 
 
@@ -1418,7 +1646,8 @@ def parser() -> cli.Parser:
     where.add_argument("--ca", type=Path, metavar="FILE", help="with --tls: PEM file of the authorities to trust "
                        "(default: the system's)")  # fmt: skip
     where.add_argument("--no-gateway-pods", action="store_true",
-                       help="do not ask each gateway pod by itself, which needs the right to pods/portforward")  # fmt: skip
+                       help="do not ask pods by themselves (each gateway pod for its routes, the model's for what was "
+                       "mirrored), which needs the right to pods/portforward")  # fmt: skip
     how = made.add_argument_group("how")
     how.add_argument("--alpha", type=float, default=split.ALPHA,
                      help="probability of a false alarm, for each split (default: %(default)g)")  # fmt: skip
@@ -1432,6 +1661,8 @@ def parser() -> cli.Parser:
                      help="how long the routes may take to reach the gateway (default: %(default)g)")  # fmt: skip
     how.add_argument("--concurrency", type=int, default=predict.CONCURRENCY, metavar="N",
                      help="requests at a time (default: %(default)d)")  # fmt: skip
+    how.add_argument("--token", type=Path, action="append", default=[], metavar="FILE",
+                     help="a file with a client's JWT, for routes by claim; may be repeated (default: they are not asked)")  # fmt: skip
     how.add_argument("--probe", action="append", choices=["security"], default=[],
                      help="also ask for what nobody outside may reach; it must be refused")  # fmt: skip
     how.add_argument("--junit", type=Path, metavar="FILE", help="write the checks as JUnit XML")
@@ -1458,10 +1689,15 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.ca and not arguments.tls:
         raise UsageError("--ca: expected --tls with it")
     pictures = read_pictures(arguments.picture) or default_pictures()
+    tokens = [jwt.read(file) for file in arguments.token]
     asked = (arguments.release, arguments.namespace, arguments.kubeconfig, arguments.context)
     if arguments.gateway and arguments.values and not any(asked):
         subject = from_files(
-            arguments.values, gateway=arguments.gateway, host=arguments.host, model=arguments.model
+            arguments.values,
+            gateway=arguments.gateway,
+            host=arguments.host,
+            model=arguments.model,
+            tokens=tokens,
         )
     else:
         subject = from_release(
@@ -1475,6 +1711,7 @@ def _command(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             model=arguments.model,
             each_pod=not arguments.no_gateway_pods,
+            tokens=tokens,
         )
     if arguments.tls:
         subject = dataclasses.replace(subject, tls=predict.Tls(arguments.ca))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes
 import kubernetes.client
 import kubernetes.config
@@ -27,6 +28,9 @@ from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
 HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
 REQUEST_SECONDS = 10
+# TensorFlow Serving's REST API, and the path that the chart gives its metrics.
+SERVER_PORT, METRICS_PATH = 8501, "/monitoring/prometheus/metrics"
+_RUNS = ":tensorflow:serving:runtime_latency_count{"
 
 _GROUP = "networking.istio.io"
 _VERSION = "v1"
@@ -45,9 +49,9 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayPod:
+class PodPort:
     """
-    One pod of Istio's gateway, and the port on which it takes a release's requests.
+    A port of one pod: a gateway's, on which it takes a release's requests, or a model server's.
     """
 
     name: str
@@ -154,7 +158,7 @@ class Mesh:
             f"forward a port to it and {_NEXT_STEP}"
         )
 
-    def gateway_pods(self, name: str) -> tuple[GatewayPod, ...]:
+    def gateway_pods(self, name: str) -> tuple[PodPort, ...]:
         """
         The pods of a release's gateway that are ready; each has to be given the routes for itself.
 
@@ -177,15 +181,28 @@ class Mesh:
             )
             for pod in pods.items:
                 if _is_ready(pod) and pod.metadata.deletion_timestamp is None:
-                    found[pod.metadata.name] = GatewayPod(
-                        pod.metadata.name, namespace, _target_port(entry, pod)
-                    )
+                    found[pod.metadata.name] = PodPort(pod.metadata.name, namespace, _target_port(entry, pod))
         if not found:
             raise UnreachableError(f"gateway: expected ready pods behind Gateway {name!r}, got none")
         return tuple(found[key] for key in sorted(found))
 
+    def predictions(self, release: str, track: str) -> int:
+        """
+        How many predictions the pods of a track have run, as their servers count them.
+
+        Raises:
+            UnreachableError: if a pod cannot be asked.
+        """
+        total = 0
+        for pod in self.pods(release):
+            if pod.track == track and pod.ready:
+                server = PodPort(pod.name, self._namespace, SERVER_PORT)
+                with self.forwarded(server) as address:
+                    total += _counted(pod.name, address)
+        return total
+
     @contextlib.contextmanager
-    def forwarded(self, pod: GatewayPod) -> Iterator[str]:
+    def forwarded(self, pod: PodPort) -> Iterator[str]:
         """
         Forward a port of this machine to the pod, through the API server; it needs the right to `pods/portforward`.
 
@@ -210,7 +227,7 @@ class Mesh:
             server.server_close()
             thread.join()
 
-    def _bridge(self, near: Any, pod: GatewayPod) -> None:
+    def _bridge(self, near: Any, pod: PodPort) -> None:
         # The library turns this client's requests into websockets while it connects: each connection needs its own.
         core = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(self._configuration))
         forward = kubernetes.stream.portforward(
@@ -294,6 +311,23 @@ class Mesh:
                 f"{what}: the cluster at {self._server} cannot be reached: {exc}; "
                 "is it up, and is it the one of --kubeconfig and --context?"
             ) from exc
+
+
+def _counted(pod: str, address: str) -> int:
+    """
+    The predictions of all models on a server's page of metrics; one that ran none has no line of them.
+    """
+    try:
+        page = httpx.get(f"http://{address}{METRICS_PATH}", timeout=REQUEST_SECONDS, trust_env=False)
+        page.raise_for_status()
+    except httpx.HTTPError as exc:
+        raise UnreachableError(
+            f"pod {pod}: its metrics at port {SERVER_PORT} cannot be read: {exc}; "
+            "the right to create pods/portforward in its namespace opens a way"
+        ) from exc
+    return sum(
+        int(float(line.rpartition(" ")[2])) for line in page.text.splitlines() if line.startswith(_RUNS)
+    )
 
 
 def route_revision(virtual_service: Mapping[str, Any]) -> str:

@@ -53,6 +53,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVING_DEFAULT = "serving_default"
 SERVING_PREPROCESS = "serving_preprocess"
+_SERVICE = "/tensorflow.serving.PredictionService/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +172,32 @@ class Client(Protocol):
 
     api: Api
 
-    def metadata(self, headers: Mapping[str, str] | None = None, *, parse: bool = False) -> Answer:
+    def metadata(
+        self,
+        headers: Mapping[str, str] | None = None,
+        *,
+        parse: bool = False,
+        prefix: str = "",
+        version: str | None = None,
+    ) -> Answer:
         """
         Ask for the model's metadata: cheap, and taking the same route as a prediction.
+
+        Args:
+            headers: the client's own.
+            parse: whether the interface is read from it.
+            prefix: what stands before the path of the API.
+            version: a version of the model, by its number.
         """
 
     def predict(
-        self, signature: str, name: str, value: "Value", headers: Mapping[str, str] | None = None
+        self,
+        signature: str,
+        name: str,
+        value: "Value",
+        headers: Mapping[str, str] | None = None,
+        *,
+        prefix: str = "",
     ) -> Answer:
         """
         Ask for one prediction.
@@ -234,28 +254,41 @@ class RestClient:
         self._path = f"/v1/models/{model}"
         self._host = host
 
-    def metadata(self, headers: Mapping[str, str] | None = None, *, parse: bool = False) -> Answer:
+    def metadata(
+        self,
+        headers: Mapping[str, str] | None = None,
+        *,
+        parse: bool = False,
+        prefix: str = "",
+        version: str | None = None,
+    ) -> Answer:
         """
         GET the model's metadata.
         """
-        return self._ask(
-            "GET", f"{self._path}/metadata", headers, interface=_rest_interface if parse else None
-        )
+        below = f"/versions/{version}" if version else ""
+        path = f"{prefix}{self._path}{below}/metadata"
+        return self._ask("GET", path, headers, interface=_rest_interface if parse else None)
 
     def predict(
-        self, signature: str, name: str, value: Value, headers: Mapping[str, str] | None = None
+        self,
+        signature: str,
+        name: str,
+        value: Value,
+        headers: Mapping[str, str] | None = None,
+        *,
+        prefix: str = "",
     ) -> Answer:
         """
         POST one instance in row form.
         """
-        body = rest_body(signature, name, value)
-        return self._ask("POST", f"{self._path}:predict", headers, body=body, prediction=_rest_prediction)
+        body, path = rest_body(signature, name, value), f"{prefix}{self._path}:predict"
+        return self._ask("POST", path, headers, body=body, prediction=_rest_prediction)
 
-    def raw(self, method: str, path: str) -> Answer:
+    def raw(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """
         Ask for any path, for what comes back.
         """
-        return self._ask(method, path, None)
+        return self._ask(method, path, headers)
 
     def _ask(
         self,
@@ -361,33 +394,58 @@ class GrpcClient:
             if host:
                 options.append(("grpc.ssl_target_name_override", host))
             self._channel = grpc.secure_channel(checked(address), tls.credentials(), options=options)
-        self._stub = self._protos.prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._calls: dict[str, Any] = {}
         self._model = model
         self._deadline_seconds = deadline_seconds
 
-    def metadata(self, headers: Mapping[str, str] | None = None, *, parse: bool = False) -> Answer:
+    def metadata(
+        self,
+        headers: Mapping[str, str] | None = None,
+        *,
+        parse: bool = False,
+        prefix: str = "",
+        version: str | None = None,
+    ) -> Answer:
         """
         Call PredictionService/GetModelMetadata.
         """
-        request = metadata_message(self._model)
-        return self._ask(
-            self._stub.GetModelMetadata, request, headers, interface=self._interface if parse else None
+        request = metadata_message(self._model, version)
+        call = self._call(
+            f"{prefix}{_SERVICE}GetModelMetadata",
+            self._protos.get_model_metadata_pb2.GetModelMetadataResponse,
         )
+        return self._ask(call, request, headers, interface=self._interface if parse else None)
 
     def predict(
-        self, signature: str, name: str, value: Value, headers: Mapping[str, str] | None = None
+        self,
+        signature: str,
+        name: str,
+        value: Value,
+        headers: Mapping[str, str] | None = None,
+        *,
+        prefix: str = "",
     ) -> Answer:
         """
         Call PredictionService/Predict with a batch of one.
         """
         request = predict_message(self._model, signature, name, value)
-        return self._ask(self._stub.Predict, request, headers, prediction=_grpc_prediction)
+        call = self._call(f"{prefix}{_SERVICE}Predict", self._protos.predict_pb2.PredictResponse)
+        return self._ask(call, request, headers, prediction=_grpc_prediction)
 
-    def raw(self, method: str) -> Answer:
+    def raw(self, method: str, headers: Mapping[str, str] | None = None) -> Answer:
         """
         Call any method with an empty request, for what comes back.
         """
-        return self._ask(self._channel.unary_unary(method), b"", None)
+        return self._ask(self._channel.unary_unary(method), b"", headers)
+
+    def _call(self, path: str, response: Any) -> Any:
+        if path not in self._calls:
+            self._calls[path] = self._channel.unary_unary(
+                path,
+                request_serializer=lambda request: request.SerializeToString(),
+                response_deserializer=response.FromString,
+            )
+        return self._calls[path]
 
     def _ask(
         self,
@@ -492,12 +550,14 @@ def rest_body(signature: str, name: str, value: Value) -> dict[str, Any]:
     return {"signature_name": signature, "instances": [{name: instance}]}
 
 
-def metadata_message(model: str) -> Any:
+def metadata_message(model: str, version: str | None = None) -> Any:
     """
     The request for a model's metadata, as gRPC takes it.
     """
     request = protos().get_model_metadata_pb2.GetModelMetadataRequest()
     request.model_spec.name = model
+    if version is not None:
+        request.model_spec.version.value = int(version)
     request.metadata_field.append("signature_def")
     return request
 
@@ -548,12 +608,10 @@ def protos() -> types.SimpleNamespace:
         from tensorflow_serving.apis import (  # noqa: PLC0415
             get_model_metadata_pb2,
             predict_pb2,
-            prediction_service_pb2_grpc,
         )
     return types.SimpleNamespace(
         get_model_metadata_pb2=get_model_metadata_pb2,
         predict_pb2=predict_pb2,
-        prediction_service_pb2_grpc=prediction_service_pb2_grpc,
         tensor_pb2=tensor_pb2,
         types_pb2=types_pb2,
     )

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from tfcanary.errors import UsageError
+from tfcanary.jwt import Token
 
 CHART = Path(__file__).parents[2] / "charts" / "tfserving-canary"
 
@@ -56,6 +57,7 @@ class Sticky(enum.Enum):
 
 
 PREFIXES = {"REST": "/v1/", "gRPC": "/tensorflow.serving."}
+_VERSION = re.compile(r"/versions/([0-9]+)")
 BUCKETS = 100
 
 
@@ -233,18 +235,39 @@ class Aim(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Probe:
     """
-    A request's headers, the route they are aimed at, and the route that must take them.
+    A request, the route it is aimed at, and the route that must take it.
 
     Attributes:
-        rest_only: the name's case is part of it, which gRPC metadata cannot carry.
+        headers: those that the client sends, its token's among them.
+        rest_only: gRPC cannot ask so: its metadata has no upper case, and its path no version.
+        prefix: what stands before the path of the API.
+        version: the model version that a REST path names.
+        claims: what its token says.
     """
 
     name: str
     aim: Aim
     aimed_at: Route
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     expected: Route
     rest_only: bool = False
+    prefix: str = ""
+    version: str | None = None
+    claims: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def only_headers(self) -> bool:
+        """
+        Whether headers are all that it differs in, and none of them is a token.
+        """
+        return not (self.prefix or self.version or self.claims)
+
+    def path(self, model: str) -> str:
+        """
+        The REST path by which it asks for the model's metadata.
+        """
+        version = f"/versions/{self.version}" if self.version else ""
+        return f"{self.prefix}{PREFIXES['REST']}models/{model}{version}/metadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +301,13 @@ class Routing:
 
         Its weights are those that hold for this request: a sticky client's are all on one track.
         """
-        decision = self.decision(Request(f"/v1/models/{self.model}/metadata", headers))
+        return self.taker(Request(f"/v1/models/{self.model}/metadata", headers))
+
+    def taker(self, request: Request) -> Route:
+        """
+        The route that takes a request, with the weights that hold for it.
+        """
+        decision = self.decision(request)
         if decision is None:
             raise UsageError("routing.routes: expected a route that takes everyone, got none")
         if decision.weights == decision.route.weights:
@@ -332,14 +361,13 @@ class Routing:
     def _only(self, track: str) -> Mapping[str, int]:
         return MappingProxyType({name: 100 if name == track else 0 for name in self.tracks})
 
-    def unprobed(self) -> tuple[Route, ...]:
+    def unprobed(self, tokens: Sequence[Token] = ()) -> tuple[Route, ...]:
         """
-        The routes that headers of a client alone cannot reach: by path, token, or a caller inside the mesh.
+        The routes that no request from outside reaches: with no token that fits, or for callers inside the mesh.
         """
-        return tuple(route for route in self.routes if not self._probed(route))
-
-    def _probed(self, route: Route) -> bool:
-        return route.only_headers and not any(match.name in self.verified for match in route.headers)
+        return tuple(
+            route for index, route in enumerate(self.routes) if self._reaching(index, tokens) is None
+        )
 
     def serving(self) -> tuple[str, ...]:
         """
@@ -347,28 +375,34 @@ class Routing:
         """
         return tuple(track for track in self.tracks if any(route.weights.get(track) for route in self.routes))
 
-    def probes(self) -> tuple[Probe, ...]:
+    def probes(self, tokens: Sequence[Token] = ()) -> tuple[Probe, ...]:
         """
-        For every route one request that it takes and, header by header, requests that just miss it.
+        For every route one request that it takes and, condition by condition, requests that just miss it.
+
+        Args:
+            tokens: a client's, for routes that ask for one.
 
         Raises:
             UsageError: if no request is found that reaches some route.
         """
         found: list[Probe] = []
         for index, route in enumerate(self.routes):
-            if not self._probed(route):
+            own = self._reaching(index, tokens)
+            if own is None:
                 continue
-            headers = self._reaching(index)
-            found.append(
-                Probe(f"{route.name}: match", Aim.OWN, route, self._sent(headers), self.decide(headers))
-            )
-            for name, changed, rest_only in _variants(route, headers):
-                expected = self.decide(changed)
-                aim = Aim.MATCH if expected.name == route.name else Aim.NEAR_MISS
-                found.append(
-                    Probe(f"{route.name}: {name}", aim, route, self._sent(changed), expected, rest_only)
-                )
+            found.append(self._aimed(own, headers=self._sent(own.headers)))
+            for name, changed in self._variants(own):
+                aimed = self._aimed(changed, name=f"{route.name}: {name}")
+                aim = Aim.MATCH if aimed.expected.name == route.name else Aim.NEAR_MISS
+                found.append(dataclasses.replace(aimed, aim=aim, headers=self._sent(aimed.headers)))
         return tuple(found)
+
+    def _aimed(self, probe: Probe, **more: Any) -> Probe:
+        """
+        The probe with the route that takes it.
+        """
+        taker = self.taker(Request(probe.path(self.model), probe.headers, probe.claims))
+        return dataclasses.replace(probe, expected=taker, **more)
 
     def _sent(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """
@@ -379,23 +413,66 @@ class Routing:
             return headers
         return MappingProxyType({**headers, bucket_header(self.model): f"{bucket(self.model, user):02}"})
 
-    def _reaching(self, index: int) -> Mapping[str, str]:
+    def _reaching(self, index: int, tokens: Sequence[Token]) -> Probe | None:
+        """
+        The route's own request; None if it takes a token that is not here, or a caller inside the mesh.
+        """
         route = self.routes[index]
+        matches = [match for match in route.headers if match.name.lower() not in self.verified]
+        by_token = bool(route.claims) or len(matches) < len(route.headers)
+        named = _VERSION.search(route.version or "")
+        without = by_token and not (tokens and self.verified)
+        if route.labels or without or (route.version and not named):
+            return None
         takers = []
-        for values in itertools.product(*(_examples(match) for match in route.headers)):
-            headers = dict(zip((match.name for match in route.headers), values, strict=True))
-            if not route.takes(headers):
-                continue
-            taker = self.decide(headers)
-            if taker.name == route.name:
-                return MappingProxyType(headers)
-            takers.append(taker.name)
+        for token in tokens if by_token else (None,):
+            for values in itertools.product(*(_examples(match) for match in matches)):
+                headers = dict(zip((match.name for match in matches), values, strict=True))
+                probe = Probe(
+                    f"{route.name}: match",
+                    Aim.OWN,
+                    route,
+                    MappingProxyType({**headers, **(token.header if token else {})}),
+                    route,
+                    rest_only=named is not None,
+                    prefix=route.prefix or "",
+                    version=named[1] if named else None,
+                    claims=token.claims if token else {},
+                )
+                request = Request(probe.path(self.model), probe.headers, probe.claims)
+                if route.misses(self.arriving(request)) is not None:
+                    continue
+                taker = self.decision(request)
+                if taker is not None and taker.route is route:
+                    return probe
+                takers.append(taker.route.name if taker else "no route")
+        if by_token and not takers:
+            return None
         where = f"routing.routes[{index}] ({route.name})"
         if takers:
             raise UsageError(
                 f"{where}: no request was found that reaches it; {takers[0]!r} comes first and takes it; reorder"
             )
         raise UsageError(f"{where}: no request was found that fits its match; use exact or prefix instead")
+
+    def _variants(self, own: Probe) -> Iterator[tuple[str, Probe]]:
+        """
+        Requests that differ from a route's own in one condition, each named.
+        """
+        for name, headers, rest_only in _changed_headers(own.aimed_at, own.headers):
+            yield name, dataclasses.replace(own, headers=headers, rest_only=own.rest_only or rest_only)
+        if own.prefix:
+            yield f"not below {own.prefix}", dataclasses.replace(own, prefix="")
+        if own.version:
+            yield "no version", dataclasses.replace(own, version=None, rest_only=False)
+        if own.claims:
+            plain = {name: value for name, value in own.headers.items() if name != "authorization"}
+            yield "no token", dataclasses.replace(own, headers=MappingProxyType(plain), claims={})
+            # What a token would say, said by the client itself.
+            said = {name: str(own.claims.get(claim, "")) for name, claim in self.verified.items()}
+            said |= {name: values[0] for name, values in own.aimed_at.claims.items()}
+            forged = MappingProxyType({**plain, **said})
+            yield "plain headers instead of a token", dataclasses.replace(own, headers=forged, claims={})
 
 
 def bucket(model: str, user: str) -> int:
@@ -796,11 +873,15 @@ def _examples(match: HeaderMatch) -> list[str]:
     return [value, *more]
 
 
-def _variants(route: Route, headers: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str], bool]]:
+def _changed_headers(
+    route: Route, headers: Mapping[str, str]
+) -> Iterator[tuple[str, Mapping[str, str], bool]]:
     """
-    Requests that differ from a fitting one in one header, each named, and whether only REST can send it.
+    Headers that differ from fitting ones in one, each named, and whether only REST can send it.
     """
     for match in route.headers:
+        if match.name not in headers:
+            continue  # the gateway sets it, from the token
         value = headers[match.name]
         others = {name: text for name, text in headers.items() if name != match.name}
         yield f"no {match.name}", others, False

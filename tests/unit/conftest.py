@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import sys
 import threading
 import zlib
@@ -22,7 +23,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tfcanary import routing
+from tfcanary import jwt, routing
 from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api, from_tensor, protos, to_tensor
 
 
@@ -58,6 +59,13 @@ def user_group(values) -> routing.Routing:
     return routing.from_values(values(group, {"name": "everyone", "weights": {"stable": 100}}))
 
 
+# What the mesh lets in, as the chart's AuthorizationPolicy does.
+_ALLOWED = re.compile(
+    r"(/\w+)?(/v1/models/resnet(/versions/\d+)?(/metadata|:predict)"
+    r"|/tensorflow\.serving\.PredictionService/(GetModelMetadata|Predict))"
+)
+
+
 @dataclass
 class Double:
     """
@@ -70,6 +78,9 @@ class Double:
         actual: the routes that it follows, whatever the values say.
         revision: what it answers as `x-route-revision`.
         sure: how far its class probabilities are from all being the same; 1 is far.
+        tokens: those that it takes for genuine; a request with any other is refused.
+        ran: how many predictions each track has run, the mirrored ones too.
+        mirrored: whether a prediction that would be mirrored is, by its size in bytes.
     """
 
     actual: routing.Routing
@@ -83,25 +94,49 @@ class Double:
     interface: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
     outputs: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
     body: Callable[[bytes], bytes] = lambda body: body
-    open_paths: tuple[str, ...] = ("/v1/models/resnet/metadata",)
+    open_paths: tuple[str, ...] = ()
+    tokens: tuple[jwt.Token, ...] = ()
+    ran: Counter[str] = field(default_factory=Counter)
+    mirrored: Callable[[Api, int], bool] = lambda _api, _size: True
     address: str = ""
     front: "_OnePort | None" = None
     random: Random = field(default_factory=lambda: Random(7))  # noqa: S311 - a simulation
     counts: Counter[Api] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, api: Api, call: str, headers: dict[str, str]) -> tuple[int, str, dict[str, str]]:
+    def take(
+        self, api: Api, call: str, headers: dict[str, str], path: str, size: int = 0
+    ) -> tuple[int, str, dict[str, str]]:
         """
         Decide on one request: status, track, and the headers of the answer.
         """
+        given = next((text for name, text in headers.items() if name.lower() == "authorization"), None)
+        token = next((one for one in self.tokens if one.header["authorization"] == given), None)
+        if given is not None and token is None:
+            return 401, "", {}
+        if not (_ALLOWED.fullmatch(path) or path.startswith(self.open_paths)):
+            return 403, "", {}
         with self.lock:
+            seen = routing.Request(path, self.see_headers(api, headers), token.claims if token else {})
+            decision = self.actual.decision(seen)
+            if decision is None and not path.startswith(self.open_paths):
+                return 404, "", {}
             self.counts[api] += 1
             count = self.counts[api]
-            route = self.actual.decide(self.see_headers(api, headers))
-            tracks, weights = zip(*route.weights.items(), strict=True)
-            track = self.choose(api, self.random.choices(tracks, weights)[0])
+            weights = decision.weights if decision else self.actual.routes[-1].weights
+            track = self.choose(api, self.random.choices(list(weights), list(weights.values()))[0])
+            if call == "predict":
+                self.run(api, track, decision.route.mirror if decision else None, size)
         attribution = {TRACK_HEADER: track, REVISION_HEADER: self.revision}
         return self.status(api, count, call, track), track, self.attribute(api, count, attribution)
+
+    def run(self, api: Api, track: str, mirror: routing.Mirror | None, size: int) -> None:
+        """
+        Count one prediction, and its copy.
+        """
+        self.ran[track] += 1
+        if mirror and self.random.random() * 100 < mirror.percent and self.mirrored(api, size):
+            self.ran[mirror.track] += 1
 
     def signatures(self, api: Api, track: str) -> dict[str, Any]:
         """
@@ -149,10 +184,6 @@ def _rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            if not self.path.startswith(double.open_paths):
-                self.refuse()
-                return
-
             def info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
                 dim = [{"size": str(size), "name": ""} for size in shape]
                 return {name: {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}}
@@ -175,20 +206,17 @@ def _rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
             )
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            self.size = int(self.headers["content-length"])
+            body = json.loads(self.rfile.read(self.size))
             (value,) = body["instances"][0].values()
             if isinstance(value, dict):
                 value = base64.b64decode(value["b64"])
             self.respond("predict", lambda track: {"predictions": [double.predict(Api.REST, track, value)]})
 
-        def refuse(self) -> None:
-            self.send_response(404)
-            self.send_header("content-length", "0")
-            self.end_headers()
-            self.wfile.flush()
-
         def respond(self, call: str, make: Callable[[str], object]) -> None:
-            status, track, headers = double.take(Api.REST, call, dict(self.headers.items()))
+            status, track, headers = double.take(
+                Api.REST, call, dict(self.headers.items()), self.path, getattr(self, "size", 0)
+            )
             body = json.dumps(make(track) if status == 200 else {"error": "no healthy upstream"}).encode()
             body = double.body(body)
             self.send_response(status)
@@ -206,13 +234,18 @@ def _grpc_server(double: Double) -> tuple[grpc.Server, int]:  # noqa: C901 - a s
     found = protos()
     codes = {
         400: grpc.StatusCode.INVALID_ARGUMENT,
+        401: grpc.StatusCode.UNAUTHENTICATED,
+        403: grpc.StatusCode.PERMISSION_DENIED,
         404: grpc.StatusCode.NOT_FOUND,
         503: grpc.StatusCode.UNAVAILABLE,
     }
 
-    def answering(call: str, make: Callable[[Any, str], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def answering(
+        call: str, path: str, make: Callable[[Any, str], Any]
+    ) -> Callable[[Any, grpc.ServicerContext], Any]:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            status, track, headers = double.take(Api.GRPC, call, dict(context.invocation_metadata()))
+            sent = dict(context.invocation_metadata())
+            status, track, headers = double.take(Api.GRPC, call, sent, path, request.ByteSize())
             context.send_initial_metadata(tuple(headers.items()))
             if status != 200:
                 context.abort(codes[status], "no healthy upstream")
@@ -248,12 +281,27 @@ def _grpc_server(double: Double) -> tuple[grpc.Server, int]:  # noqa: C901 - a s
             response.outputs[name].CopyFrom(to_tensor(np.array([given[name]], np.float32)))
         return response
 
-    service = found.prediction_service_pb2_grpc
-    servicer = service.PredictionServiceServicer()
-    servicer.GetModelMetadata = answering("metadata", metadata)
-    servicer.Predict = answering("predict", prediction)
+    class AnyPath(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            path = str(details.method)
+            calls = {
+                "GetModelMetadata": (
+                    "metadata", metadata, found.get_model_metadata_pb2.GetModelMetadataRequest
+                ),
+                "Predict": ("predict", prediction, found.predict_pb2.PredictRequest),
+            }  # fmt: skip
+            name = path.rpartition("/")[2]
+            if name not in calls:
+                return None
+            call, make, request = calls[name]
+            return grpc.unary_unary_rpc_method_handler(
+                answering(call, path, make),
+                request_deserializer=request.FromString,
+                response_serializer=lambda response: response.SerializeToString(),
+            )
+
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
-    service.add_PredictionServiceServicer_to_server(servicer, server)
+    server.add_generic_rpc_handlers((AnyPath(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port

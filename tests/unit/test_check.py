@@ -4,13 +4,14 @@ The check at the gateway, against a double that does what it is told: each fault
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
 
 import pytest
 
-from tfcanary import check, routing
+from tfcanary import check, jwt, routing
 from tfcanary.check import Limits, Subject
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api
@@ -492,6 +493,7 @@ def test_there_are_enough_faults():
         test_a_fault_is_found_by_name,
         test_a_fault_of_a_header_rule_is_found_by_name,
         test_a_live_virtual_service_that_differs_is_a_finding,
+        test_a_mirror_that_loses_copies_is_found,
     )
     faults = [mark.args[1] for table in tables for mark in table.pytestmark if mark.name == "parametrize"]
     ids = [param.id for params in faults for param in params]
@@ -570,6 +572,186 @@ def test_a_route_that_cannot_be_reached_is_not_passed_over(gateway, values, pict
     assert 4 == report.exit_code
 
 
+def below_canary(values):
+    entry = {"name": "below", "match": {"path": {"prefix": "/canary"}}, "weights": {"canary": 100}}
+    return routing.from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}))
+
+
+def test_a_path_prefix_is_proven(gateway, values, pictures):
+    """
+    Below it the canary, elsewhere stable, and beside it nobody; predictions of both tracks.
+    """
+    expected = below_canary(values)
+
+    report = check.check_gateway(subject(gateway(expected), expected), QUICK, pictures)
+
+    assert report.held, report.table()
+    assert {
+        "split below (REST)",
+        "no route beside /canary (gRPC)",
+        "header rule below: not below /canary (REST)",
+    } <= (titles(report, Decision.HELD))
+    assert {"so from canary and stable"} == {row.observed for row in report.checks if row.name == "answers"}
+
+
+def test_a_path_beside_the_prefix_that_is_open_is_found(gateway, values, pictures):
+    expected = below_canary(values)
+    double = gateway(expected, open_paths=("/canaryx",))
+
+    report = check.check_gateway(subject(double, expected), QUICK, pictures)
+
+    assert {("no route", "REST"), ("no route", "gRPC")} == kinds(report)
+
+
+GENUINE = jwt.Token("head.body.genuine", {"group": "canary"})
+
+
+def by_claim(values, **security):
+    claim = {"name": "group", "match": {"claims": {"group": ["canary"]}}, "weights": {"canary": 100}}
+    others = {"security": {"jwt": {"issuer": "https://issuer.test", **security}}}
+    return routing.from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}, **others))
+
+
+def test_a_claim_is_proven_with_a_token(gateway, values, pictures):
+    """
+    With the token the canary, without it stable, and a forged one is refused.
+    """
+    expected = by_claim(values)
+    double = gateway(expected, tokens=(GENUINE,))
+
+    report = check.check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
+
+    assert report.held, report.table()
+    assert {
+        "split group (REST)",
+        "header rule group: no token (gRPC)",
+        "forged token 1 of 1 (gRPC)",
+    } <= titles(report, Decision.HELD)
+    assert "genuine" not in report.table() + json.dumps(report.to_json())
+
+
+def test_a_forged_token_that_is_taken_is_found(gateway, values, pictures):
+    expected = by_claim(values)
+    double = gateway(expected, tokens=(GENUINE, GENUINE.forged()))
+
+    report = check.check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
+
+    assert {("forged token", "REST"), ("forged token", "gRPC")} == kinds(report)
+
+
+def test_plain_headers_that_do_for_a_token_are_found(gateway, values, pictures):
+    """
+    A gateway that takes the group from whoever says it.
+    """
+    expected = by_claim(values)
+    group = {
+        "name": "group",
+        "match": {"headers": {"group": {"exact": "canary"}}},
+        "weights": {"canary": 100},
+    }
+    everyone = {"name": "everyone", "weights": {"stable": 100}}
+    double = gateway(routing.from_values(values(group, everyone)), tokens=(GENUINE,))
+
+    report = check.check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
+
+    assert "header rule group: plain headers instead of a token (REST)" in titles(report)
+
+
+def mirroring(values, percent=50):
+    mirror = {"track": "canary", "percent": percent}
+    return routing.from_values(values({"name": "everyone", "mirror": mirror, "weights": {"stable": 100}}))
+
+
+def every_other():
+    turn = itertools.count()
+    return lambda *_: next(turn) % 2
+
+
+def growing():
+    """
+    Others' predictions: a thousand between two counts, and none while it is looked at twice.
+    """
+    seen = itertools.count()
+    return lambda _: 1000 * (next(seen) // 2)
+
+
+def counting(double):
+    return lambda track: double.ran[track]
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """
+    The double counts a copy before it answers.
+    """
+    monkeypatch.setattr(check, "wait_until", functools.partial(_without_pause, check.wait_until))
+
+
+def _without_pause(wait, *arguments, **options):
+    return wait(*arguments, **{**options, "interval_seconds": 0})
+
+
+@pytest.mark.parametrize("percent", [50, 100])
+@pytest.mark.usefixtures("at_once")
+def test_a_mirror_is_counted_where_it_arrives(gateway, values, pictures, percent):
+    expected = mirroring(values, percent)
+    double = gateway(expected)
+
+    report = check.check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
+
+    assert report.held, report.table()
+    rows = [row for row in report.checks if row.name == "mirror"]
+    assert [Api.REST, Api.GRPC] == [row.api for row in rows]
+    assert all(row.n == row.needed > 3 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("faults", "found"),
+    [
+        pytest.param({"mirrored": lambda *_: False}, BOTH, id="mirror-off"),
+        pytest.param({"mirrored": lambda api, _: api is Api.REST}, {"gRPC"}, id="mirror-off-over-grpc"),
+        pytest.param({"mirrored": lambda _, size: size < 1000}, {"REST"}, id="mirror-abandoned-by-size"),
+        pytest.param(
+            {"percent": 100, "mirrored": every_other()},
+            BOTH,
+            id="mirror-of-all-loses-half",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("at_once")
+def test_a_mirror_that_loses_copies_is_found(gateway, values, pictures, faults, found):
+    expected = mirroring(values, faults.get("percent", 50))
+    double = gateway(expected, mirrored=faults["mirrored"])
+
+    report = check.check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
+
+    assert {("mirror", api) for api in found} == kinds(report)
+
+
+def unreadable(_track):
+    raise UnreachableError("pod a: its metrics cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("count", "detail"),
+    [
+        pytest.param(None, "only the pods of a --release can be asked", id="no-cluster"),
+        pytest.param(unreadable, "its metrics cannot be read", id="no-right"),
+        pytest.param(growing(), "send predictions to canary", id="others"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("at_once")
+def test_a_mirror_that_cannot_be_counted_is_not_enough_evidence(gateway, values, pictures, count, detail):
+    expected = mirroring(values)
+
+    report = check.check_gateway(subject(gateway(expected), expected, predictions=count), QUICK, pictures)
+
+    assert set() == titles(report)
+    assert {("mirror", "REST"), ("mirror", "gRPC")} == kinds(report, Decision.NOT_ENOUGH)
+    assert all(detail in row.detail for row in report.checks if row.name == "mirror")
+    assert 4 == report.exit_code
+
+
 def ordered(values, *, first):
     rules = {
         "opted-in": {"headers": {"user-group": {"exact": "canary"}}},
@@ -615,7 +797,7 @@ def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
     """
     Each path that the gateway lets through by mistake is named; asking for it is no failed request.
     """
-    double = gateway(tenth, open_paths=("/v1/models/resnet/metadata", path))
+    double = gateway(tenth, open_paths=(path,))
 
     report = check.check_gateway(subject(double, tenth), SECURITY, pictures)
 

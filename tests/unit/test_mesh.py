@@ -201,7 +201,7 @@ def test_what_cannot_be_forwarded_is_a_connection_that_closes(cluster):
     live = live_in(cluster, {})
 
     with (
-        live.forwarded(mesh.GatewayPod("a", "istio-system", 80)) as address,
+        live.forwarded(mesh.PodPort("a", "istio-system", 80)) as address,
         socket.create_connection(address.split(":"), timeout=5) as connection,
     ):
         assert b"" == connection.recv(1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given
@@ -133,12 +134,10 @@ def test_the_receive_limit_is_the_one_that_is_set(gateway, everyone, more, ok):
     The limit is explicit (gRPC's default is 4 MiB) and exact to the byte (requirement A16).
     """
     double = gateway(everyone)
-    protos = predict.protos()
-    with GrpcClient(double.address, "resnet") as probe:
-        request = protos.get_model_metadata_pb2.GetModelMetadataRequest()
-        request.model_spec.name = "resnet"
-        request.metadata_field.append("signature_def")
-        size = probe._stub.GetModelMetadata(request, timeout=5).ByteSize()
+    request = predict.metadata_message("resnet").SerializeToString()
+    with grpc.insecure_channel(double.address) as channel:
+        ask = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+        size = len(ask(request, timeout=5))
     with GrpcClient(double.address, "resnet", max_message_bytes=size + more) as client:
         answer = client.metadata()
 

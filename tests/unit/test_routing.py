@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcanary import routing
+from tfcanary import jwt, routing
 from tfcanary.errors import UsageError
 from tfcanary.routing import Aim, HeaderMatch, Kind
 
@@ -392,3 +392,78 @@ def test_every_strategy_file_parses_and_can_be_probed(file):
     assert {route.name for route in parsed.routes} - {route.name for route in parsed.unprobed()} == {
         name for name, _ in itertools.groupby(probe.aimed_at.name for probe in parsed.probes())
     }
+
+
+def everyone_but(values, match, **others):
+    entry = {"name": "some", "match": match, "weights": {"canary": 100}}
+    return routing.from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}, **others))
+
+
+def test_a_path_prefix_is_asked_with_and_without(values):
+    probes = everyone_but(values, {"path": {"prefix": "/canary"}}).probes()
+
+    assert {
+        ("some: match", "/canary/v1/models/resnet/metadata", "some"),
+        ("some: not below /canary", "/v1/models/resnet/metadata", "everyone"),
+        ("everyone: match", "/v1/models/resnet/metadata", "everyone"),
+    } == {(probe.name, probe.path("resnet"), probe.expected.name) for probe in probes}
+
+
+def test_a_version_is_asked_by_its_path_which_grpc_has_not(values):
+    probes = everyone_but(values, {"path": {"version": "canary"}}).probes()
+
+    assert {
+        ("some: match", "/v1/models/resnet/versions/2/metadata", "some", True),
+        ("some: no version", "/v1/models/resnet/metadata", "everyone", False),
+        ("everyone: match", "/v1/models/resnet/metadata", "everyone", False),
+    } == {(probe.name, probe.path("resnet"), probe.expected.name, probe.rest_only) for probe in probes}
+
+
+JWT = {"security": {"jwt": {"issuer": "https://issuer.test"}}}
+TOKEN = jwt.Token("a.b.c", {"group": "canary", "sub": "alice"})
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        pytest.param({"claims": {"group": ["canary"]}}, id="claim"),
+        pytest.param({"userGroups": ["canary"]}, id="group-that-the-gateway-takes-from-the-token"),
+    ],
+)
+def test_a_token_is_asked_with_and_without(values, match):
+    """
+    With it the route is reached; neither without it nor with its words in plain headers.
+    """
+    parsed = everyone_but(values, match, **JWT)
+
+    probes = [probe for probe in parsed.probes([TOKEN]) if probe.aimed_at.name == "some"]
+
+    assert () == parsed.unprobed([TOKEN])
+    assert {
+        "some: match": ("some", True),
+        "some: no token": ("everyone", False),
+        "some: plain headers instead of a token": ("everyone", False),
+    } == {probe.name: (probe.expected.name, "authorization" in probe.headers) for probe in probes}
+    assert "canary" in probes[-1].headers.values()
+    assert "a.b.c" not in repr(probes)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "others"),
+    [
+        pytest.param([], JWT, id="no-token"),
+        pytest.param([jwt.Token("a.b.c", {"group": "staff"})], JWT, id="token-of-another-group"),
+        pytest.param([TOKEN], {}, id="tokens-are-not-verified"),
+    ],
+)
+def test_a_route_without_a_token_that_fits_is_not_probed(values, tokens, others):
+    parsed = everyone_but(values, {"claims": {"group": ["canary"]}}, **others)
+
+    assert ["some"] == [route.name for route in parsed.unprobed(tokens)]
+    assert {"everyone"} == {probe.aimed_at.name for probe in parsed.probes(tokens)}
+
+
+def test_a_callers_labels_are_for_the_mesh(values):
+    parsed = everyone_but(values, {"sourceLabels": {"app": "shop"}})
+
+    assert ["some"] == [route.name for route in parsed.unprobed([TOKEN])]

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tfcanary.cluster import binaries, components, images, istio, node, pki, preflight
@@ -26,6 +27,9 @@ LOG = logging.getLogger(__name__)
 FIRST_API_PORT, FIRST_GATEWAY_PORT = 16443, 18080
 BOOTSTRAP = Path(__file__).with_name("config") / "bootstrap.yaml"
 LOG_TAIL_LINES = 15
+
+# One answer too late on a busy machine is no reason to restart what runs.
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +193,9 @@ def _importing(
     Start the components; import what Istio needs before, and the large model server image beside it.
     """
     parts = {component.name: component for component in components.build(layout, ports, programs)}
+    started = False
     for name in ("containerd", "etcd", "kube-apiserver"):
-        _ensure_started(layout, parts[name], first)
+        started |= _ensure_started(layout, parts[name], first, others_started=started)
     _await_healthy(layout, parts["containerd"], first)
     if pull:
         images.pull_into(layout)
@@ -198,11 +203,11 @@ def _importing(
     large = [image for image in wanted if image.reference == images.MODEL_SERVER]
     with images.importing(layout, large):
         _await_healthy(layout, parts["kube-apiserver"], first)
-        _ensure_started(layout, parts["host-ports"], first)
+        started |= _ensure_started(layout, parts["host-ports"], first, others_started=started)
         _await_healthy(layout, parts["host-ports"], first)
         _grant(layout, programs.kubernetes / "kubectl")
         for component in parts.values():
-            _ensure_started(layout, component, first)
+            started |= _ensure_started(layout, component, first, others_started=started)
         for component in parts.values():
             _await_healthy(layout, component, first)
         _await_node(layout, programs.kubernetes / "kubectl")
@@ -213,21 +218,29 @@ def _record(layout: Layout, component: Component) -> Path:
     return layout.run / f"{component.name}.json"
 
 
-def _ensure_started(layout: Layout, component: Component, first: Process) -> None:
+def _ensure_started(layout: Layout, component: Component, first: Process, *, others_started: bool) -> bool:
     """
-    Start the component unless it runs with this very configuration and works.
+    Start the component unless it runs with this very configuration and works; whether it was started.
+
+    Args:
+        layout: of which cluster.
+        component: which one.
+        first: the node's first process.
+        others_started: something that it may need was started just now, and it gets the time to find that again:
+            an apiserver connects to a new etcd by itself, after a while.
     """
     changed = [
         path for path, text in component.files.items() if not path.exists() or path.read_text() != text
     ]
     process = Process.read(_record(layout, component))
     if process is not None and not changed:
+        patience = component.ready_seconds / 2 if others_started else PATIENCE_SECONDS
         try:
-            components.check(component, first)
-        except NotYet as seen:
+            wait_until(component.name, partial(_works, layout, component, first), timeout_seconds=patience)
+        except UnreachableError as seen:
             LOG.info("%s runs but does not work (%s): restarting", component.name, seen)
         else:
-            return
+            return False
     if process is not None:
         process.end()
     for path in changed:
@@ -235,16 +248,22 @@ def _ensure_started(layout: Layout, component: Component, first: Process) -> Non
     LOG.info("starting %s", component.name)
     process = spawn(component.arguments, log=layout.logs / f"{component.name}.log", inside=first.pid)
     process.write(_record(layout, component))
+    return True
+
+
+def _works(layout: Layout, component: Component, first: Process) -> None:
+    """
+    Raise `NotYet` while the component does not work, and `UnreachableError` once it ended.
+    """
+    if Process.read(_record(layout, component)) is None:
+        raise UnreachableError("it ended")
+    components.check(component, first)
 
 
 def _await_healthy(layout: Layout, component: Component, first: Process) -> None:
-    def healthy() -> None:
-        if Process.read(_record(layout, component)) is None:
-            raise UnreachableError("it ended")
-        components.check(component, first)
-
+    works = partial(_works, layout, component, first)
     try:
-        wait_until(component.name, healthy, timeout_seconds=component.ready_seconds, interval_seconds=0.05)
+        wait_until(component.name, works, timeout_seconds=component.ready_seconds, interval_seconds=0.05)
     except UnreachableError as error:
         log = layout.logs / f"{component.name}.log"
         for line in tail(log, LOG_TAIL_LINES):
