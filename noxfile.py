@@ -32,7 +32,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def tests(session: nox.Session) -> None:
     """Everything that CI runs: lint, types, and all tests, those on a real cluster last (`-- --keep` keeps it)."""
-    for name in ("lint", "types", "unit", "export", "modelserver", "chart"):
+    for name in ("lint", "types", "unit", "pages", "export", "modelserver", "chart"):
         session.notify(name, [])
     session.notify("cluster", session.posargs)
 
@@ -54,6 +54,16 @@ def types(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """The pure parts and the clients: no helm, no cluster."""
     python(session, "-m", "pytest", "tests/unit", *session.posargs)
+
+
+@nox.session(default=False)
+def pages(session: nox.Session) -> None:
+    """The reports in headless Chromium, as a phone and as a desktop; installs it where that is possible."""
+    packages = {"chromium": "chromium", "chromedriver": "chromium-driver"}
+    python(
+        session, "-m", "tfcanary.cluster.preflight", *(f"{tool}={name}" for tool, name in packages.items())
+    )
+    python(session, "-m", "pytest", "tests/pages", *session.posargs)
 
 
 @nox.session(default=False)

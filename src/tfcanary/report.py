@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_POINTS = 240
 # What is not broken over lines: results, APIs, figures.
 SHORT = 8
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 260, 46, 34, 12, 12
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 280, 46, 50, 12, 12
 # Okabe and Ito: told apart by the colour-blind too; lines differ in dashes as well.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
@@ -51,6 +51,7 @@ svg { width: 100%; height: auto; background: var(--card); } svg text { fill: var
 @media (max-width: 40rem) { thead { display: none; } table, tbody { display: block; } td.number { text-align: left; }
   tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
   td { display: block; border: 0; padding: .1rem 0; } td:empty { display: none; }
+  svg text { font-size: 22px; }
   td::before { content: attr(data-name) ": "; color: var(--soft); } }
 """
 
@@ -351,9 +352,10 @@ def _chart(
             f'<text x="{_LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{part / 100 * y_most:g}</text>'
         )
     for tick in _ticks(least, most, log=log):
-        anchor = "end" if across(tick) > _WIDTH - 40 else "middle"
+        # At either end a label in the middle of its tick would run into its neighbour.
+        anchor = "end" if across(tick) > _WIDTH - 40 else "start" if across(tick) < _LEFT + 20 else "middle"
         made.append(
-            f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="{anchor}">{tick:g}</text>'
+            f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="{anchor}">{tick:g}</text>'
         )
     made.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 3}" text-anchor="end">{escape(x)}</text>')
     made.append(f'<text x="{_LEFT}" y="{_HEIGHT - 3}">{escape(y)}</text>')

@@ -141,6 +141,12 @@ def without_attribution(spec: dict[str, Any]) -> None:
             destination.pop("headers", None)
 
 
+def without_mirror(spec: dict[str, Any]) -> None:
+    for entry in spec["http"]:
+        entry.pop("mirror")
+        entry.pop("mirrorPercentage")
+
+
 def retrying(spec: dict[str, Any]) -> None:
     for entry in spec["http"]:
         entry["retries"] = {"attempts": 2}
@@ -194,6 +200,64 @@ def test_a_planted_fault_is_found_by_name(
     assert found <= failed(seen), seen.table()
     assert 1 == seen.exit_code
     assert {one.api for one in seen.checks} >= set(Api)
+
+
+MIRROR_ALL = (
+    "routing: {routes: [{name: everyone, mirror: {track: canary, percent: 100}, weights: {stable: 100}}]}\n"
+)
+# Enough to tell the mirror from none at all; each prediction is run twice here.
+FEW = check.Limits(timeout_seconds=10, alpha=1e-3, power=0.99, detect=40)
+
+
+@pytest.fixture
+def mirror_all(tmp_path: Path) -> Path:
+    file = tmp_path / "mirror-all.yaml"
+    file.write_text(MIRROR_ALL)
+    return file
+
+
+def test_a_mirror_is_counted_at_the_pods(
+    releases: Releases, subject: Callable[..., check.Subject], mirror_all: Path
+) -> None:
+    """
+    A15: of predictions with 588 KiB of picture each, all are counted by the canary's own server, over both APIs.
+    """
+    releases.apply(RELEASE, files=[mirror_all])
+
+    seen = check.check_gateway(subject(mirror_all), FEW)
+
+    assert seen.held, seen.table()
+    rows = [one for one in seen.checks if one.name == "mirror"]
+    assert list(Api) == [one.api for one in rows]
+    assert all("588 KiB" in one.observed for one in rows)
+
+
+def test_a_mirror_that_is_off_is_found(
+    subject: Callable[..., check.Subject], planted: Any, mirror_all: Path
+) -> None:
+    """
+    Both where it is written and where nothing arrives.
+    """
+    planted("virtualservice", without_mirror, mirror_all)
+
+    seen = check.check_gateway(subject(mirror_all), FEW)
+
+    assert {"live objects", "mirror everyone (REST)", "mirror everyone (gRPC)"} == failed(seen), seen.table()
+
+
+def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+    """
+    Below it, beside it and without it, over both APIs, with predictions of both tracks.
+    """
+    file = VALUES / "canary-path.yaml"
+    releases.apply(RELEASE, files=[file])
+
+    seen = check.check_gateway(subject(file))
+
+    assert seen.held, seen.table()
+    assert {"no route beside /canary (REST)", "no route beside /canary (gRPC)"} <= {
+        one.title for one in seen.checks
+    }
 
 
 def test_drift_is_no_success(releases: Releases, planted: Any) -> None:

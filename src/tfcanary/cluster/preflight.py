@@ -2,14 +2,17 @@
 What this machine must have before anything is built or started: all that is missing, said at once.
 """
 
+import argparse
 import logging
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfcanary import cli
 from tfcanary.cluster.layout import cache_folder
 from tfcanary.errors import UnreachableError, UsageError
 
@@ -113,6 +116,20 @@ def missing_packages() -> list[str]:
     if cni_folder() is None:
         packages.add("containernetworking-plugins")
     return sorted(packages)
+
+
+def install_missing(packages: Mapping[str, str]) -> None:
+    """
+    Install what programs are in that are not here, as root on Debian or Ubuntu; elsewhere only name it.
+
+    Args:
+        packages: by program, its distribution package.
+    """
+    missing = sorted({package for tool, package in packages.items() if shutil.which(tool) is None})
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        _install(missing)
+    elif missing:
+        LOG.warning("missing, and not to be installed by this user on this system: %s", " ".join(missing))
 
 
 def _install(packages: list[str]) -> None:
@@ -222,3 +239,21 @@ def require_program(name: str) -> Path:
     if found is None:
         raise UsageError(f"{name}: expected it on PATH, got nothing; {INSTEAD}")
     return Path(found)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Install the distribution packages of programs, as the task runner asks.
+    """
+    parser = cli.Parser(prog="python -m tfcanary.cluster.preflight", description=main.__doc__)
+    parser.add_argument("package", nargs="+", metavar="PROGRAM=PACKAGE", help="a program, and what it is in")
+
+    def install(arguments: argparse.Namespace) -> int:
+        install_missing(dict(pair.split("=", 1) for pair in arguments.package))
+        return 0
+
+    return cli.run(parser, install, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

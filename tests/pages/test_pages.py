@@ -1,0 +1,219 @@
+"""
+The reports in a real browser: nothing is loaded, nothing is cut off, everything can be read, on a phone as well.
+"""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from tfcanary import check, report, routing, split
+from tfcanary.predict import Api
+from tfcanary.split import Decision
+
+PHONE, DESKTOP = 390, 1280
+LONG = "a-release-with-a-name-that-is-as-long-as-any-and-has-no-place-to-break-it" * 3
+
+
+def route(name, weights, **match):
+    return {"name": name, "weights": weights, **({"match": match} if match else {})}
+
+
+VALUES = {
+    "model": {"name": "resnet"},
+    "tracks": {"stable": {}, "canary": {}},
+    "routing": {
+        "routes": [
+            route("europe", {"stable": 70, "canary": 30}, regions=["europe-west1", "europe-west4"]),
+            route("everyone", {"stable": 90, "canary": 10}),
+        ]
+    },
+}
+
+
+def samples(n):
+    draw = random.Random(3)  # noqa: S311 - a picture to look at
+    for i in range(n):
+        failed = i % 50 == 49
+        yield check.Sample(
+            seconds=i / 100,
+            about=draw.choice(["europe", "everyone"]),
+            api=draw.choice(list(Api)),
+            track=None if failed else draw.choices(["stable", "canary"], [9, 1])[0],
+            latency=0.001 * draw.lognormvariate(2, 1),
+            ok=not failed,
+            outcome=f"503 {LONG}" if failed else "",
+        )
+
+
+@pytest.fixture(scope="module")
+def page():
+    """
+    A report with everything in it: rows of all kinds, long words, charts, failures.
+    """
+    parsed = routing.from_values(VALUES)
+    counted = split.judge(split.plan({"stable": 90, "canary": 10}), {"stable": 900, "canary": 100})
+    row = check.Check("split", "everyone", Api.REST, Decision.HELD, "canary 10 %", "canary 100, stable 900", 1000,
+                      shares=counted.shares)  # fmt: skip
+    made = check.Report(
+        subject=check.Subject(parsed, "gateway.example.test:80", release=LONG, lost=(LONG,)),
+        limits=check.Limits(),
+        revision="7dd2b2ce81",
+        checks=(
+            row,
+            replace(row, decision=Decision.FAILED, observed=LONG, detail=LONG),
+            replace(row, decision=Decision.NOT_ENOUGH, api=Api.GRPC),
+        ),
+        seconds=12.0,
+        requests=1000,
+        samples=tuple(samples(1000)),
+    )
+    return report.html(made)
+
+
+@pytest.fixture(scope="module")
+def drops():
+    figures = {
+        "requests": 10_000, "failed": 1, "perSecond": 100.0, "latencyMs": {"p50": 3.1, "p99": 21.5, "max": 80.0},
+        "tracks": {"stable": 9000, "canary": 1000}, "samples": [f"at 1 s 503 {LONG}"],
+    }  # fmt: skip
+    phases = [
+        {"about": f"{one} → {other}", **figures} for one in ("stable", LONG) for other in ("canary-10", LONG)
+    ]
+    run = {
+        "name": "every_ordered_pair",
+        "all": figures,
+        "phases": phases,
+        "propagationSeconds": [0.3],
+        "notes": LONG,
+    }
+    return report.zero_drop([run, run])
+
+
+@pytest.fixture(params=["page", "drops"])
+def text(request):
+    return request.getfixturevalue(request.param)
+
+
+WIDTHS = pytest.mark.parametrize("width", [PHONE, DESKTOP], ids=["phone", "desktop"])
+
+
+@WIDTHS
+def test_nothing_is_loaded_and_nothing_is_complained_about(opened, text, width):
+    browser = opened(text, width)
+
+    assert [] == browser.execute_script(
+        "return performance.getEntriesByType('resource').map(one => one.name)"
+    )
+    assert [] == browser.get_log("browser")
+
+
+@WIDTHS
+def test_nothing_is_wider_than_the_screen(opened, text, width):
+    """
+    No scrolling sideways, and no element that reaches out of the page.
+    """
+    browser = opened(text, width)
+
+    out = browser.execute_script(
+        "return [...document.body.querySelectorAll('*')].filter(one => one.getBoundingClientRect().right > innerWidth + 1)"
+        ".map(one => one.tagName + ' ' + one.textContent.slice(0, 40))"
+    )
+    assert [] == out
+    assert width >= browser.execute_script("return document.documentElement.scrollWidth")
+
+
+@WIDTHS
+def test_all_text_is_large_enough_to_read(opened, text, width):
+    """
+    In the charts, which shrink with the page, as well: a line of text is at least 11 pixels high on the screen.
+    """
+    browser = opened(text, width)
+
+    heights = browser.execute_script(
+        "return [...document.querySelectorAll('h1, h2, p, li, td, figcaption, svg text')]"
+        ".filter(one => one.textContent.trim() && getComputedStyle(one).display != 'none')"
+        ".map(one => one.getBoundingClientRect().height)"
+    )
+    assert 10 < len(heights)
+    assert 11 <= min(heights)
+
+
+@WIDTHS
+def test_charts_are_drawn_inside_their_frames(opened, page, width):
+    """
+    Two splits and the latencies, each with a line for every API and track, none outside.
+    """
+    browser = opened(page, width)
+
+    charts = browser.execute_script(
+        "return [...document.querySelectorAll('figure > svg')].map(svg => { const frame = svg.getBoundingClientRect();"
+        "  return [...svg.querySelectorAll('polyline')].map(line => { const box = line.getBoundingClientRect();"
+        "    return box.width > 50 && box.left >= frame.left && box.right <= frame.right && box.top >= frame.top - 1"
+        "      && box.bottom <= frame.bottom; }); })"
+    )
+    assert [[True] * 2, [True] * 2, [True] * 4] == charts
+
+
+@WIDTHS
+def test_labels_of_a_chart_do_not_overlap(opened, page, width):
+    browser = opened(page, width)
+
+    overlapping = browser.execute_script(
+        "const found = [];"
+        "for (const svg of document.querySelectorAll('figure > svg')) {"
+        "  const texts = [...svg.querySelectorAll('text')].map(one => [one.textContent, one.getBoundingClientRect()]);"
+        "  for (let i = 0; i < texts.length; i++) for (let j = i + 1; j < texts.length; j++) {"
+        "    const [a, b] = [texts[i][1], texts[j][1]];"
+        "    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);"
+        "    const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);"
+        "    if (across > 1 && down > 4) found.push(texts[i][0] + ' and ' + texts[j][0]); } }"
+        "return found;"
+    )
+    assert [] == overlapping
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(opened, text, scheme):
+    """
+    A contrast of at least 4.5 (WCAG 2, AA) for everything written, in both schemes.
+    """
+    browser = opened(text, DESKTOP, scheme)
+
+    pairs = browser.execute_script(
+        "const behind = one => { while (one) { const seen = getComputedStyle(one).backgroundColor;"
+        "  if (!seen.startsWith('rgba(0, 0, 0, 0')) return seen; one = one.parentElement; } return 'rgb(255, 255, 255)'; };"
+        "return [...document.querySelectorAll('h1, h2, p, li, td, th, figcaption')].filter(one => one.textContent.trim())"
+        ".map(one => [getComputedStyle(one).color, behind(one)]);"
+    )
+    assert 10 < len(pairs)
+    assert 4.5 <= min(contrast(*pair) for pair in pairs)
+
+
+def contrast(one, other):
+    """
+    The ratio of two colours' luminance (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio).
+    """
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_what_did_not_hold_is_seen_first(opened, page):
+    """
+    The verdict is on a phone's first screen, and the first row is what failed.
+    """
+    browser = opened(page, PHONE)
+
+    bottom, first = browser.execute_script(
+        "return [document.querySelector('.verdict').getBoundingClientRect().top, document.querySelector('td').textContent]"
+    )
+    assert 844 > bottom
+    assert "failed" == first
