@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from tfcanary.wait import NotYet, wait_until
 VALUES = REPOSITORY / "values"
 RELEASE = "resnet"
 REPORTS = Path(os.environ.get("REPORTS", REPOSITORY / "reports"))
-QUICKLY_SECONDS = 15
+# Beside the splits: waiting for the routes, and predictions.
+FEW_MORE = 300
 # The whole number is for a run of its own; here a few show that the loop works.
 REPETITIONS = int(os.environ.get("REPETITIONS", "3"))
 
@@ -45,15 +47,14 @@ def failed(found: check.Report) -> set[str]:
 
 def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., check.Subject]) -> None:
     """
-    Both protocols, every gateway pod, predictions included; and the page is left to read.
+    Both protocols, every gateway pod, predictions included, within so many requests; and the page is left to read.
+
+    How long that takes is measured by benchmarks/check.py: a busy machine is no fault of the check.
     """
     file = VALUES / "canary-10.yaml"
     releases.apply(RELEASE, files=[file])
-    check.check_gateway(subject(file))  # the first predictions after a start are slow
 
-    began = time.monotonic()
     found = check.check_gateway(subject(file))
-    seconds = time.monotonic() - began
 
     REPORTS.mkdir(parents=True, exist_ok=True)
     (REPORTS / "canary-10.html").write_text(report.html(found))
@@ -62,8 +63,9 @@ def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[...,
     assert {"REST", "gRPC"} == {
         one.api.value for one in found.checks if one.about.startswith("pod istio-ingressgateway") and one.api
     }
-    busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
-    assert seconds < QUICKLY_SECONDS or busy, f"{seconds:.1f} s for {found.requests} requests"
+    planned = Counter({one.api: one.needed for one in found.checks if one.name == "split"})
+    assert set(Api) == set(planned)
+    assert planned.total() + FEW_MORE >= found.requests
 
 
 def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., check.Subject]) -> None:

@@ -298,6 +298,7 @@ def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, messa
         pytest.param(
             ["--picture", "missing.jpg"], 2, "picture 'missing.jpg': cannot be read", id="no-picture"
         ),
+        pytest.param(["--token", "missing"], 2, "token 'missing': cannot be read", id="no-token"),
         pytest.param(["--timeout", "0"], 2, "--timeout: expected seconds above 0, got 0", id="timeout"),
         pytest.param(
             ["--concurrency", "0"], 2, "--concurrency: expected at least 1, got 0", id="concurrency"
