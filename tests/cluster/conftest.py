@@ -6,6 +6,7 @@ local cluster of ours, models and claims are made too; any other brings its own,
 """
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,17 @@ def namespace(
         manager.kubectl(
             ["delete", "persistentvolume", f"{store.CLAIM}-{name}", "--wait=false"], as_dict=False
         )
+
+
+@pytest.fixture(scope="module")
+def third_version(layout: Layout | None, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """
+    A copy of the first model as version 3, for three tracks; a store that is not ours has to have one.
+    """
+    if layout is not None:
+        third = tmp_path_factory.mktemp("models") / "3"
+        shutil.copytree(demo.exported(1), third)
+        store.publish(third, layout.models / namespace, demo.MODEL)
 
 
 @pytest.fixture(scope="module")
