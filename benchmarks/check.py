@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-from tfcanary import check, predict, routing
+from tfcanary import check, live, predict, routing
 
 VALUES = routing.CHART.parents[1] / "values"
 
@@ -44,7 +44,7 @@ def one(options: argparse.Namespace) -> tuple[int, float, float]:
     A check, reading the release included, and as many bare requests: their number and the seconds of both.
     """
     began = time.perf_counter()
-    subject = check.from_release(options.release, namespace=options.namespace, files=[options.values])
+    subject = live.from_release(options.release, namespace=options.namespace, files=[options.values])
     report = check.check_gateway(subject)
     whole = time.perf_counter() - began
     assert report.held, report.table()

@@ -7,46 +7,34 @@ predictions with real pictures; and over all of it not one failed request and on
 Nothing holds without evidence: a check that saw nothing says so, and the whole ends with exit code 4.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import itertools
-import json
 import logging
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfcanary import cli, explain, jwt, mesh, predict, release, report, routing, split
+from tfcanary import predict, predictions, routing, split
 from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
+from tfcanary.evidence import OFF, SHOWN_FAILURES, Check, Door, Limits, Report, Sample, Subject
 from tfcanary.predict import SERVING_DEFAULT, SERVING_PREPROCESS, Answer, Api, Client, Interface
+from tfcanary.predictions import Picture
 from tfcanary.routing import Aim, Probe, Request, Routing
 from tfcanary.split import Decision, Share
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
-SCHEMA = "tfserving-canary/check-gateway/1"
-
 # A route counts as arrived when so many answers in a row carry its revision (requirement A5).
 IN_A_ROW = 20
-TIMEOUT_SECONDS = 60.0
 # A gateway that went away fails every request at once; a canary that fails some does not fail so many in a row.
 UNREACHED_IN_A_ROW = 25
 
-TOP = 5
-SUM_TOLERANCE = 1e-3
-# Of the largest class probability: an unsure model's are all near 1/classes, where any fixed distance holds. float32
-# has 7 digits, and two machines may differ in the fifth.
-AGREEMENT_TOLERANCE = 1e-3
-SHOWN_FAILURES = 5
 # Predictions that were mirrored last have been counted within this.
 SETTLE_SECONDS = 60.0
 # Of each sticky client; how many clients follows from the power.
@@ -72,260 +60,6 @@ DENIALS = ("403", "PERMISSION_DENIED", "UNAUTHENTICATED")
 UNROUTED = ("400", "404", "UNIMPLEMENTED", "NOT_FOUND")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """
-    One thing that was checked: what was expected, what was seen, and in how many answers.
-
-    Attributes:
-        name: the kind of check, the same word in every report.
-        about: the route, header rule or signature that it is about.
-        shares: the counts and bounds of a split.
-        needed: how many answers the stated error rates ask for.
-    """
-
-    name: str
-    about: str
-    api: Api | None
-    decision: Decision
-    expected: str
-    observed: str
-    n: int
-    detail: str = ""
-    shares: tuple[Share, ...] = ()
-    needed: int = 0
-
-    @property
-    def title(self) -> str:
-        """
-        Name, subject and API in a few words.
-        """
-        api = f" ({self.api.value})" if self.api else ""
-        return f"{self.name} {self.about}".strip() + api
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """
-    One gateway pod by itself.
-
-    Attributes:
-        open: makes it reachable for a while, and says where.
-    """
-
-    name: str
-    open: Callable[[], contextlib.AbstractContextManager[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """
-    What is checked, and against what.
-
-    Attributes:
-        revision: what `x-route-revision` must be; None takes that of the first answer.
-        before: the routes before the change, which the check must not mistake for the declared ones.
-        findings: what was checked before any request was made.
-        lost: what cannot be checked, in words.
-        doors: the gateway's pods; every one of them must have the routes.
-        pods: how many pods each track has; any one of them may be broken.
-        predictions: says how many predictions a track's pods have run so far; None if they cannot be asked.
-        tokens: clients' tokens, for routes that ask for one.
-        tls: how the gateway's certificate is verified; None speaks plainly.
-    """
-
-    routing: Routing
-    gateway: str
-    host: str | None = None
-    release: str = ""
-    revision: str | None = None
-    before: Routing | None = None
-    findings: tuple[Check, ...] = ()
-    lost: tuple[str, ...] = ()
-    doors: tuple[Door, ...] = ()
-    pods: Mapping[str, int] = field(default_factory=dict)
-    predictions: Callable[[str], int] | None = None
-    tokens: tuple[jwt.Token, ...] = ()
-    tls: predict.Tls | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    The error rates and times of a check.
-
-    Attributes:
-        alpha: probability that a correct split is called wrong, for each split.
-        power: probability that a wrong one is found.
-        detect: the smallest difference, in percentage points, that must be found.
-        timeout_seconds: how long the routes may take to reach the gateway.
-        security: also ask for what nobody outside may reach.
-    """
-
-    alpha: float = split.ALPHA
-    power: float = split.POWER
-    detect: float = split.DETECT
-    timeout_seconds: float = TIMEOUT_SECONDS
-    concurrency: int = predict.CONCURRENCY
-    security: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """
-    One answer: when, after how long, and by whom.
-
-    Attributes:
-        about: the route whose split it counted for, if any.
-        outcome: of a failed request, in words.
-    """
-
-    seconds: float
-    about: str
-    api: Api
-    track: str | None
-    latency: float
-    ok: bool
-    outcome: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """
-    All checks of one run.
-
-    Attributes:
-        samples: every answer, in order.
-        interrupted: why the run ended early, if it did.
-    """
-
-    subject: Subject
-    limits: Limits
-    revision: str | None
-    checks: tuple[Check, ...]
-    seconds: float
-    requests: int
-    interrupted: str = ""
-    samples: tuple[Sample, ...] = ()
-
-    @property
-    def held(self) -> bool:
-        """
-        Whether there are checks, and all of them held.
-        """
-        return self.exit_code == 0
-
-    @property
-    def exit_code(self) -> int:
-        """
-        0 held, 1 did not hold, 3 interrupted, 4 not enough evidence.
-        """
-        decisions = {check.decision for check in self.checks}
-        if self.interrupted:
-            return UnreachableError.exit_code
-        if Decision.FAILED in decisions:
-            return 1
-        if decisions != {Decision.HELD}:
-            return NoEvidenceError.exit_code
-        return 0
-
-    @property
-    def verdict(self) -> str:
-        """
-        The outcome in one line.
-        """
-        if self.held:
-            return f"all {len(self.checks)} checks held"
-        parts = []
-        for decision, words in ((Decision.FAILED, "did not hold"), (Decision.NOT_ENOUGH, "lack evidence")):
-            titles = [check.title for check in self.checks if check.decision is decision]
-            if titles:
-                parts.append(f"{len(titles)} of {len(self.checks)} checks {words}: {', '.join(titles)}")
-        if self.interrupted:
-            parts.append(f"interrupted: {self.interrupted}")
-        return "; ".join(parts) or "nothing was checked"
-
-    def table(self) -> str:
-        """
-        All checks for a reader, the verdict last.
-        """
-        routes = [f"  {route.name}: {route}" for route in self.subject.routing.routes]
-        head = ("result", "check", "API", "expected", "seen", "answers")
-        rows = [
-            (
-                check.decision.value,
-                f"{check.name} {check.about}".strip(),
-                check.api.value if check.api else "",
-                check.expected,
-                check.observed,
-                str(check.n),
-            )
-            for check in self.checks
-        ]
-        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-        lines = [
-            f"model {self.subject.routing.model} at {self.subject.gateway}, route {self.revision or 'unknown'}",
-            *routes,
-            "",
-            _aligned(head, widths),
-            _aligned(["-" * width for width in widths], widths),
-        ]
-        for check, row in zip(self.checks, rows, strict=True):
-            lines.append(_aligned(row, widths))
-            if check.detail and check.decision is not Decision.HELD:
-                lines.append(f"    {check.detail}")
-        lines += ["", *(f"not checked: {lost}" for lost in self.subject.lost)]
-        lines.append(
-            f"{self.requests} requests in {self.seconds:.1f} s; for each split: false alarm at most "
-            f"{self.limits.alpha:g}, a difference of {self.limits.detect:g} points found with "
-            f"{self.limits.power:.4g}"
-        )
-        lines.append(self.verdict)
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """
-        The report for a machine; `schema` names this form.
-        """
-        return {
-            "schema": SCHEMA,
-            "held": self.held,
-            "exitCode": self.exit_code,
-            "verdict": self.verdict,
-            "interrupted": self.interrupted or None,
-            "release": self.subject.release or None,
-            "model": self.subject.routing.model,
-            "gateway": self.subject.gateway,
-            "host": self.subject.host,
-            "routeRevision": self.revision,
-            "routes": [
-                {"name": route.name, "inWords": str(route), "weights": dict(route.weights)}
-                for route in self.subject.routing.routes
-            ],
-            "alpha": self.limits.alpha,
-            "power": self.limits.power,
-            "detectPoints": self.limits.detect,
-            "seconds": round(self.seconds, 3),
-            "requests": self.requests,
-            "notChecked": list(self.subject.lost),
-            "checks": [
-                {
-                    "name": check.name,
-                    "about": check.about,
-                    "api": check.api.value if check.api else None,
-                    "decision": check.decision.name.lower(),
-                    "expected": check.expected,
-                    "observed": check.observed,
-                    "answers": check.n,
-                    "needed": check.needed,
-                    "detail": check.detail or None,
-                    "shares": [dataclasses.asdict(share) for share in check.shares],
-                }
-                for check in self.checks
-            ],
-        }
 
 
 @dataclass(slots=True)
@@ -387,16 +121,6 @@ class _Session:
                 yield self.record(answer)
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """
-    A JPEG file's name and bytes.
-    """
-
-    name: str
-    content: bytes
-
-
 def check_gateway(
     subject: Subject, limits: Limits | None = None, pictures: Sequence[Picture] | None = None
 ) -> Report:
@@ -413,7 +137,9 @@ def check_gateway(
             far comes back, interrupted.
         UsageError: if there is nothing to check with.
     """
-    return _Run(subject, limits or Limits(), default_pictures() if pictures is None else pictures).report()
+    return _Run(
+        subject, limits or Limits(), predictions.default_pictures() if pictures is None else pictures
+    ).report()
 
 
 class _Run:
@@ -569,7 +295,7 @@ class _Run:
         observed = f"{seen[-1].revision or 'no revision'} after {time.monotonic() - start:.1f} s"
         decision = Decision.HELD if self._routing.attribution else Decision.NOT_ENOUGH
         self._add("propagation", about, session, held=decision, expected=expected, observed=observed,
-                  n=len(seen), detail="" if self._routing.attribution else _OFF)  # fmt: skip
+                  n=len(seen), detail="" if self._routing.attribution else OFF)  # fmt: skip
         return True
 
     def _door(self, door: Door) -> None:
@@ -633,7 +359,7 @@ class _Run:
         """
         A path that just misses a route's prefix is nobody's: it is refused, and no track has it.
         """
-        below = _metadata_paths(self._routing.model)[session.api]
+        below = predict.metadata_paths(self._routing.model)[session.api]
         for prefix in dict.fromkeys(route.prefix for route in self._routing.routes if route.prefix):
             near = [one for one in (f"{prefix}x", prefix.swapcase(), f"{prefix}{prefix}") if one != prefix]
             answers = {one: _raw(session, f"{one}{below}") for one in near}
@@ -768,7 +494,7 @@ class _Run:
         observed = ", ".join(f"{share.track} {share.count}" for share in verdict.shares if share.count)
         decision, detail = verdict.decision, verdict.reason
         if not self._routing.attribution:
-            decision, detail = Decision.NOT_ENOUGH, _OFF
+            decision, detail = Decision.NOT_ENOUGH, OFF
         elif unnamed:
             decision, detail = Decision.FAILED, f"{unnamed} answers have no {predict.TRACK_HEADER}"
         observed = (
@@ -858,7 +584,7 @@ class _Run:
             ]
         first = next(iter(described), "")
         problems += [
-            f"{where} differs from {first}: {_difference(described[first], found)}"
+            f"{where} differs from {first}: {predictions.difference(described[first], found)}"
             for where, found in described.items()
             if found != described[first]
         ]
@@ -914,7 +640,9 @@ class _Run:
         ]
         good = [answer for answer in answers if answer.ok and answer.prediction is not None]
         problems = [
-            f"{answer.track or _UNNAMED}: {problem}" for answer in good for problem in _problems(answer)
+            f"{answer.track or _UNNAMED}: {problem}"
+            for answer in good
+            for problem in predictions.problems(answer)
         ]
         seen = {answer.track or _UNNAMED for answer in good}
         missing = [track for track in self._expected_tracks() if track not in seen]
@@ -924,7 +652,7 @@ class _Run:
             signature,
             session,
             held=decision,
-            expected=f"{TOP} labels, {TOP} falling probabilities, sum 1",
+            expected=f"{predictions.TOP} labels, {predictions.TOP} falling probabilities, sum 1",
             observed="; ".join(dict.fromkeys(problems)) or f"so from {_and(sorted(seen)) or 'no one'}",
             n=len(good),
             detail=f"no prediction from {_and(missing)}" if missing else "",
@@ -961,7 +689,7 @@ class _Run:
                 rest = self._answers.get((Api.REST, signature, track))
                 grpc = self._answers.get((Api.GRPC, signature, track))
                 if rest and grpc and rest.prediction and grpc.prediction:
-                    distances.append(_distance(rest.prediction, grpc.prediction))
+                    distances.append(predictions.distance(rest.prediction, grpc.prediction))
             worst = max(distances, default=math.nan)
             self._add(
                 "REST = gRPC",
@@ -969,11 +697,11 @@ class _Run:
                 None,
                 held=Decision.NOT_ENOUGH
                 if not distances or _is_unnamed(track)
-                else worst <= AGREEMENT_TOLERANCE,
-                expected=f"class probabilities within {100 * AGREEMENT_TOLERANCE:g} %",
+                else worst <= predictions.AGREEMENT_TOLERANCE,
+                expected=f"class probabilities within {100 * predictions.AGREEMENT_TOLERANCE:g} %",
                 observed=f"at most {100 * worst:.2g} % apart" if distances else "no pair of predictions",
                 n=2 * len(distances),
-                detail=_OFF if _is_unnamed(track) else "",
+                detail=OFF if _is_unnamed(track) else "",
             )
 
     def _labels(self) -> None:
@@ -984,7 +712,7 @@ class _Run:
         told = 0
         for (api, signature, track), answer in self._answers.items():
             given = answer.prediction
-            if given is None or any(_problems(answer)):
+            if given is None or any(predictions.problems(answer)):
                 continue  # it is a finding of its own
             every = given.class_probabilities
             order = np.argsort(every)[::-1][: len(given.labels)]
@@ -1025,7 +753,7 @@ class _Run:
                     continue
                 left, right = answer.prediction, second.prediction
                 unlike = left.class_probabilities.shape != right.class_probabilities.shape
-                if unlike or any(_problems(answer)) or any(_problems(second)):
+                if unlike or any(predictions.problems(answer)) or any(predictions.problems(second)):
                     continue
                 same += left.labels[:1] == right.labels[:1]
                 apart.append(float(np.abs(left.class_probabilities - right.class_probabilities).sum()) / 2)
@@ -1121,7 +849,7 @@ class _Run:
         """
         A token with a signature that nobody made is refused, whatever it says (requirement B5).
         """
-        path = _metadata_paths(self._routing.model)[session.api]
+        path = predict.metadata_paths(self._routing.model)[session.api]
         for number, token in enumerate(self._subject.tokens, 1):
             answers = [_raw(session, path, token.forged().header) for _ in range(IN_A_ROW)]
             odd = [answer for answer in answers if answer.status not in ("401", "UNAUTHENTICATED")]
@@ -1195,28 +923,19 @@ class _Run:
             expected=f"{self._revision or 'a revision'} on every answer",
             observed=", ".join(f"{revision} {n}" for revision, n in seen.items()) or "no answer",
             n=seen.total(),
-            detail="" if self._routing.attribution else _OFF,
+            detail="" if self._routing.attribution else OFF,
         )
 
     def _tensors(self, height: int, width: int) -> list[Any]:
         if (height, width) not in self._sizes:
-            self._sizes[height, width] = [_decoded(picture, height, width) for picture in self._pictures]
+            self._sizes[height, width] = [
+                predictions.decoded(picture, height, width) for picture in self._pictures
+            ]
         return self._sizes[height, width]
 
 
 _UNNAMED = "(unnamed)"
 _COPIED, _ALONE = "mirrored", "not mirrored"
-_OFF = "routing.attribution is off: answers name neither track nor revision"
-
-
-def _metadata_paths(model: str) -> Mapping[Api, str]:
-    """
-    By API the path that asks for the model's metadata.
-    """
-    return {
-        Api.REST: f"/v1/models/{model}/metadata",
-        Api.GRPC: "/tensorflow.serving.PredictionService/GetModelMetadata",
-    }
 
 
 def _can_send(session: _Session, probe: Probe) -> bool:
@@ -1296,72 +1015,6 @@ def _is_unnamed(track: str) -> bool:
     return track == _UNNAMED
 
 
-def _decoded(picture: Picture, height: int, width: int) -> Any:
-    try:
-        return predict.picture_tensor(picture.content, height, width)
-    except OSError as exc:
-        raise UsageError(f"picture {picture.name!r}: expected a JPEG file: {exc}") from exc
-
-
-def _problems(answer: Answer) -> Iterator[str]:
-    """
-    What is wrong with one prediction.
-    """
-    given = answer.prediction
-    if given is None:
-        yield "no prediction"
-        return
-    if len(given.labels) != TOP or not all(isinstance(label, str) and label for label in given.labels):
-        yield f"labels are {given.labels!r}, expected {TOP} texts"
-    top, every = given.probabilities, given.class_probabilities
-    for name, values in (("probabilities", top), ("class_probabilities", every)):
-        if not np.isfinite(values).all():
-            yield f"{name} are not all finite"
-            return
-        if values.ndim != 1 or ((values < 0) | (values > 1)).any():
-            yield f"{name} are not all between 0 and 1"
-            return
-    if len(top) != TOP:
-        yield f"{len(top)} probabilities, expected {TOP}"
-    if (np.diff(top) > 0).any():
-        yield "probabilities are not in descending order"
-    if abs(every.sum() - 1) > SUM_TOLERANCE:
-        yield f"class_probabilities sum to {every.sum():.4g}, expected 1"
-    largest = np.sort(every)[::-1][: len(top)]
-    if len(largest) != len(top) or _apart(largest, top) > AGREEMENT_TOLERANCE:
-        yield "probabilities are not the largest class_probabilities"
-
-
-def _distance(one: predict.Prediction, other: predict.Prediction) -> float:
-    left, right = one.class_probabilities, other.class_probabilities
-    if left.shape != right.shape:
-        return math.inf
-    return _apart(left, right)
-
-
-def _apart(left: Any, right: Any) -> float:
-    """
-    The largest difference, as a part of the largest value.
-    """
-    largest = float(max(np.abs(left).max(initial=0), np.abs(right).max(initial=0)))
-    distance = float(np.abs(left - right).max(initial=0))
-    if not math.isfinite(distance) or not math.isfinite(largest):
-        return math.inf
-    return distance / largest if largest else 0.0
-
-
-def _difference(one: Interface, other: Interface) -> str:
-    for name in sorted({*one, *other}):
-        if name not in one or name not in other:
-            return f"signature {name} is missing on one side"
-        for side in ("inputs", "outputs"):
-            left, right = getattr(one[name], side), getattr(other[name], side)
-            for tensor in sorted({*left, *right}):
-                if left.get(tensor) != right.get(tensor):
-                    return f"{name} {side} {tensor}: {_tensor(left.get(tensor))} and {_tensor(right.get(tensor))}"
-    return "none"
-
-
 def _share(share: Share) -> str:
     """
     A track's weight and, where chance has a part in it, the counts that it allows.
@@ -1370,382 +1023,5 @@ def _share(share: Share) -> str:
     return f"{share.track} {share.weight:g} %{bounds}"
 
 
-def _tensor(tensor: predict.Tensor | None) -> str:
-    return f"{tensor.dtype}{list(tensor.shape)}" if tensor else "none"
-
-
 def _and(words: Sequence[str]) -> str:
     return " and ".join(words)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    *texts, number = cells
-    left = [cell.ljust(width) for cell, width in zip(texts, widths, strict=False)]
-    return "  ".join([*left, number.rjust(widths[-1])]).rstrip()
-
-
-def default_pictures() -> list[Picture]:
-    """
-    The two JPEG photographs that scikit-learn ships; scikit-learn itself is not imported.
-    """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or spec.origin is None:
-        raise UsageError("pictures: none are named, and scikit-learn's are not here; use --picture FILE")
-    folder = Path(spec.origin).parent / "datasets" / "images"
-    return read_pictures([folder / "china.jpg", folder / "flower.jpg"])
-
-
-def read_pictures(files: Sequence[Path]) -> list[Picture]:
-    """
-    Read picture files.
-    """
-    pictures = []
-    for file in files:
-        try:
-            pictures.append(Picture(file.name, file.read_bytes()))
-        except OSError as exc:
-            raise UsageError(f"picture {str(file)!r}: cannot be read: {exc.strerror}") from exc
-    return pictures
-
-
-def from_files(
-    files: Sequence[Path],
-    *,
-    gateway: str,
-    host: str | None = None,
-    model: str | None = None,
-    chart: Path = routing.CHART,
-    tokens: Sequence[jwt.Token] = (),
-) -> Subject:
-    """
-    What values files over the chart's defaults say, with no cluster to ask.
-    """
-    values = routing.read_files(files)
-    routing.check_keys(values, chart)
-    expected = _parse(routing.coalesce(routing.chart_defaults(chart), values), model)
-    return Subject(
-        routing=expected,
-        tokens=tuple(tokens),
-        gateway=gateway,
-        host=host or _host(expected),
-        lost=(
-            "the live release and VirtualService, since only --gateway and --values are given; add --release NAME",
-            "which revision the routes have: that of the first answer is taken, and must stay",
-        ),
-    )
-
-
-def from_release(
-    name: str,
-    *,
-    namespace: str = "default",
-    kubeconfig: Path | None = None,
-    context: str | None = None,
-    helm: str = "helm",
-    files: Sequence[Path] = (),
-    gateway: str | None = None,
-    host: str | None = None,
-    model: str | None = None,
-    chart: Path = routing.CHART,
-    each_pod: bool = True,
-    tokens: Sequence[jwt.Token] = (),
-) -> Subject:
-    """
-    What the live release says, and values files over it; a difference between the two is a finding.
-
-    Raises:
-        UsageError: if there is no such release, or a file has a key or a value that cannot be right.
-        UnreachableError: if the cluster, helm or the gateway's address cannot be found.
-    """
-    given = routing.read_files(files)
-    routing.check_keys(given, chart)
-    releases = release.Releases(namespace=namespace, kubeconfig=kubeconfig, context=context, executable=helm)
-    live_values = releases.values(name)
-    live = _parse(live_values, model)
-    expected = _parse(routing.coalesce(live_values, given), model)
-    cluster = mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig, context=context)
-    virtual_service = cluster.virtual_service(name)
-    findings = [_live_routes(virtual_service, expected, api) for api in Api]
-    findings.append(_live_retries(virtual_service, routing.coalesce(live_values, given)))
-    findings.append(_live_objects(releases.drift(name)))
-    if files:
-        findings.insert(0, _live_values(live, expected, files))
-    lost = [] if expected.attribution else [f"tracks and revisions: {_OFF}"]
-    doors: tuple[Door, ...] = ()
-    if each_pod:
-        doors = tuple(
-            Door(pod.name, functools.partial(cluster.forwarded, pod)) for pod in cluster.gateway_pods(name)
-        )
-    else:
-        lost.append("each gateway pod by itself")
-    return Subject(
-        routing=expected,
-        tokens=tuple(tokens),
-        predictions=functools.partial(cluster.predictions, name) if each_pod else None,
-        gateway=gateway or cluster.gateway_address(name),
-        host=host or _host(expected),
-        release=name,
-        revision=mesh.route_revision(virtual_service) if expected.attribution and live.attribution else None,
-        before=_before(releases, name, model),
-        findings=tuple(findings),
-        lost=tuple(lost),
-        doors=doors,
-        pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
-    )
-
-
-def _before(releases: release.Releases, name: str, model: str | None) -> Routing | None:
-    """
-    The routes that the release had before the newest revision, if it had any that worked.
-    """
-    worked = [revision for revision in releases.history(name)[:-1] if revision.status == "superseded"]
-    return _parse(releases.values(name, worked[-1].number), model) if worked else None
-
-
-def _parse(values: Mapping[str, Any], model: str | None) -> Routing:
-    if model is not None:
-        values = routing.merge(values, {"model": {"name": model}})
-    try:
-        return routing.from_values(values)
-    except UsageError as exc:
-        if "model.name" in str(exc):
-            raise UsageError(f"{exc}; name it with --model NAME, or add its values file") from exc
-        raise
-
-
-def _host(expected: Routing) -> str | None:
-    """
-    The host to ask for: the first name of the gateway's; a wildcard stands for any name below it.
-    """
-    first = expected.hosts[0]
-    return None if first == "*" else first.replace("*", "check", 1)
-
-
-def _live_values(live: Routing, expected: Routing, files: Sequence[Path]) -> Check:
-    names = ", ".join(file.name for file in files)
-    same = live == expected
-    return Check(
-        "live values",
-        "",
-        None,
-        Decision.HELD if same else Decision.FAILED,
-        f"as in {names}",
-        "the same" if same else _routes(live),
-        len(live.routes),
-        detail=f"the files say {_routes(expected)}; apply them with helm upgrade --reset-then-reuse-values",
-    )
-
-
-def _live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) -> Check:
-    """
-    The mesh tries again as often as the values say; more often would hide failures from every check.
-    """
-    section = values.get("routing") or {}
-    wanted = section.get("retryAttempts", 0)
-    http = virtual_service["spec"].get("http") or []
-    # Without a word Istio tries twice again.
-    seen = {entry.get("name", ""): (entry.get("retries") or {}).get("attempts", 2) for entry in http}
-    odd = {name: attempts for name, attempts in seen.items() if attempts != wanted}
-    return Check(
-        "live retries",
-        "",
-        None,
-        Decision.FAILED if odd else Decision.HELD,
-        f"{wanted} on every route",
-        ", ".join(f"{name} {attempts}" for name, attempts in odd.items()) or "the same",
-        len(seen),
-        detail="retries hide from this check what clients of another gateway would see" if odd else "",
-    )
-
-
-def _live_objects(drift: Sequence[str]) -> Check:
-    """
-    The live VirtualServices and DestinationRules are what Helm released, field by field: mirrors and subsets too.
-    """
-    return Check(
-        "live objects",
-        "",
-        None,
-        Decision.FAILED if drift else Decision.HELD,
-        "as Helm released them",
-        "; ".join(drift[:SHOWN_FAILURES]) or "the same",
-        max(1, len(drift)),
-        detail=_BEHIND_HELM if drift else "",
-    )
-
-
-_BEHIND_HELM = "changed behind Helm's back? helm upgrade with the same values may not repair it"
-
-
-def _routes(expected: Routing) -> str:
-    return "; ".join(str(route) for route in expected.routes)
-
-
-def _live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api) -> Check:
-    """
-    What the live VirtualService says of each probe, beside what the values say.
-    """
-    problems = []
-    # No token here: a condition on claims, which Istio writes as one on a header of that name, fits no request.
-    probes = [probe for probe in expected.probes() if api is Api.REST or not probe.rest_only]
-    try:
-        for probe in probes:
-            path = (
-                probe.path(expected.model)
-                if api is Api.REST
-                else probe.prefix + _metadata_paths(expected.model)[api]
-            )
-            weights = mesh.destination_weights(virtual_service, path, probe.headers)
-            wanted = {track: weight for track, weight in probe.expected.weights.items() if weight}
-            if {track: weight for track, weight in weights.items() if weight} != wanted:
-                problems.append(f"{probe.name}: {routing.in_words(weights) or 'no route'}")
-    except NoEvidenceError as exc:
-        return Check("live routes", "", api, Decision.NOT_ENOUGH, "as the values say", str(exc), 0)
-    return Check(
-        "live routes",
-        "",
-        api,
-        Decision.FAILED if problems else Decision.HELD,
-        "the VirtualService says what the values say",
-        "; ".join(problems) or "the same",
-        len(probes),
-        detail=_BEHIND_HELM if problems else "",
-    )
-
-
-def parser() -> cli.Parser:
-    """
-    The command's arguments.
-    """
-    made = cli.Parser(
-        prog="check_gateway.py",
-        description="Prove by REST and gRPC what the gateway does with a release's routes.",
-    )
-    cluster = made.add_argument_group("what is live")
-    cluster.add_argument("--release", metavar="NAME", help="the Helm release (default: resnet)")
-    cluster.add_argument("--namespace", metavar="NAME", help="its namespace (default: default)")
-    cluster.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as kubectl finds it)")
-    cluster.add_argument(
-        "--context", metavar="NAME", help="the kubeconfig's context (default: its current one)"
-    )
-    cluster.add_argument("--helm", default="helm", metavar="FILE", help="the helm program (default: helm)")
-    what = made.add_argument_group("what should be")
-    what.add_argument(
-        "--values",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a values file that must be what the gateway does; may be repeated (default: the live release's values)",
-    )
-    what.add_argument("--model", metavar="NAME", help="the model's public name (default: model.name)")
-    where = made.add_argument_group("where")
-    where.add_argument("--gateway", metavar="HOST:PORT", help="the gateway's address (default: it is found)")
-    where.add_argument("--host", help="the host name to ask for (default: the first of gateway.hosts)")
-    where.add_argument("--tls", action="store_true", help="speak TLS, and verify the gateway's certificate")
-    where.add_argument("--ca", type=Path, metavar="FILE", help="with --tls: PEM file of the authorities to trust "
-                       "(default: the system's)")  # fmt: skip
-    where.add_argument("--no-gateway-pods", action="store_true",
-                       help="do not ask pods by themselves (each gateway pod for its routes, the model's for what was "
-                       "mirrored), which needs the right to pods/portforward")  # fmt: skip
-    how = made.add_argument_group("how")
-    how.add_argument("--alpha", type=float, default=split.ALPHA,
-                     help="probability of a false alarm, for each split (default: %(default)g)")  # fmt: skip
-    how.add_argument("--power", type=float, default=split.POWER,
-                     help="probability of finding a wrong split (default: %(default)g)")  # fmt: skip
-    how.add_argument("--detect", type=float, default=split.DETECT, metavar="POINTS",
-                     help="the smallest difference to find, in percentage points (default: %(default)g)")  # fmt: skip
-    how.add_argument("--picture", type=Path, action="append", default=[], metavar="FILE",
-                     help="a JPEG to predict; may be repeated (default: the two that scikit-learn ships)")  # fmt: skip
-    how.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS",
-                     help="how long the routes may take to reach the gateway (default: %(default)g)")  # fmt: skip
-    how.add_argument("--concurrency", type=int, default=predict.CONCURRENCY, metavar="N",
-                     help="requests at a time (default: %(default)d)")  # fmt: skip
-    how.add_argument("--token", type=Path, action="append", default=[], metavar="FILE",
-                     help="a file with a client's JWT, for routes by claim; may be repeated (default: they are not asked)")  # fmt: skip
-    how.add_argument("--probe", action="append", choices=["security"], default=[],
-                     help="also ask for what nobody outside may reach; it must be refused")  # fmt: skip
-    how.add_argument("--junit", type=Path, metavar="FILE", help="write the checks as JUnit XML")
-    how.add_argument(
-        "--report", type=Path, metavar="FILE", help="write a page to read, complete in one HTML file"
-    )
-    how.add_argument("--json", action="store_true", help="the report as JSON on stdout, the table on stderr")
-    return made
-
-
-def _command(arguments: argparse.Namespace) -> int:
-    if arguments.timeout <= 0:
-        raise UsageError(f"--timeout: expected seconds above 0, got {arguments.timeout:g}")
-    if arguments.concurrency < 1:
-        raise UsageError(f"--concurrency: expected at least 1, got {arguments.concurrency}")
-    limits = Limits(
-        arguments.alpha,
-        arguments.power,
-        arguments.detect,
-        arguments.timeout,
-        arguments.concurrency,
-        security="security" in arguments.probe,
-    )
-    if arguments.ca and not arguments.tls:
-        raise UsageError("--ca: expected --tls with it")
-    pictures = read_pictures(arguments.picture) or default_pictures()
-    tokens = [jwt.read(file) for file in arguments.token]
-    asked = (arguments.release, arguments.namespace, arguments.kubeconfig, arguments.context)
-    if arguments.gateway and arguments.values and not any(asked):
-        subject = from_files(
-            arguments.values,
-            gateway=arguments.gateway,
-            host=arguments.host,
-            model=arguments.model,
-            tokens=tokens,
-        )
-    else:
-        subject = from_release(
-            arguments.release or "resnet",
-            namespace=arguments.namespace or "default",
-            kubeconfig=arguments.kubeconfig,
-            context=arguments.context,
-            helm=arguments.helm,
-            files=arguments.values,
-            gateway=arguments.gateway,
-            host=arguments.host,
-            model=arguments.model,
-            each_pod=not arguments.no_gateway_pods,
-            tokens=tokens,
-        )
-    if arguments.tls:
-        subject = dataclasses.replace(subject, tls=predict.Tls(arguments.ca))
-    made = check_gateway(subject, limits, pictures)
-    _written(arguments.junit, made, report.junit)
-    _written(arguments.report, made, report.html)
-    if arguments.json:
-        sys.stdout.write(json.dumps(made.to_json(), indent=2) + "\n")
-        sys.stderr.write(made.table() + "\n")
-    else:
-        sys.stdout.write(made.table() + "\n")
-    if made.interrupted:
-        raise UnreachableError(made.interrupted)
-    return made.exit_code
-
-
-def _written(file: Path | None, made: Report, render: Callable[[Report], str]) -> None:
-    """
-    Write a report; also one that was interrupted.
-    """
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(made), encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"report {str(file)!r}: cannot be written: {exc.strerror}") from exc
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Run the command.
-    """
-    given = sys.argv[1:] if argv is None else list(argv)
-    if given[:1] == ["explain"]:
-        return explain.main(given[1:])
-    return cli.run(parser(), _command, given)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfcanary import REPOSITORY, check, cli
+from tfcanary import REPOSITORY, check, cli, evidence, live
 from tfcanary.cluster import binaries, lifecycle, store
 from tfcanary.cluster.layout import DEFAULT_NAME, Layout, cache_folder, clusters_folder
 from tfcanary.errors import UsageError
@@ -158,7 +158,7 @@ def exported(version: int) -> Path:
     return folder / str(version)
 
 
-def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, check.Report]]:
+def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, evidence.Report]]:
     """
     Install at stable, then apply one strategy after the other, and check the gateway after each.
     """
@@ -175,7 +175,7 @@ def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, check.Repor
                 "helm upgrade %s -f %s", RELEASE, " -f ".join(str(f.relative_to(REPOSITORY)) for f in files)
             )
             releases.apply(RELEASE, files=files)
-            subject = check.from_release(
+            subject = live.from_release(
                 RELEASE, namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context,
                 helm=helm, files=[file],
             )  # fmt: skip
@@ -188,7 +188,7 @@ def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, check.Repor
     return reports
 
 
-def _summary(reports: Sequence[tuple[str, check.Report]]) -> str:
+def _summary(reports: Sequence[tuple[str, evidence.Report]]) -> str:
     """
     A line for each strategy and API: what was declared, what was seen, how many checks held.
     """

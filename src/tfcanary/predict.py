@@ -550,6 +550,16 @@ def rest_body(signature: str, name: str, value: Value) -> dict[str, Any]:
     return {"signature_name": signature, "instances": [{name: instance}]}
 
 
+def metadata_paths(model: str) -> Mapping[Api, str]:
+    """
+    By API the path that asks for the model's metadata.
+    """
+    return {
+        Api.REST: f"/v1/models/{model}/metadata",
+        Api.GRPC: "/tensorflow.serving.PredictionService/GetModelMetadata",
+    }
+
+
 def metadata_message(model: str, version: str | None = None) -> Any:
     """
     The request for a model's metadata, as gRPC takes it.

@@ -11,12 +11,10 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from tfcanary.evidence import Check, Report
 from tfcanary.split import Decision, regions
-
-if TYPE_CHECKING:
-    from tfcanary.check import Check, Report
 
 MOST_POINTS = 240
 # What is not broken over lines: results, APIs, figures.
@@ -56,7 +54,7 @@ svg { width: 100%; height: auto; background: var(--card); } svg text { fill: var
 """
 
 
-def junit(report: "Report") -> str:
+def junit(report: Report) -> str:
     """
     The checks as JUnit XML: what did not hold is a failure, what lacks evidence an error; a CI shows both.
     """
@@ -88,7 +86,7 @@ def junit(report: "Report") -> str:
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def html(report: "Report") -> str:
+def html(report: Report) -> str:
     """
     The whole report as one page.
     """
@@ -183,7 +181,7 @@ def _page(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def _checks(checks: Sequence["Check"]) -> str:
+def _checks(checks: Sequence[Check]) -> str:
     words = {Decision.HELD: "held", Decision.FAILED: "failed", Decision.NOT_ENOUGH: "open"}
     head = ("result", "check", "API", "expected", "seen", "answers")
     rows = []
@@ -224,7 +222,7 @@ def _row(head: Sequence[str], cells: Sequence[str], *, mark: str = "") -> str:
     return f"<tr>{''.join(made)}</tr>"
 
 
-def _splits(report: "Report") -> list[str]:
+def _splits(report: Report) -> list[str]:
     """
     For each route that leaves something to chance, each track's share of the answers so far, beside what it may be.
     """
@@ -276,7 +274,7 @@ def _band(
     return made
 
 
-def _latency(report: "Report") -> str:
+def _latency(report: Report) -> str:
     by_track: dict[str, list[float]] = defaultdict(list)
     for sample in report.samples:
         if sample.ok and sample.track:
@@ -297,7 +295,7 @@ def _latency(report: "Report") -> str:
     )
 
 
-def _errors(report: "Report") -> str:
+def _errors(report: Report) -> str:
     failed = [sample for sample in report.samples if not sample.ok]
     if not failed:
         return '<p class="held">None of the requests failed.</p>'

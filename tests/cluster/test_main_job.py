@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import check, mesh
+from tfcanary import check, evidence, live, mesh
 from tfcanary.predict import Api
 from tfcanary.release import Releases
 from tfcanary.split import Decision
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 
 @pytest.fixture
-def subject(namespace: str, kubeconfig: Path) -> Callable[..., check.Subject]:
-    def ask(*files: Path) -> check.Subject:
-        return check.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
+def subject(namespace: str, kubeconfig: Path) -> Callable[..., evidence.Subject]:
+    def ask(*files: Path) -> evidence.Subject:
+        return live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
 
     return ask
 
 
-def of_kind(report: check.Report, name: str, api: Api) -> list[check.Check]:
+def of_kind(report: evidence.Report, name: str, api: Api) -> list[evidence.Check]:
     return [one for one in report.checks if one.name == name and one.api is api]
 
 
 @pytest.mark.parametrize("strategy", ["stable", "canary-10", "canary-30", "canary-user-group"])
-def test_strategy(strategy: str, releases: Releases, subject: Callable[..., check.Subject]) -> None:
+def test_strategy(strategy: str, releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
     """
     After the upgrade every check holds, over REST and over gRPC, fed by real pictures.
     """
@@ -54,15 +54,15 @@ def test_strategy(strategy: str, releases: Releases, subject: Callable[..., chec
 
 
 def test_split_of_another_strategy_is_found(
-    releases: Releases, subject: Callable[..., check.Subject]
+    releases: Releases, subject: Callable[..., evidence.Subject]
 ) -> None:
     """
     Traffic that does not move as declared is found by counting alone, with no object to compare with.
     """
     releases.apply(RELEASE, files=[VALUES / "canary-10.yaml"])
-    live = subject()
-    blind = check.from_files(
-        [VALUES / "models/resnet.yaml", VALUES / "canary-30.yaml"], gateway=live.gateway, host=live.host
+    applied = subject()
+    blind = live.from_files(
+        [VALUES / "models/resnet.yaml", VALUES / "canary-30.yaml"], gateway=applied.gateway, host=applied.host
     )
 
     report = check.check_gateway(blind)
@@ -73,7 +73,7 @@ def test_split_of_another_strategy_is_found(
 
 
 def test_values_that_are_not_live_are_found(
-    releases: Releases, subject: Callable[..., check.Subject]
+    releases: Releases, subject: Callable[..., evidence.Subject]
 ) -> None:
     """
     Values that were never applied do not hold, although the gateway does as its own routes say.
@@ -86,7 +86,7 @@ def test_values_that_are_not_live_are_found(
 
 
 def test_envoy_has_the_weights(
-    releases: Releases, manager: AClusterManager, host: str, subject: Callable[..., check.Subject]
+    releases: Releases, manager: AClusterManager, host: str, subject: Callable[..., evidence.Subject]
 ) -> None:
     """
     The gateway's own route table, read from Envoy, has the declared weights for both protocols.

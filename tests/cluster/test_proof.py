@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import REPOSITORY, check, report, routing
+from tfcanary import REPOSITORY, check, evidence, live, report, routing
 from tfcanary.predict import Api
 from tfcanary.release import DriftError, Releases
 from tfcanary.split import Decision
@@ -34,18 +34,18 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 
 @pytest.fixture
-def subject(namespace: str, kubeconfig: Path) -> Callable[..., check.Subject]:
-    def ask(*files: Path) -> check.Subject:
-        return check.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
+def subject(namespace: str, kubeconfig: Path) -> Callable[..., evidence.Subject]:
+    def ask(*files: Path) -> evidence.Subject:
+        return live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
 
     return ask
 
 
-def failed(found: check.Report) -> set[str]:
+def failed(found: evidence.Report) -> set[str]:
     return {one.title for one in found.checks if one.decision is Decision.FAILED}
 
 
-def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
     """
     Both protocols, every gateway pod, predictions included, within so many requests; and the page is left to read.
 
@@ -68,7 +68,7 @@ def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[...,
     assert planned.total() + FEW_MORE >= found.requests
 
 
-def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
     """
     An unchanged correct cluster, checked again and again.
     """
@@ -185,7 +185,7 @@ def retrying(spec: dict[str, Any]) -> None:
     ],
 )
 def test_a_planted_fault_is_found_by_name(
-    subject: Callable[..., check.Subject],
+    subject: Callable[..., evidence.Subject],
     planted: Any,
     kind: str,
     change: Any,
@@ -197,7 +197,7 @@ def test_a_planted_fault_is_found_by_name(
     file = VALUES / "canary-10.yaml"
     planted(kind, change, file)
 
-    seen = check.check_gateway(subject(file), check.Limits(timeout_seconds=10))
+    seen = check.check_gateway(subject(file), evidence.Limits(timeout_seconds=10))
 
     assert found <= failed(seen), seen.table()
     assert 1 == seen.exit_code
@@ -208,7 +208,7 @@ MIRROR_ALL = (
     "routing: {routes: [{name: everyone, mirror: {track: canary, percent: 100}, weights: {stable: 100}}]}\n"
 )
 # Enough to tell the mirror from none at all; each prediction is run twice here.
-FEW = check.Limits(timeout_seconds=10, alpha=1e-3, power=0.99, detect=40)
+FEW = evidence.Limits(timeout_seconds=10, alpha=1e-3, power=0.99, detect=40)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def mirror_all(tmp_path: Path) -> Path:
 
 
 def test_a_mirror_is_counted_at_the_pods(
-    releases: Releases, subject: Callable[..., check.Subject], mirror_all: Path
+    releases: Releases, subject: Callable[..., evidence.Subject], mirror_all: Path
 ) -> None:
     """
     A15: of predictions with 588 KiB of picture each, all are counted by the canary's own server, over both APIs.
@@ -235,7 +235,7 @@ def test_a_mirror_is_counted_at_the_pods(
 
 
 def test_a_mirror_that_is_off_is_found(
-    subject: Callable[..., check.Subject], planted: Any, mirror_all: Path
+    subject: Callable[..., evidence.Subject], planted: Any, mirror_all: Path
 ) -> None:
     """
     Both where it is written and where nothing arrives.
@@ -247,7 +247,7 @@ def test_a_mirror_that_is_off_is_found(
     assert {"live objects", "mirror everyone (REST)", "mirror everyone (gRPC)"} == failed(seen), seen.table()
 
 
-def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
     """
     Below it, beside it and without it, over both APIs, with predictions of both tracks.
     """
@@ -276,7 +276,7 @@ def test_drift_is_no_success(releases: Releases, planted: Any) -> None:
 
 
 def test_a_killed_helm_leaves_nothing_pending(
-    releases: Releases, subject: Callable[..., check.Subject], namespace: str, kubeconfig: Path
+    releases: Releases, subject: Callable[..., evidence.Subject], namespace: str, kubeconfig: Path
 ) -> None:
     """
     `kill -9` in the middle of an upgrade; the next one recovers, and the release is deployed.
@@ -304,13 +304,13 @@ def test_a_killed_helm_leaves_nothing_pending(
     assert {Decision.HELD} == {one.decision for one in subject(VALUES / "stable.yaml").findings}
 
 
-def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., check.Subject]) -> None:
+def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
     """
     Metrics, other models, other spellings of the path, and the services that could change the model (B3).
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
 
-    found = check.check_gateway(subject(VALUES / "stable.yaml"), check.Limits(security=True))
+    found = check.check_gateway(subject(VALUES / "stable.yaml"), evidence.Limits(security=True))
 
     rows = [one for one in found.checks if one.name == "security"]
     assert [Decision.HELD] * 2 == [one.decision for one in rows], found.table()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import REPOSITORY, check, mesh, report, routing, traffic
+from tfcanary import REPOSITORY, check, mesh, predictions, report, routing, traffic
 from tfcanary.cluster.layout import Layout
 from tfcanary.predict import SERVING_PREPROCESS, Api
 from tfcanary.release import Releases, Revision
@@ -48,7 +48,7 @@ class Scene:
         self.notes: dict[str, Any] = {}
         self.propagation: list[float] = []
         cheap = [traffic.metadata(api, MODEL) for api in Api]
-        picture = check.default_pictures()[0].content
+        picture = predictions.default_pictures()[0].content
         real = [traffic.prediction(api, MODEL, SERVING_PREPROCESS, ("image_bytes", picture)) for api in Api]
         self.load = Traffic(
             cluster.gateway_address(RELEASE),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tfcanary import check, report, routing, split
+from tfcanary import evidence, report, routing, split
 from tfcanary.predict import Api
 from tfcanary.split import Decision
 
@@ -35,7 +35,7 @@ def samples(n):
     draw = random.Random(3)  # noqa: S311 - a picture to look at
     for i in range(n):
         failed = i % 50 == 49
-        yield check.Sample(
+        yield evidence.Sample(
             seconds=i / 100,
             about=draw.choice(["europe", "everyone"]),
             api=draw.choice(list(Api)),
@@ -53,11 +53,11 @@ def page():
     """
     parsed = routing.from_values(VALUES)
     counted = split.judge(split.plan({"stable": 90, "canary": 10}), {"stable": 900, "canary": 100})
-    row = check.Check("split", "everyone", Api.REST, Decision.HELD, "canary 10 %", "canary 100, stable 900", 1000,
+    row = evidence.Check("split", "everyone", Api.REST, Decision.HELD, "canary 10 %", "canary 100, stable 900", 1000,
                       shares=counted.shares)  # fmt: skip
-    made = check.Report(
-        subject=check.Subject(parsed, "gateway.example.test:80", release=LONG, lost=(LONG,)),
-        limits=check.Limits(),
+    made = evidence.Report(
+        subject=evidence.Subject(parsed, "gateway.example.test:80", release=LONG, lost=(LONG,)),
+        limits=evidence.Limits(),
         revision="7dd2b2ce81",
         checks=(
             row,

@@ -11,9 +11,9 @@ import math
 
 import pytest
 
-from tfcanary import check, jwt, routing
-from tfcanary.check import Limits, Subject
+from tfcanary import check, evidence, jwt, live, predictions, routing
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.evidence import Limits, Subject
 from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api
 from tfcanary.split import Decision, plan
 
@@ -26,7 +26,7 @@ MIDDLE = IN_A_ROW + 15
 
 @pytest.fixture(scope="module")
 def pictures():
-    return check.default_pictures()
+    return predictions.default_pictures()
 
 
 @pytest.fixture
@@ -807,7 +807,7 @@ def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
 
 
 def door(name, double):
-    return check.Door(name, lambda: contextlib.nullcontext(double.address))
+    return evidence.Door(name, lambda: contextlib.nullcontext(double.address))
 
 
 def test_every_gateway_pod_must_have_the_routes(gateway, tenth, pictures):
@@ -857,7 +857,7 @@ def test_a_gateway_that_goes_away_leaves_the_report_so_far(gateway, user_group, 
 
 
 def test_a_report_of_nothing_has_not_held(tenth):
-    made = check.Report(Subject(tenth, "gateway:80"), QUICK, None, (), 1.0, 0)
+    made = evidence.Report(Subject(tenth, "gateway:80"), QUICK, None, (), 1.0, 0)
 
     assert not made.held
     assert 4 == made.exit_code
@@ -869,7 +869,7 @@ def test_the_json_form_has_every_number(gateway, tenth, pictures):
 
     made = json.loads(json.dumps(report.to_json(), allow_nan=False))
     (split,) = (row for row in made["checks"] if row["name"] == "split" and row["api"] == "gRPC")
-    assert (check.SCHEMA, True, 0, "rev-2") == tuple(
+    assert (evidence.SCHEMA, True, 0, "rev-2") == tuple(
         made[key] for key in ("schema", "held", "exitCode", "routeRevision")
     )
     assert {"stable", "canary"} == {share["track"] for share in split["shares"]}
@@ -893,7 +893,7 @@ def test_a_picture_that_is_none_is_refused_before_any_request(gateway, tenth):
     double = gateway(tenth)
 
     with pytest.raises(UsageError, match=r"picture 'a\.txt': expected a JPEG file"):
-        check.check_gateway(subject(double, tenth), QUICK, [check.Picture("a.txt", b"text")])
+        check.check_gateway(subject(double, tenth), QUICK, [predictions.Picture("a.txt", b"text")])
 
     assert 0 == double.counts.total()
 
@@ -963,7 +963,7 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
     """
     The live object is read as Istio reads it, request by request, and compared with the values.
     """
-    row = check._live_routes(virtual_service(*http), user_group, api)
+    row = live._live_routes(virtual_service(*http), user_group, api)
 
     assert (Decision.HELD if observed == "the same" else Decision.FAILED) is row.decision
     assert observed in row.observed
@@ -972,7 +972,7 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
 def test_a_match_that_cannot_be_judged_is_not_enough_evidence(user_group):
     http = entry(REST, {"stable": 100}, method={"exact": "GET"})
 
-    row = check._live_routes(virtual_service(http), user_group, Api.REST)
+    row = live._live_routes(virtual_service(http), user_group, Api.REST)
 
     assert Decision.NOT_ENOUGH is row.decision
     assert "a match by method cannot be judged here" in row.observed

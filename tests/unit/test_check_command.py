@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tfcanary import check, routing
+from tfcanary import check_command, routing
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--alpha", "1e-4", "--power", "0.99", "--detect", "40", "--timeout", "0.5"]
@@ -105,7 +105,7 @@ def test_a_live_release_is_checked_without_an_argument_about_it(live, capsys):
     """
     Values from Helm, the revision from the mesh, the address from the gateway's Service.
     """
-    code = check.main(live())
+    code = check_command.main(live())
 
     output = capsys.readouterr().out
     assert 0 == code
@@ -123,7 +123,7 @@ def test_gateway_pods_that_cannot_be_asked_are_not_passed_over(live, capsys):
         "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     }
 
-    code = check.main(live(pods=[pod]))
+    code = check_command.main(live(pods=[pod]))
 
     output = capsys.readouterr().out
     assert 4 == code
@@ -136,14 +136,14 @@ def test_retries_that_hide_failures_are_a_finding(live, capsys):
     """
     The mesh tries again although the values say that it does not.
     """
-    code = check.main(live(objects=virtual_service(stable=90, canary=10, retries=2)))
+    code = check_command.main(live(objects=virtual_service(stable=90, canary=10, retries=2)))
 
     assert 1 == code
     assert re.search(r"failed +live retries +0 on every route", capsys.readouterr().out)
 
 
 def test_the_strategy_file_is_what_must_be(live, tmp_path, capsys):
-    code = check.main([*live(), "--values", file_with(tmp_path, {"routing": LIVE["routing"]})])
+    code = check_command.main([*live(), "--values", file_with(tmp_path, {"routing": LIVE["routing"]})])
 
     assert 0 == code
     assert re.search(r"held +live values +as in strategy\.yaml +the same", capsys.readouterr().out)
@@ -155,7 +155,7 @@ def test_a_file_that_was_never_applied_fails(live, tmp_path, capsys):
     """
     routes = [{"name": "everyone", "weights": {"stable": 30, "canary": 70}}]
 
-    code = check.main([*live(), "--values", file_with(tmp_path, {"routing": {"routes": routes}})])
+    code = check_command.main([*live(), "--values", file_with(tmp_path, {"routing": {"routes": routes}})])
 
     output = capsys.readouterr().out
     assert 1 == code
@@ -172,7 +172,7 @@ def test_a_virtual_service_changed_behind_helms_back_fails(live, capsys):
     patched = copy.deepcopy(LIVE)
     patched["routing"]["routes"][0]["weights"] = {"stable": 50, "canary": 50}
 
-    code = check.main(live(objects=virtual_service(stable=50, canary=50), actual=patched))
+    code = check_command.main(live(objects=virtual_service(stable=50, canary=50), actual=patched))
 
     output = capsys.readouterr().out
     assert 1 == code
@@ -189,7 +189,7 @@ def test_the_routes_before_the_newest_revision_are_told_apart(live, fake_helm):
         for number, status in statuses.items()
     ]
 
-    assert 0 == check.main(live(history=history))
+    assert 0 == check_command.main(live(history=history))
     assert [["--revision", "2"]] == [
         arguments[arguments.index("--revision") :][:2]
         for arguments, _ in fake_helm.asked()
@@ -198,7 +198,7 @@ def test_the_routes_before_the_newest_revision_are_told_apart(live, fake_helm):
 
 
 def test_json_is_alone_on_stdout(live, capsys):
-    code = check.main([*live(), "--json"])
+    code = check_command.main([*live(), "--json"])
 
     captured = capsys.readouterr()
     report = json.loads(captured.out)
@@ -213,7 +213,7 @@ def test_files_and_an_address_are_enough(gateway, tmp_path, capsys):
     double = gateway(routing.from_values(LIVE))
     file = file_with(tmp_path, {"model": LIVE["model"], "routing": LIVE["routing"]})
 
-    code = check.main(["--values", file, "--gateway", double.address, *QUICK])
+    code = check_command.main(["--values", file, "--gateway", double.address, *QUICK])
 
     output = capsys.readouterr().out
     assert 0 == code
@@ -225,7 +225,7 @@ def test_without_attribution_the_exit_code_is_4(live, capsys):
     unnamed = copy.deepcopy(LIVE)
     unnamed["routing"]["attribution"] = False
 
-    code = check.main(live(values=unnamed))
+    code = check_command.main(live(values=unnamed))
 
     output = capsys.readouterr().out
     assert 4 == code
@@ -283,7 +283,7 @@ RULE = {"name": "group", "match": {"headers": {"user-group": {"exact": "a"}}}, "
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, message):
-    code = check.main(["--gateway", "127.0.0.1:9", "--values", file_with(tmp_path, values), *QUICK])
+    code = check_command.main(["--gateway", "127.0.0.1:9", "--values", file_with(tmp_path, values), *QUICK])
 
     assert 2 == code
     assert message in one_line(capsys.readouterr())
@@ -310,7 +310,7 @@ def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, messa
 def test_wrong_use_is_one_line(fake_helm, capsys, arguments, code, message):
     helm = fake_helm(stdout=json.dumps(LIVE), history="[]")
 
-    assert code == check.main(["--helm", str(helm), *arguments])
+    assert code == check_command.main(["--helm", str(helm), *arguments])
     assert message in one_line(capsys.readouterr())
 
 
@@ -326,13 +326,13 @@ def test_wrong_use_is_one_line(fake_helm, capsys, arguments, code, message):
 def test_a_wrong_number_or_address_is_one_line(tmp_path, capsys, more, message):
     file = file_with(tmp_path, weights(stable=100))
 
-    assert 2 == check.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, *more])
+    assert 2 == check_command.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, *more])
     assert message in one_line(capsys.readouterr())
 
 
 def test_an_unknown_flag_is_one_line(capsys):
     with pytest.raises(SystemExit) as left:
-        check.main(["--gatewy", "x"])
+        check_command.main(["--gatewy", "x"])
 
     assert 2 == left.value.code
     assert "unrecognized arguments: --gatewy" in one_line(capsys.readouterr())
@@ -341,7 +341,7 @@ def test_an_unknown_flag_is_one_line(capsys):
 def test_a_gateway_that_cannot_be_reached_exits_with_3(tmp_path, capsys):
     file = file_with(tmp_path, weights(stable=100))
 
-    code = check.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK])
+    code = check_command.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK])
 
     assert 3 == code
     assert "gateway 127.0.0.1:9: no answer within 0.5 s" in one_line(capsys.readouterr())
@@ -350,7 +350,7 @@ def test_a_gateway_that_cannot_be_reached_exits_with_3(tmp_path, capsys):
 def test_a_release_that_is_not_there_exits_with_2(fake_helm, capsys):
     helm = fake_helm(stderr="Error: release: not found", code=1)
 
-    code = check.main(["--helm", str(helm), "--release", "other", *QUICK])
+    code = check_command.main(["--helm", str(helm), "--release", "other", *QUICK])
 
     assert 2 == code
     assert "release 'other': not found in namespace 'default'" in one_line(capsys.readouterr())
@@ -370,7 +370,7 @@ def test_a_gateway_that_is_not_understood_is_one_line(gateway, tmp_path, capsys,
     address = gateway(routing.from_values(LIVE)).address
     file = file_with(tmp_path, {"model": {"name": "resnet"}, "routing": LIVE["routing"]})
 
-    code = check.main(["--gateway", address, "--values", file, *QUICK, *more])
+    code = check_command.main(["--gateway", address, "--values", file, *QUICK, *more])
 
     assert 3 == code
     assert message in one_line(capsys.readouterr())
@@ -400,7 +400,9 @@ def test_a_proxy_that_answers_html_is_no_gateway(tmp_path, capsys):
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         file = file_with(tmp_path, {"model": {"name": "resnet"}, "routing": LIVE["routing"]})
-        code = check.main(["--gateway", f"127.0.0.1:{server.server_address[1]}", "--values", file, *QUICK])
+        code = check_command.main(
+            ["--gateway", f"127.0.0.1:{server.server_address[1]}", "--values", file, *QUICK]
+        )
         server.shutdown()
         thread.join()
 
@@ -411,5 +413,5 @@ def test_a_proxy_that_answers_html_is_no_gateway(tmp_path, capsys):
 def test_a_ca_without_tls_is_wrong_use(tmp_path, capsys):
     file = file_with(tmp_path, {"model": {"name": "resnet"}, "routing": LIVE["routing"]})
 
-    assert 2 == check.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, "--ca", file])
+    assert 2 == check_command.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, "--ca", file])
     assert "--ca: expected --tls" in one_line(capsys.readouterr())

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tfcanary import check, explain, routing
+from tfcanary import check_command, explain, routing
 from tfcanary.routing import Request
 
 VALUES = routing.CHART.parents[1] / "values"
@@ -17,7 +17,7 @@ def explained(strategy, *options, capsys, models="resnet"):
     What the command prints as JSON.
     """
     files = ["-f", str(VALUES / "models" / f"{models}.yaml"), "-f", str(VALUES / f"{strategy}.yaml")]
-    assert 0 == check.main(["explain", *files, *options, "--json"])
+    assert 0 == check_command.main(["explain", *files, *options, "--json"])
     return json.loads(capsys.readouterr().out)
 
 
@@ -218,14 +218,14 @@ def test_a_larger_share_keeps_everyone_who_has_the_canary():
     ],
 )
 def test_mistakes_exit_with_2(capsys, options, message):
-    code = check.main(["explain", "-f", str(VALUES / "stable.yaml"), *options])
+    code = check_command.main(["explain", "-f", str(VALUES / "stable.yaml"), *options])
 
     assert 2 == code
     assert message in capsys.readouterr().err
 
 
 def test_words(capsys):
-    assert 0 == check.main(
+    assert 0 == check_command.main(
         ["explain", "-f", str(VALUES / "canary-user-group.yaml"), "--header", "user-group=x"]
     )
 

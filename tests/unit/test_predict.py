@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfcanary import check, predict, routing
+from tfcanary import predict, predictions, routing
 from tfcanary.errors import UsageError
 from tfcanary.predict import Api, GrpcClient, RestClient, from_tensor, to_tensor
 
@@ -57,7 +57,7 @@ def test_both_apis_describe_the_same_interface(gateway, everyone):
 
 @pytest.mark.parametrize("signature", ["serving_default", "serving_preprocess"])
 def test_both_apis_predict_the_same(gateway, everyone, signature):
-    picture = check.default_pictures()[0].content
+    picture = predictions.default_pictures()[0].content
     value = predict.picture_tensor(picture, 8, 8) if signature == "serving_default" else picture
     address = gateway(everyone).address
     with RestClient(address, "resnet") as rest, GrpcClient(address, "resnet") as grpc:
@@ -265,7 +265,9 @@ def test_the_pictures_are_real():
     """
     Both decode to the size asked for, as 0 to 255.
     """
-    tensors = [predict.picture_tensor(picture.content, 224, 224) for picture in check.default_pictures()]
+    tensors = [
+        predict.picture_tensor(picture.content, 224, 224) for picture in predictions.default_pictures()
+    ]
 
     assert [(224, 224, 3)] * 2 == [tensor.shape for tensor in tensors]
     assert all(0 <= tensor.min() < 100 < tensor.max() <= 255 for tensor in tensors)

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tfcanary import check, report, routing
-from tfcanary.check import Limits, Subject
+from tfcanary import check, check_command, report, routing
+from tfcanary.evidence import Limits, Subject
 from tfcanary.predict import Api
 
 QUICK = Limits(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
@@ -167,7 +167,7 @@ def test_the_command_writes_both_also_when_it_fails(gateway, values, tmp_path, c
     strategy.write_text(json.dumps({"model": {"name": "resnet"}, "routing": values()["routing"]}))
     files = [tmp_path / "reports" / name for name in ("junit.xml", "report.html")]
 
-    code = check.main(
+    code = check_command.main(
         [*arguments(double, strategy), f"--junit={files[0]}", f"--report={files[1]}", "--timeout", "0.5"]
     )
 
@@ -182,7 +182,7 @@ def test_a_report_that_cannot_be_written_is_wrong_use(gateway, values, tmp_path,
     strategy = tmp_path / "strategy.yaml"
     strategy.write_text(json.dumps({"model": {"name": "resnet"}, "routing": values()["routing"]}))
 
-    code = check.main([*arguments(double, strategy), f"--report={tmp_path}"])
+    code = check_command.main([*arguments(double, strategy), f"--report={tmp_path}"])
 
     assert 2 == code
     assert "cannot be written" in capsys.readouterr().err
