@@ -126,12 +126,24 @@ def zero_drop(runs: Sequence[Mapping[str, Any]]) -> str:
         f'<p class="verdict {"failed" if failed else "held"}">{failed} of {total} requests failed</p>',
         '<p class="soft">REST and gRPC at a set rate, retries off; those in the middle of a change count too.</p>',
         _table(
-            ("run", "requests", "failed", "per s", "p50 ms", "p99 ms", "slowest propagation s"),
+            (
+                "run",
+                "requests",
+                "failed",
+                "per s",
+                "p50 ms",
+                "p99 ms",
+                "slowest change s",
+                "and its routes after helm s",
+            ),
             [
                 (
                     run["name"].replace("_", " "),
                     *_figures(run["all"]),
-                    f"{max(run['propagationSeconds'], default=math.nan):.2f}",
+                    *(
+                        f"{max(run[name], default=math.nan):.2f}"
+                        for name in ("changeSeconds", "propagationSeconds")
+                    ),
                 )
                 for run in runs
             ],
@@ -142,7 +154,7 @@ def zero_drop(runs: Sequence[Mapping[str, Any]]) -> str:
         notes = {
             name: value
             for name, value in run.items()
-            if name not in ("name", "all", "phases", "propagationSeconds", "rate", "samples")
+            if name not in ("name", "all", "phases", "changeSeconds", "propagationSeconds", "rate", "samples")
         }
         parts += [f"<p>{escape(name)}: {escape(str(value))}</p>" for name, value in notes.items()]
         parts.append(

@@ -84,6 +84,7 @@ def drops():
         "name": "every_ordered_pair",
         "all": figures,
         "phases": phases,
+        "changeSeconds": [3.1],
         "propagationSeconds": [0.3],
         "notes": LONG,
     }

@@ -204,6 +204,7 @@ def test_zero_drop_runs_make_a_page():
         "name": "the_gateway_restarts",
         "all": figures,
         "phases": [{"about": "restart", **figures}],
+        "changeSeconds": [3.25, 3.75],
         "propagationSeconds": [0.25, 0.5],
         "lastFailureAfterSeconds": 1.5,
     }
@@ -214,4 +215,5 @@ def test_zero_drop_runs_make_a_page():
     assert "the gateway restarts" in page.text
     assert "lastFailureAfterSeconds: 1.5" in page.text
     assert "at 1 s <b>503</b>" in page.text
+    assert "3.75" in page.text
     assert "0.50" in page.text
