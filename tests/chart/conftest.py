@@ -3,6 +3,7 @@ Rendering for the chart tests: the whole chart once for each combination of valu
 """
 
 import functools
+import importlib.util
 import itertools
 import json
 import os
@@ -12,16 +13,32 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+
+from tfcanary.cluster import binaries
+from tfcanary.errors import UnreachableError
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "tfserving-canary"
 VALUES = ROOT / "values"
 # Given explicitly, since a helm that was built without its release flags claims an ancient version.
 KUBERNETES = "1.34.4"
+
+# What only these tests run; `helm` itself is the cluster's.
+PROGRAMS = (
+    binaries.Tree(
+        "helm4",
+        ("helm",),
+        ("tool",),
+        ("helm.sh/helm/v4/internal/version.version=v4.3.1",),
+        80,
+    ),
+)
 
 # libyaml's, where PyYAML was built with it: the tests parse a lot.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -122,12 +139,12 @@ class Rendered:
         return self.virtual_service["metadata"]["annotations"]["tfserving-canary/route-revision"]
 
 
-def helm(*arguments: str, stdin: str = "") -> str:
+def helm(*arguments: str, stdin: str = "", program: str = "helm") -> str:
     """
     What helm prints.
     """
     done = subprocess.run(
-        ["helm", *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False
+        [program, *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise HelmFailedError(done.stderr)
@@ -210,6 +227,28 @@ def _helm_fixture() -> Callable[..., str]:
     return helm
 
 
+def built(tree: str, program: str) -> str:
+    """
+    The path of a program that only these tests run, built where it never was.
+    """
+    for one in PROGRAMS:
+        binaries.TREES.setdefault(one.name, one)
+    try:
+        return str(binaries.program(tree, program))
+    except UnreachableError as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def helm_4() -> str:
+    """
+    Helm 4; `helm` on PATH is Helm 3.
+    """
+    return built("helm4", "helm")
+
+
 @pytest.fixture(name="refused", scope="session")
 def _refused_fixture() -> Callable[..., str]:
     """
@@ -222,6 +261,57 @@ def _refused_fixture() -> Callable[..., str]:
         return str(caught.value)
 
     return refused
+
+
+@functools.cache
+def _promises() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("promises", Path(__file__).with_name("promises.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def broken() -> Callable[..., Any]:
+    """
+    The promises that a rendering breaks.
+    """
+    return _promises().broken
+
+
+@pytest.fixture(scope="session")
+def violations() -> Callable[..., list[str]]:
+    """
+    What Pod Security *restricted* has against a pod.
+    """
+    return _promises().violations
+
+
+@functools.cache
+def _definitions() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("schemas.json").read_text())["definitions"]
+
+
+@functools.cache
+def _validator(kind: str) -> jsonschema.Draft4Validator:
+    schema = {"$ref": f"#/definitions/{kind}", "definitions": _definitions()}
+    return jsonschema.Draft4Validator(schema)
+
+
+@functools.cache
+def _problems(text: str) -> tuple[str, ...]:
+    item = json.loads(text)
+    return tuple(f"{error.json_path}: {error.message}" for error in _validator(item["kind"]).iter_errors(item))
+
+
+@pytest.fixture(scope="session")
+def problems_with() -> Callable[[Object], tuple[str, ...]]:
+    """
+    What the vendored schema of its kind says against an object; many objects come again.
+    """
+    return lambda item: _problems(json.dumps(item, sort_keys=True))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ for one case after the other; its own schema is applied here, and `fail` writes 
 """
 
 import copy
-import functools
 import json
 import os
 import random
@@ -82,11 +81,13 @@ FITTING = {
     "server.startupSeconds": [10, 11, 7200],
     "server.idleTimeoutSeconds": [1, 45, 46],
     "image.tag": ["2.20.0", "latest", "a b"],
+    "image.repository": ["registry.example/serving"],
     "image.digest": ["", "sha256:" + "0" * 64, "sha256:1"],
     "modelStore.basePath": ["/models", "/models/a/", "gs://bucket/a", "s3://bucket/b", "/etc"],
     "modelStore.persistentVolumeClaim.claimName": ["", "claim"],
     "modelStore.image.reference": ["", "r.example/m@sha256:" + "1" * 64, "r.example/m:1"],
     "modelStore.verifyManifest": [True, False],
+    "modelStore.allowFaulty": [True, False],
     "modelStore.s3Region": ["", "eu-west-1"],
     "gateway.hosts": [["*"], ["a.example"], ["*.a.example", "b"], [], ["http://a"]],
     "gateway.port": [80, 443, 0, 65536],
@@ -100,6 +101,7 @@ FITTING = {
     ],
     "security.callers": [[{"namespace": "a", "serviceAccount": "b"}], [{}], "a"],
     "networkPolicy.enabled": [True, False],
+    "networkPolicy.dnsAddresses": [[], ["10.0.0.10/32"], ["10.0.0.10"]],
     "networkPolicy.egress": [[{"cidr": "10.0.0.0/8", "ports": [443]}], [{"cidr": "x", "ports": [1]}], []],
     "outlierDetection.enabled": [True, False],
     "priorityClassName": ["", "high"],
@@ -257,65 +259,7 @@ def rendered(everything, cases):
     return json.loads(done.stdout.partition("\nall: ")[2])
 
 
-@pytest.fixture(scope="module")
-def problems_with(root):
-    """
-    What the vendored schemas say against the text of an object; many texts come again.
-    """
-    definitions = json.loads((root / "tests" / "chart" / "schemas.json").read_text())["definitions"]
-
-    @functools.cache
-    def validator(kind):
-        return jsonschema.Draft4Validator({"$ref": f"#/definitions/{kind}", "definitions": definitions})
-
-    @functools.cache
-    def check(text):
-        item = yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
-        return item, [error.message for error in validator(item["kind"]).iter_errors(item)]
-
-    return check
-
-
-def promises_broken(values, objects):
-    """
-    What a rendering has wrong of A1, A8, A17 and A21.
-    """
-    tracks = values["tracks"]
-    by_kind = {}
-    for item in objects:
-        by_kind.setdefault(item["kind"], {})[item["metadata"]["name"]] = item
-    (rule,) = by_kind["DestinationRule"].values()
-    if {subset["name"] for subset in rule["spec"]["subsets"]} != set(tracks):
-        yield "A1: the subsets are not the tracks"
-    for service in by_kind["VirtualService"].values():
-        for entry in service["spec"]["http"]:
-            if {part["destination"]["subset"] for part in entry["route"]} - set(tracks):
-                yield "A1: a route names an unknown subset"
-            if sum(part["weight"] for part in entry["route"]) != 100:
-                yield "weights do not sum to 100"
-            if int(entry["timeout"][:-1]) <= values["server"]["timeoutSeconds"]:
-                yield "A17: the gateway gives up before the server"
-    yield from lifecycle_broken(values, by_kind)
-
-
-def lifecycle_broken(values, by_kind):
-    """
-    What a track's pods have wrong of A8 and A21.
-    """
-    for name, settings in values["tracks"].items():
-        spec = by_kind["Deployment"][f"resnet-{name}"]["spec"]
-        pod = spec["template"]["spec"]
-        least = values["server"]["drainSeconds"] + values["routing"]["timeoutSeconds"] + 5
-        if pod["terminationGracePeriodSeconds"] < least:
-            yield "A8: too little time to stop"
-        if ("replicas" in spec) == bool(settings.get("autoscaling")):
-            yield "A21: replicas and an autoscaler"
-        pods = settings["autoscaling"]["minReplicas"] if settings.get("autoscaling") else settings["replicas"]
-        if (pods >= 2) != (f"resnet-{name}" in by_kind.get("PodDisruptionBudget", {})):
-            yield "A21: no budget for two pods, or one for a single pod"
-
-
-def test_any_values_are_refused_or_valid(chart, everything, problems_with):
+def test_any_values_are_refused_or_valid(chart, everything, problems_with, broken):
     """
     Of all cases none crashes a template, and whatever is not refused is valid and keeps the promises.
     """
@@ -334,16 +278,15 @@ def test_any_values_are_refused_or_valid(chart, everything, problems_with):
                 refused += 1
                 continue
             valid += 1
-            documents = [
-                text
+            objects = [
+                yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
                 for name, part in texts.items()
                 if name.endswith(".yaml")
                 for text in part.split("---\n")
                 if "kind:" in text
             ]
-            checked = [problems_with(text) for text in documents]
-            found = [problem for _, problems in checked for problem in problems]
-            found += promises_broken(values, [item for item, _ in checked])
+            found = [problem for item in objects for problem in problems_with(item)]
+            found += broken(values, objects)
             if found:
                 wrong.append((found, values))
     assert [] == wrong[:3]

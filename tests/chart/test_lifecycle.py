@@ -139,10 +139,11 @@ def test_models_from_an_image(render):
 
 def test_models_from_s3(render):
     """
-    An S3 bucket is read by the server, which is told the region.
+    An S3 bucket is read by a server that was built for it, which is told the region.
     """
     store = {"basePath": "s3://some-bucket/models", "s3Region": "eu-west-1"}
-    rendered = render("stable", environment="gke", values={"modelStore": store})
+    image = {"repository": "registry.example.com/serving-with-s3"}
+    rendered = render("stable", environment="gke", values={"modelStore": store, "image": image})
 
     pod = rendered.all("Deployment")["resnet-stable"]["spec"]["template"]["spec"]
     assert [{"name": "AWS_REGION", "value": "eu-west-1"}] == pod["containers"][0]["env"]
@@ -161,7 +162,7 @@ def test_the_copy_lies_where_the_server_looks(render, path):
     copied = path.rstrip("/")
     assert [f"{copied.replace('/models', '/store', 1)}/resnet/1", f"{copied}/resnet/1"] == pod[
         "initContainers"
-    ][0]["args"]
+    ][0]["args"][:2]
     assert f'base_path: "{copied}/resnet"' in rendered.text
 
 
@@ -183,7 +184,7 @@ def verify(render, tmp_path):
     pod = render("stable").all("Deployment")["resnet-stable"]["spec"]["template"]["spec"]
     shell, options, script, name = pod["initContainers"][0]["command"]
 
-    def run(change):
+    def run(change, faulty="refuse-faulty"):
         model = tmp_path / "store" / "1"
         (model / "variables").mkdir(parents=True)
         contents = {"saved_model.pb": b"graph", "variables/variables.index": b"index", "a b.txt": b""}
@@ -193,14 +194,20 @@ def verify(render, tmp_path):
         }
         for path, data in contents.items():
             (model / path).write_bytes(data)
-        manifest = {"files": files, "interface": {"sha256": "x"}, "zoo": {"a": {"sha256": "0" * 64}}}
+        manifest = {
+            "arch": "resnet50",
+            "fault": None,
+            "files": files,
+            "interface": {"sha256": "x", "fault": "y"},
+            "zoo": {"a": {"sha256": "0" * 64}},
+        }
         (model / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         change(model)
         target = tmp_path / "models"
         target.mkdir()
         local = script.replace("/models/.sha256sums", str(target / ".sha256sums"))
         done = subprocess.run(
-            [shell, options, local, name, str(model), str(target / "resnet" / "1")],
+            [shell, options, local, name, str(model), str(target / "resnet" / "1"), faulty],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
@@ -263,3 +270,57 @@ def test_a_model_that_was_changed_is_refused(verify, change, message):
 
     assert code != 0
     assert message in said
+
+
+def faulty(model):
+    """
+    Mark the model as one that was made faulty on purpose, as export_resnet.py --fault does.
+    """
+    path = model / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"fault": "slow=20"}
+    path.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
+def test_a_model_that_is_faulty_on_purpose_is_refused(verify):
+    """
+    A model for drills never starts where it is not allowed: its manifest says which fault it has.
+    """
+    code, said = verify(faulty)
+
+    assert code != 0
+    assert 'made faulty on purpose, "slow=20"; for a drill set modelStore.allowFaulty' in said
+
+
+def test_a_drill_may_have_a_faulty_model(verify):
+    """
+    Where it is allowed, a faulty model is verified like any other.
+    """
+    code, said = verify(faulty, "allow-faulty")
+
+    assert 0 == code, said
+    assert "3 files verified" in said
+
+
+def test_only_where_drills_are_held(render, environment):
+    """
+    No environment for production allows faulty models.
+    """
+    rendered = render("stable", environment=environment)
+    said = {
+        container["args"][2]
+        for item in rendered.all("Deployment").values()
+        for container in item["spec"]["template"]["spec"].get("initContainers", [])
+    }
+
+    # A bucket's models are read by the server itself, and nothing of them is verified.
+    expected = {"local": {"allow-faulty"}, "kind": {"allow-faulty"}, "gke": set()}
+    assert expected.get(environment, {"refuse-faulty"}) == said
+
+
+def test_argo_cd_deletes_tracks_last(render):
+    """
+    A track that is gone from the values keeps its pods until the routes have left it.
+    """
+    annotations = [item["metadata"]["annotations"] for item in render("stable").all("Deployment").values()]
+
+    assert [{"argocd.argoproj.io/sync-options": "PruneLast=true"}] * 2 == annotations

@@ -295,6 +295,29 @@ RULES += [
     ),
 ]
 
+RULES += [
+    pytest.param(
+        {
+            "modelStore": {
+                "basePath": "s3://bucket/a",
+                "s3Region": "eu-west-1",
+                "persistentVolumeClaim": {"claimName": ""},
+            },
+            "image": {"repository": "registry.example.com/tensorflow/serving"},
+        }
+        | OUTSIDE,
+        "modelStore.basePath: expected gs://, or a folder below /models, with the image "
+        "registry.example.com/tensorflow/serving, which cannot read S3 since its release 2.7, got \"s3://bucket/a\"; mount the "
+        "bucket as a claim by a CSI driver, or set image.repository to a server built with S3",
+        id="s3-with-the-published-image",
+    ),
+    pytest.param(
+        {"helmTest": {"image": {"tag": "latest"}}},
+        "helmTest.image.tag: must name a release, got latest",
+        id="latest-test",
+    ),
+]
+
 # Rules for one key: helm says where, and what the schema has there.
 SCHEMA = [
     pytest.param({"rooting": {}}, "at '': additional properties 'rooting' not allowed", id="unknown-root"),
@@ -577,6 +600,11 @@ SCHEMA += [
         id="cidr",
     ),
     pytest.param(
+        {"networkPolicy": {"dnsAddresses": ["169.254.20.10"]}},
+        "at '/networkPolicy/dnsAddresses/0': '169.254.20.10' does not match pattern",
+        id="dns-address",
+    ),
+    pytest.param(
         {"modelStore": {"image": {"reference": "a/b:latest"}}},
         "at '/modelStore/image/reference': 'a/b:latest' does not match pattern",
         id="models-by-tag",
@@ -667,6 +695,19 @@ def test_a_single_problem_is_a_single_line(refused):
 
     lines = [line for line in message.splitlines() if line and "Use --debug" not in line]
     assert 1 == len(lines)
+
+
+def test_old_kubernetes(refused):
+    """
+    Models from an image are refused where Kubernetes cannot mount one.
+    """
+    image = {"reference": "a/b@sha256:" + "0" * 64}
+    values = {"modelStore": {"persistentVolumeClaim": {"claimName": ""}, "image": image}}
+
+    assert (
+        "modelStore.image.reference: expected Kubernetes 1.35, or 1.33 with the feature gate ImageVolume, got v1.32.1; use "
+        "modelStore.persistentVolumeClaim.claimName"
+    ) in refused("stable", values=values, options=("--kube-version", "1.32.1"))
 
 
 @pytest.mark.parametrize("name", ["1st", "dotted.name"])

@@ -1,4 +1,3 @@
-import random
 import re
 
 import pytest
@@ -91,18 +90,6 @@ def test_any_strategy_may_follow_any(render, before, after):
     assert old.keys() == new.keys()
     changed = {key for key in old if old[key] != new[key]}
     assert {("VirtualService", "resnet"), ("VirtualService", "resnet-mesh")} == changed
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_nothing_of_a_chain_survives(render, strategies, seed):
-    """
-    A2: after any chain of upgrades with `--reset-then-reuse-values` the last strategy holds alone. Helm puts new values over
-    those of the release as it puts one file over another, so a chain of files is a chain of upgrades.
-    """
-    draw = random.Random(seed)  # noqa: S311 - nothing secret
-    chain = draw.choices(strategies, k=8)
-
-    assert render(chain[-1], models="resnet-abn").text == render(*chain, models="resnet-abn").text
 
 
 def test_last_route_takes_everyone(render, strategy):

@@ -93,7 +93,15 @@ def matches(peer, namespace, labels, address=None):
     if address is not None:
         return False
     named = peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
-    return named and peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+    pods = peer.get("podSelector", {})
+    assert pods.keys() <= {"matchLabels", "matchExpressions"}
+    among = [one for one in pods.get("matchExpressions", []) if one["operator"] == "In"]
+    assert len(among) == len(pods.get("matchExpressions", []))
+    return (
+        named
+        and pods.get("matchLabels", {}).items() <= labels.items()
+        and all(labels.get(one["key"]) in one["values"] for one in among)
+    )
 
 
 def connects(rules, side, port, protocol="TCP", **peer):
@@ -112,10 +120,16 @@ IN = {
     "shop": {"app": "web"},
     "monitoring": {"app": "prometheus"},
 }
-STRANGERS = {"istio-system": {"app": "istiod"}, "default": {}, "kube-system": {"k8s-app": "kube-dns"}}
+STRANGERS = {
+    "istio-system": {"app": "istiod"},
+    "default": {},
+    "kube-system": {"k8s-app": "kube-dns"},
+    # The gateway's labels, in a namespace that is not the gateway's.
+    "elsewhere": {"istio": "ingressgateway"},
+}
 
 
-@pytest.mark.parametrize("port", [22, 80, 443, 8500, 8501, 15000, 15006, 15012, 15020, 15090])
+@pytest.mark.parametrize("port", [22, 80, 443, 8500, 8501, 15000, 15006, 15008, 15012, 15020, 15021, 15090])
 def test_connections_in(render, port):
     """
     B6: in come the gateway and the named callers to the two APIs, and readers of metrics to where metrics are.
@@ -129,41 +143,52 @@ def test_connections_in(render, port):
     strangers = [
         connects(rules, "from", port, namespace=name, labels=labels) for name, labels in STRANGERS.items()
     ]
-    assert [False] * 3 == strangers
+    assert [False] * len(STRANGERS) == strangers
+    assert not connects(rules, "from", port, **outside("10.0.0.1"))
+    assert not connects(rules, "from", port, "UDP", namespace="istio-system", labels=IN["istio-system"])
 
 
-@pytest.mark.parametrize(
-    ("peer", "port", "protocol", "expected"),
-    [
-        ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, 53, "UDP", True),
-        ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, 53, "TCP", True),
-        ({"namespace": "istio-system", "labels": {"app": "istiod"}}, 15012, "TCP", True),
-        ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, 443, "TCP", False),
-        ({"namespace": "istio-system", "labels": {"app": "istiod"}}, 443, "TCP", False),
-        ({"namespace": "default", "labels": {}}, 80, "TCP", False),
-        ({"namespace": "", "labels": {}, "address": "142.250.0.1"}, 443, "TCP", False),
-        ({"namespace": "", "labels": {}, "address": "169.254.169.254"}, 80, "TCP", False),
-        ({"namespace": "", "labels": {}, "address": "10.96.0.1"}, 443, "TCP", False),
-    ],
-)
-def test_connections_out(render, peer, port, protocol, expected):
+def outside(address):
     """
-    B6: out go only questions to DNS and to istiod: no bucket, no metadata server, no API server, no internet.
+    An address that is no pod's.
     """
-    rules = render("stable").one("NetworkPolicy")["spec"]["egress"]
-
-    assert expected is connects(rules, "to", port, protocol, **peer)
+    return {"namespace": "", "labels": {}, "address": address}
 
 
-def test_a_bucket_is_let_through(render):
+# Where a pod may want to go, and what of it is let through, by environment (* is every other one).
+OUT = {
+    "dns": ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, {"*": {("UDP", 53), ("TCP", 53)}}),
+    "dns-cache": (
+        {"namespace": "kube-system", "labels": {"k8s-app": "node-local-dns"}}, {"*": {("UDP", 53), ("TCP", 53)}},
+    ),
+    "dns-cache-address": (outside("169.254.20.10"), {"*": {("UDP", 53), ("TCP", 53)}}),
+    "istiod": ({"namespace": "istio-system", "labels": {"app": "istiod"}}, {"*": {("TCP", 15012)}}),
+    "gateway": ({"namespace": "istio-system", "labels": {"istio": "ingressgateway"}}, {"*": set()}),
+    "false-istiod": ({"namespace": "default", "labels": {"app": "istiod"}}, {"*": set()}),
+    "false-dns": ({"namespace": "default", "labels": {"k8s-app": "kube-dns"}}, {"*": set()}),
+    "neighbour": ({"namespace": "default", "labels": {}}, {"*": set()}),
+    "api-server": (outside("10.96.0.1"), {"*": set()}),
+    "metadata-server": (
+        outside("169.254.169.254"), {"*": set(), "gke": {("TCP", 80), ("UDP", 53), ("TCP", 53)}},
+    ),
+    "bucket": (outside("199.36.153.9"), {"*": set(), "gke": {("TCP", 443)}}),
+    "internet": (outside("142.250.0.1"), {"*": set()}),
+}  # fmt: skip
+PORTS = [("UDP", 53), ("UDP", 443), *(("TCP", port) for port in
+         (22, 53, 80, 443, 988, 2379, 6443, 8080, 8500, 8501, 10250, 15008, 15010, 15012, 15014, 15017))]  # fmt: skip
+
+
+@pytest.mark.parametrize("destination", OUT)
+def test_connections_out(render, environment, destination):
     """
-    With models in a bucket its addresses are named, and those alone are reached.
+    B6: over all destinations and ports, out go only questions to DNS and to istiod: no metadata server, no API server, no
+    internet; and of a bucket's cloud no more than it needs.
     """
-    rules = render("stable", environment="gke").one("NetworkPolicy")["spec"]["egress"]
+    rules = render("stable", environment=environment).one("NetworkPolicy")["spec"]["egress"]
+    peer, let_through = OUT[destination]
 
-    outside = {"namespace": "", "labels": {}}
-    assert connects(rules, "to", 443, address="199.36.153.9", **outside)
-    assert not connects(rules, "to", 443, address="8.8.8.8", **outside)
+    got = {(protocol, port) for protocol, port in PORTS if connects(rules, "to", port, protocol, **peer)}
+    assert let_through.get(environment, let_through["*"]) == got
 
 
 def test_tls(render):

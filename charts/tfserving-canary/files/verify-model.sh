@@ -1,12 +1,17 @@
 # Copies one version of the model and verifies the copy: every file that manifest.json lists, with its sha256, and no
-# other. Anything else ends the container, and the pod is never Ready.
+# other. Anything else ends the container, and the pod is never Ready. So does a model that was made faulty on purpose.
 from=$1
 to=$2
+faulty=$3
 fail() {
   echo "error: model $from: $1" >&2
   exit 1
 }
 [ -f "$from/manifest.json" ] || fail "expected manifest.json beside saved_model.pb, got none; export_resnet.py writes it"
+fault=$(sed -n 's/^  "fault": //p' "$from/manifest.json" | sed 's/,$//')
+if [ "${fault:-null}" != null ] && [ "$faulty" != allow-faulty ]; then
+  fail "its manifest says that it was made faulty on purpose, $fault; for a drill set modelStore.allowFaulty"
+fi
 mkdir -p "$to"
 cp -R "$from/." "$to/"
 cd "$to"

@@ -6,23 +6,36 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- $namespace := .Release.Namespace }}
 {{- /* Every namespace has this one: without it there is no cluster to ask. */}}
 {{- if and .Values.routing.requireReady (lookup "v1" "ServiceAccount" $namespace "default") }}
-{{- $now := include "tfserving-canary.tracksWithTraffic" (lookup "networking.istio.io/v1" "VirtualService" $namespace (include "tfserving-canary.name" .)) | fromJsonArray }}
-{{- $next := list }}
+{{- $now := dict }}
+{{- range $name := list (include "tfserving-canary.name" .) (include "tfserving-canary.meshName" .) }}
+{{- $live := lookup "networking.istio.io/v1" "VirtualService" $namespace $name }}
+{{- range $track, $weight := include "tfserving-canary.weightsNow" $live | fromJson }}
+{{- $_ := set $now $track (max (get $now $track | default 0 | int64) (int64 $weight)) }}
+{{- end }}
+{{- end }}
+{{- $next := dict }}
 {{- range $route := .Values.routing.routes }}
 {{- range $track, $weight := $route.weights }}
-{{- if and (gt (int64 $weight) 0) (hasKey $.Values.tracks $track) }}{{ $next = append $next $track }}{{ end }}
+{{- if and (gt (int64 $weight) 0) (hasKey $.Values.tracks $track) }}
+{{- $_ := set $next $track (max (get $next $track | default 0 | int64) (int64 $weight)) }}
 {{- end }}
 {{- end }}
-{{- range $track := uniq $next | sortAlpha }}
+{{- end }}
+{{- range $track := keys $next | sortAlpha }}
+{{- $args := dict "root" $ "track" $track }}
+{{- $_ := set $args "live" (lookup "apps/v1" "Deployment" $namespace (include "tfserving-canary.trackName" $args)) }}
+{{- $had := get $now $track | default 0 | int64 }}
 {{- $first := and $.Release.IsInstall (eq $track "stable") }}
-{{- if not (or $first (has $track $now)) }}
-{{- $reason := include "tfserving-canary.notReady" (dict "root" $ "track" $track "live" (lookup "apps/v1" "Deployment" $namespace (include "tfserving-canary.trackName" (dict "root" $ "track" $track)))) }}
+{{- if and (eq $had 0) (not $first) }}
+{{- $reason := include "tfserving-canary.notReady" $args }}
 {{- if $reason }}
 {{- $problems = append $problems (printf "routing.routes: track %s has no traffic yet and cannot take it: %s; first upgrade without weight for it (-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides" $track $reason) }}
 {{- end }}
+{{- else if and (gt $had 0) (gt (get $next $track | int64) $had) (eq (dig "status" "readyReplicas" 0 $args.live | int64) 0) }}
+{{- $problems = append $problems (printf "routing.routes: track %s has no Ready pod and would get more traffic, %d and not %d of 100; first see why (kubectl get pods -l track=%s), or go back to a track that answers; routing.requireReady=false overrides" $track (get $next $track | int64) $had $track) }}
 {{- end }}
 {{- end }}
-{{- range $track := $now }}
+{{- range $track := keys $now | sortAlpha }}
 {{- $settings := get $.Values.tracks $track }}
 {{- if not $settings }}
 {{- $problems = append $problems (printf "tracks: track %s has traffic now and would be deleted under it; first upgrade without weight for it, then without the track" $track) }}
@@ -34,15 +47,20 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- $problems | toJson }}
 {{- end }}
 
-{{- /* Renders, as JSON, the tracks that a live VirtualService sends something to. Passed the object, or nothing. */}}
-{{- define "tfserving-canary.tracksWithTraffic" -}}
-{{- $tracks := list }}
+{{- /* Renders, as JSON, the tracks that a live VirtualService sends something to, each with the most of 100 that it gets by
+some route. Whoever is kept on a track (kept, bucket) is on it already, and is not more traffic. Passed the object, or
+nothing. */}}
+{{- define "tfserving-canary.weightsNow" -}}
+{{- $tracks := dict }}
 {{- range $entry := dig "spec" "http" list . }}
 {{- range $part := $entry.route }}
-{{- if ne (int64 (dig "weight" 100 $part)) 0 }}{{ $tracks = append $tracks (dig "destination" "subset" "" $part) }}{{ end }}
+{{- $track := dig "destination" "subset" "" $part }}
+{{- $weight := dig "weight" 100 $part | int64 }}
+{{- if regexMatch "-(kept|bucket)-" ($entry.name | default "") }}{{ $weight = min 1 $weight }}{{ end }}
+{{- if and $track (gt $weight 0) }}{{ $_ := set $tracks $track (max (get $tracks $track | default 0 | int64) $weight) }}{{ end }}
 {{- end }}
 {{- end }}
-{{- without (uniq $tracks) "" | sortAlpha | toJson }}
+{{- $tracks | toJson }}
 {{- end }}
 
 {{- /* Renders why the pods of a track cannot take traffic, or nothing. Passed a dict: root, track, live (its Deployment, or
@@ -55,10 +73,13 @@ nothing). */}}
 {{- $ready := dig "readyReplicas" 0 $status | int64 }}
 {{- $version := dig "metadata" "labels" "app.kubernetes.io/version" "" .live }}
 {{- $image := (first .live.spec.template.spec.containers).image }}
+{{- $config := dig "metadata" "annotations" "checksum/config" "" .live.spec.template }}
 {{- if ne $version (include "tfserving-canary.version" .) }}
 {{- printf "it serves version %s and this upgrade would change it to %s" $version (include "tfserving-canary.version" .) }}
 {{- else if ne $image (include "tfserving-canary.image" .root) }}
 {{- printf "it runs image %s and this upgrade would change it to %s" $image (include "tfserving-canary.image" .root) }}
+{{- else if ne $config (include "tfserving-canary.config" . | sha256sum) }}
+{{- print "this upgrade would change its model's name or where it is read from" }}
 {{- else if eq $ready 0 }}
 {{- printf "0 of its %d pods are Ready" (dig "replicas" 0 $status | int64) }}
 {{- else if or (ne (dig "updatedReplicas" 0 $status | int64) (dig "replicas" 0 $status | int64)) (ne (dig "observedGeneration" 0 $status | int64) (int64 .live.metadata.generation)) }}

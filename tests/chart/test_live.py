@@ -1,0 +1,351 @@
+"""
+The trap: an upgrade that gives traffic to pods that are not there, or takes pods away under traffic, is refused.
+
+Helm looks the live objects up; here it asks a server that answers as the Kubernetes API would, with objects that the
+chart itself rendered. `helm template --dry-run=server` looks things up as `helm upgrade` does.
+"""
+
+import copy
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+
+RESOURCES = {
+    "v1": [("serviceaccounts", "ServiceAccount")],
+    "apps/v1": [("deployments", "Deployment")],
+    "networking.istio.io/v1": [("virtualservices", "VirtualService")],
+}
+PLURALS = {kind: plural for resources in RESOURCES.values() for plural, kind in resources}
+HALF = {"stable": 50, "canary": 50}
+CHALLENGER = {"tracks": {"challenger": {"version": 3, "replicas": 1}}}
+
+
+class Cluster:
+    """
+    What a cluster says of its objects, and a server that says it.
+    """
+
+    def __init__(self):
+        self.objects = {}
+        self.asked = []
+        cluster = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                path = self.path.partition("?")[0]
+                cluster.asked.append(path)
+                answer = cluster.answer(path)
+                body = json.dumps(answer or {"kind": "Status", "status": "Failure", "code": 404}).encode()
+                self.send_response(200 if answer else 404)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, path):
+        """
+        What the API has at a path, or nothing.
+        """
+        prefix, _, version = path.strip("/").partition("/")
+        if prefix in {"api", "apis"} and version in RESOURCES:
+            listed = [
+                {"name": plural, "kind": kind, "namespaced": True, "verbs": ["get", "list"]}
+                for plural, kind in RESOURCES[version]
+            ]
+            return {"kind": "APIResourceList", "groupVersion": version, "resources": listed}
+        return self.objects.get(path)
+
+    def put(self, item):
+        """
+        Let it have an object.
+        """
+        version = item["apiVersion"]
+        root = "api" if version == "v1" else "apis"
+        where = f"namespaces/{item['metadata']['namespace']}/{PLURALS[item['kind']]}"
+        self.objects[f"/{root}/{version}/{where}/{item['metadata']['name']}"] = copy.deepcopy(item)
+
+    def deployment(self, track):
+        """
+        A track's Deployment, to be changed.
+        """
+        return self.objects[f"/apis/apps/v1/namespaces/default/deployments/resnet-{track}"]
+
+    def remove(self, track):
+        """
+        Take a track's Deployment away.
+        """
+        del self.objects[f"/apis/apps/v1/namespaces/default/deployments/resnet-{track}"]
+
+    def kubeconfig(self, folder):
+        """
+        A file that leads here.
+        """
+        host, port = self.server.server_address[:2]
+        named = {"name": "fake"}
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
+            "clusters": [{**named, "cluster": {"server": f"http://{host}:{port}"}}],
+            "contexts": [{**named, "context": {"cluster": "fake", "user": "fake"}}],
+            "users": [{**named, "user": {}}],
+        }  # fmt: skip
+        path = folder / "kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """
+    One server for all cases, whose objects each case sets.
+    """
+    made = Cluster()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def release(cluster, render):
+    """
+    Make the cluster have a release as it is after a strategy, all pods Ready.
+    """
+
+    def installed(strategy, **options):
+        cluster.objects.clear()
+        cluster.asked.clear()
+        account = {"apiVersion": "v1", "kind": "ServiceAccount"}
+        cluster.put({**account, "metadata": {"name": "default", "namespace": "default"}})
+        for (kind, _), item in render(strategy, **options).objects.items() if strategy else ():
+            if kind in {"Deployment", "VirtualService"}:
+                cluster.put(item)
+            if kind == "Deployment":
+                pods = item["spec"]["replicas"]
+                live = cluster.deployment(item["metadata"]["labels"]["track"])
+                live["metadata"]["generation"] = 1
+                counts = {"replicas": pods, "readyReplicas": pods, "updatedReplicas": pods} if pods else {}
+                live["status"] = {"observedGeneration": 1, **counts}
+        return cluster
+
+    return installed
+
+
+@pytest.fixture(params=["helm", "helm4"])
+def upgrade(request, cluster, tmp_path, helm, values_folder):
+    """
+    What `helm upgrade` says of values on this cluster, under Helm 3 and Helm 4: its problems, or none.
+    """
+    program = "helm" if request.param == "helm" else request.getfixturevalue("helm_4")
+
+    def attempt(*files, values=None, install=False, namespace="default"):
+        models = "resnet-abn" if "ab-test" in files else "resnet"
+        given = [
+            argument
+            for name in ("env/local", f"models/{models}", *files)
+            for argument in ("-f", str(values_folder / f"{name}.yaml"))
+        ]
+        command = ["template", "resnet", "charts/tfserving-canary", "--dry-run=server", "--kube-version=1.34.4",
+                   f"--kubeconfig={cluster.kubeconfig(tmp_path)}", f"--namespace={namespace}", *given, "-f", "-"]  # fmt: skip
+        if not install:
+            command.append("--is-upgrade")
+        try:
+            helm(*command, stdin=json.dumps(values or {}), program=program)
+        except Exception as exc:
+            said = str(exc)
+            assert "execution error at (tfserving-canary/templates/validate.yaml" in said, said
+            return said.partition("): ")[2].strip()
+        return None
+
+    return attempt
+
+
+def cannot_take(track, reason):
+    """
+    The message for a track that gets its first traffic too early.
+    """
+    return (
+        f"routing.routes: track {track} has no traffic yet and cannot take it: {reason}; first upgrade without weight for "
+        "it (-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides"
+    )
+
+
+def everyone(weights):
+    """
+    Values with a single route.
+    """
+    return {"routing": {"routes": [{"name": "everyone", "weights": weights}]}}
+
+
+NOT_READY = {
+    "no-pods-yet": (lambda c: c.remove("canary"), {}, "it has no pods yet"),
+    "none-ready": (
+        lambda c: c.deployment("canary")["status"].pop("readyReplicas"), {}, "0 of its 1 pods are Ready",
+    ),
+    "no-status": (lambda c: c.deployment("canary").pop("status"), {}, "0 of its 0 pods are Ready"),
+    "version": (
+        lambda _: None,
+        {"tracks": {"canary": {"version": 3}}},
+        "it serves version 2 and this upgrade would change it to 3",
+    ),
+    "image": (
+        lambda _: None,
+        {"image": {"tag": "2"}},
+        "it runs image localhost/tfcanary/modelserver:local and this upgrade would change it to localhost/tfcanary/modelserver:2",
+    ),
+    "store": (
+        lambda _: None,
+        {"modelStore": {"basePath": "/models/other"}},
+        "this upgrade would change its model's name or where it is read from",
+    ),
+    "rolling": (
+        lambda c: c.deployment("canary")["status"].update(replicas=2), {}, "its pods are being replaced",
+    ),
+    "not-seen-yet": (
+        lambda c: c.deployment("canary")["metadata"].update(generation=2), {}, "its pods are being replaced",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_READY)
+@pytest.mark.parametrize("strategy", ["canary-1", "canary-caller"])
+def test_traffic_waits_for_ready_pods(release, upgrade, name, strategy):
+    """
+    The first traffic of a track, however little, is refused until its pods are there, Ready, and those that are wanted.
+    """
+    change, values, reason = NOT_READY[name]
+    change(release("stable"))
+
+    assert cannot_take("canary", reason) == upgrade(strategy, values=values)
+
+
+def test_replicas_and_weight_in_one_upgrade(release, upgrade):
+    """
+    A track that sleeps at no pods is not woken by its traffic.
+    """
+    release("stable", values={"tracks": {"canary": {"replicas": 0}}})
+
+    assert cannot_take("canary", "0 of its 0 pods are Ready") == upgrade("canary-10")
+
+
+def test_a_new_track_and_its_weight_in_one_upgrade(release, upgrade):
+    """
+    A track that is created and gets traffic at once is refused; created without, it may have it in the next upgrade.
+    """
+    release("stable")
+    half = everyone({"stable": 50, "challenger": 50})
+
+    assert cannot_take("challenger", "it has no pods yet") == upgrade(values={**CHALLENGER, **half})
+    assert upgrade("stable", values=CHALLENGER) is None
+
+    release("stable", values=CHALLENGER)
+    assert upgrade(values={**CHALLENGER, **half}) is None
+
+
+@pytest.mark.parametrize("strategy", ["stable", "canary-10", "shadow"])
+def test_the_first_release(release, upgrade, strategy):
+    """
+    On the first release stable may have its traffic at once, since nobody has had any; another track may not.
+    """
+    release(None)
+
+    refused = cannot_take("canary", "it has no pods yet") if strategy == "canary-10" else None
+    assert refused == upgrade(strategy, install=True)
+
+
+def test_any_strategy_may_follow_any(release, upgrade, strategies):
+    """
+    With all pods Ready nothing is refused: each strategy is left for another one, and come to from another one.
+    """
+    said = {}
+    for before, after in zip(strategies, [*strategies[1:], strategies[0]], strict=True):
+        release(before, models="resnet-abn")
+        said[before, after] = upgrade("ab-test", after)
+
+    assert dict.fromkeys(said) == said
+
+
+@pytest.mark.parametrize("strategy", ["canary-10", "canary-cookie", "canary-caller", "canary-sticky-users"])
+def test_a_track_with_traffic_keeps_its_pods(release, upgrade, strategy):
+    """
+    Pods go one upgrade after the traffic, for callers inside the mesh too: those have routes of their own.
+    """
+    release(strategy)
+    none = {"tracks": {"canary": {"replicas": 0}}}
+
+    said = upgrade("stable", values=none)
+
+    assert said == (
+        "tracks.canary.replicas: the track has traffic now and would lose its pods under it; first upgrade without weight "
+        "for it, then set 0"
+    )
+    release("stable")
+    assert upgrade("stable", values=none) is None
+
+
+def test_a_track_with_traffic_is_not_deleted(release, upgrade):
+    """
+    A track leaves the values one upgrade after its traffic.
+    """
+    release("ab-test")
+
+    said = upgrade("stable")
+
+    assert said == (
+        "tracks: track challenger has traffic now and would be deleted under it; first upgrade without weight for it, then "
+        "without the track"
+    )
+    release("stable", models="resnet-abn")
+    assert upgrade("stable") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "then", "more"),
+    [
+        ("canary-10", "canary-50", (50, 10)),
+        ("canary-sticky-users", "canary-50", (50, 10)),
+        ("canary-cookie", "promoted", (100, 10)),
+        ("canary-10", "canary-10", None),
+        ("canary-50", "canary-10", None),
+        ("canary-50", "stable", None),
+    ],
+)
+def test_a_dead_track_gets_no_more(release, upgrade, before, then, more):
+    """
+    A track without a Ready pod is given no more than it has; going back is always open.
+    """
+    release(before).deployment("canary")["status"].pop("readyReplicas")
+
+    said = upgrade(then)
+
+    assert (said is None) == (more is None)
+    if more:
+        assert f"track canary has no Ready pod and would get more traffic, {more[0]} and not {more[1]}" in said
+
+
+def test_it_can_be_overridden(release, upgrade):
+    """
+    Who knows better says so.
+    """
+    release("stable").remove("canary")
+
+    assert upgrade("canary-10", values={"routing": {"requireReady": False}}) is None
+
+
+def test_other_releases_are_no_matter(release, upgrade):
+    """
+    Only the release's own namespace is asked.
+    """
+    cluster = release("stable")
+
+    assert upgrade("stable", namespace="elsewhere") is None
+    assert cluster.asked
+    assert [] == [path for path in cluster.asked if "/namespaces/default/" in path]

@@ -1,0 +1,261 @@
+"""
+What the chart promises holds for every strategy in every environment, with any models, and after any chain of upgrades.
+"""
+
+import copy
+import random
+
+import pytest
+
+from tfcanary import routing
+
+CHAINS = 30
+LINKS = 10
+TWO = {"replicas": 2, "version": 1}
+SCALED = {"version": 2, "replicas": 1, "autoscaling": {"minReplicas": 2, "maxReplicas": 4, "cpuPercent": 70}}
+SECURE = {
+    "tracks": {"stable": TWO, "canary": SCALED},
+    "gateway": {"tls": {"enabled": True, "credentialName": "resnet-tls"}},
+    "security": {"metricsReaders": [{"namespace": "monitoring", "serviceAccount": "prometheus"}]},
+    "image": {"digest": "sha256:" + "0123456789abcdef" * 4},
+}
+
+
+@pytest.fixture(scope="module")
+def values_of(chart, values_folder):
+    """
+    All values that a rendering comes from, the chart's own included.
+    """
+
+    def merged(*names, over=None):
+        given = routing.read_files([values_folder / f"{name}.yaml" for name in names])
+        return routing.coalesce(routing.chart_defaults(chart), routing.merge(given, over or {}))
+
+    return merged
+
+
+@pytest.fixture(scope="module")
+def problems(render, values_of, problems_with, broken):
+    """
+    What is wrong with a rendering, by the schemas of its objects and by the promises.
+    """
+
+    def found(*strategies, environment="local", models="resnet-abn", values=None):
+        rendered = render(*strategies, environment=environment, models=models, values=values)
+        objects = list(rendered.objects.values())
+        merged = values_of(f"env/{environment}", f"models/{models}", *strategies, over=values)
+        invalid = [f"{item['kind']}: {problem}" for item in objects for problem in problems_with(item)]
+        return invalid + list(broken(merged, objects))
+
+    return found
+
+
+def test_promises_are_kept(problems, strategy, environment, models):
+    """
+    Every object fits the strict schema of its kind, and every promise is kept.
+    """
+    models = "resnet-abn" if strategy == "ab-test" else models
+
+    assert [] == problems(strategy, environment=environment, models=models)
+
+
+def test_promises_are_kept_with_all_that_is_optional(problems, strategy):
+    """
+    So they are with several pods, an autoscaler, TLS, readers of metrics and images by digest.
+    """
+    assert [] == problems(strategy, values=SECURE)
+
+
+@pytest.mark.parametrize("seed", range(CHAINS))
+def test_nothing_of_a_chain_survives(render, strategies, problems, seed):
+    """
+    A2: after any chain of upgrades with `--reset-then-reuse-values` the last strategy holds alone, and the promises with it.
+    Helm puts new values over those of the release as it puts one file over another, so a chain of files is a chain of
+    upgrades; on a cluster the tests upgrade for real.
+    """
+    draw = random.Random(seed)  # noqa: S311 - nothing secret
+    chain = draw.choices(strategies, k=LINKS)
+
+    assert render(chain[-1], models="resnet-abn").text == render(*chain, models="resnet-abn").text
+    assert [] == problems(*chain)
+
+
+def first(rendered, kind):
+    """
+    The spec of the first object of a kind.
+    """
+    return next(item["spec"] for item in rendered if item["kind"] == kind)
+
+
+def pod(rendered):
+    """
+    The pod of the first track.
+    """
+    return first(rendered, "Deployment")["template"]["spec"]
+
+
+def without(kind):
+    """
+    Leave out the objects of a kind.
+    """
+
+    def change(rendered):
+        rendered[:] = [item for item in rendered if item["kind"] != kind]
+
+    return change
+
+
+def argument(flag, value):
+    """
+    Give the first track's server another flag.
+    """
+
+    def change(rendered):
+        arguments = pod(rendered)["containers"][0]["args"]
+        (index,) = (index for index, one in enumerate(arguments) if one.startswith(f"--{flag}="))
+        arguments[index] = f"--{flag}={value}"
+
+    return change
+
+
+def route(**changes):
+    """
+    Change the first route of the gateway.
+    """
+    return lambda rendered: first(rendered, "VirtualService")["http"][0].update(changes)
+
+
+def config(rendered):
+    """
+    Let the first track's server choose its version.
+    """
+    data = next(item["data"] for item in rendered if "models.config" in item.get("data", {}))
+    data["models.config"] = data["models.config"].replace("specific", "latest")
+
+
+FAULTS = {
+    "subset-dropped": (lambda r: first(r, "DestinationRule")["subsets"].pop(), "A1: the subsets are not the tracks"),
+    "subset-misspelt": (
+        lambda r: first(r, "VirtualService")["http"][0]["route"][0]["destination"].update(subset="canry"),
+        "A1: a route names an unknown subset",
+    ),
+    "weight": (
+        lambda r: first(r, "VirtualService")["http"][0]["route"][0].update(weight=89),
+        "A1: weights do not sum to 100",
+    ),
+    "one-virtual-service": (
+        lambda r: r.remove(next(item for item in r if item["kind"] == "VirtualService")),
+        "A1: not the routes of the gateway and those of the mesh",
+    ),
+    "grace": (
+        lambda r: pod(r).update(terminationGracePeriodSeconds=30), "A8: too little time to stop",
+    ),
+    "pre-stop": (
+        lambda r: pod(r)["containers"][0]["lifecycle"]["preStop"]["sleep"].update(seconds=0),
+        "A9: no drain before the server is told to stop",
+    ),
+    "sidecar": (
+        lambda r: first(r, "Deployment")["template"]["metadata"]["annotations"].update(
+            {"proxy.istio.io/config": "terminationDrainDuration: 5s"}
+        ),
+        "A9: the sidecar goes first",
+    ),
+    "readiness": (
+        lambda r: pod(r)["containers"][0]["readinessProbe"]["httpGet"].update(path="/v1/models/resnet"),
+        "A10: a pod is ready without its version",
+    ),
+    "load-retries": (argument("max_num_load_retries", 5), "A10: a model that cannot be loaded is tried for minutes"),
+    "latest-version": (config, "A11: the version is not pinned"),
+    "poll": (argument("file_system_poll_wait_seconds", 1), "A11: the server looks for other versions"),
+    "idle": (
+        lambda r: first(r, "DestinationRule")["trafficPolicy"]["connectionPool"]["http"].update(idleTimeout="60s"),
+        "A13: the mesh keeps a connection that the server closes",
+    ),
+    "ejection": (
+        lambda r: first(r, "DestinationRule")["subsets"][0].update(
+            trafficPolicy={"outlierDetection": {"maxEjectionPercent": 100}}
+        ),
+        "A14: of 2 pods none or all may be ejected",
+    ),
+    "route-timeout": (route(timeout="30s"), "A17: the gateway gives up before the server"),
+    "server-timeout": (argument("rest_api_timeout_in_ms", 40000), "A17: the server has another timeout"),
+    "replicas-and-hpa": (
+        lambda r: first(r, "Deployment").update(replicas=3), "A21: replicas and an autoscaler, or neither",
+    ),
+    "no-budget": (without("PodDisruptionBudget"), "A21: no budget for two pods, or one for a single pod"),
+    "max-unavailable": (
+        lambda r: first(r, "Deployment")["strategy"]["rollingUpdate"].update(maxUnavailable=1),
+        "A21: a pod goes before its successor is there",
+    ),
+    "root": (lambda r: pod(r)["securityContext"].update(runAsUser=0), "B1: model-server: runAsUser"),
+    "writable": (
+        lambda r: pod(r)["containers"][0]["securityContext"].update(readOnlyRootFilesystem=False),
+        "B1: a root file system can be written to",
+    ),
+    "token": (
+        lambda r: pod(r).update(automountServiceAccountToken=True),
+        "B1: a pod has the token of its ServiceAccount",
+    ),
+    "latest": (lambda r: pod(r)["containers"][0].update(image="a/b:latest"), "B2: an image that is not fixed"),
+    "tag": (lambda r: pod(r)["containers"][0].update(image="a/b:1"), "B2: an image that is not fixed"),
+    "anyone": (
+        lambda r: first(r, "AuthorizationPolicy")["rules"][0]["from"][0]["source"].update(principals=["*"]),
+        "B3: a rule that lets in more than it names",
+    ),
+    "any-path": (
+        lambda r: first(r, "AuthorizationPolicy")["rules"][0]["to"][1]["operation"].update(paths=["/v1/*"]),
+        "B3: a rule that lets in more than it names",
+    ),
+    "deny": (
+        lambda r: first(r, "AuthorizationPolicy").update(action="DENY"),
+        "B3: not every pod refuses what is not allowed",
+    ),
+    "permissive": (
+        lambda r: first(r, "PeerAuthentication").update(mtls={"mode": "PERMISSIVE"}),
+        "B4: connections without the mesh's certificate",
+    ),
+    "profiler": (argument("enable_profiler", "true"), "B4: the profiler is on"),
+    "old-tls": (
+        lambda r: first(r, "Gateway")["servers"][1]["tls"].update(minProtocolVersion="TLSV1_1"),
+        "B4: TLS older than 1.2",
+    ),
+    "no-redirect": (
+        lambda r: first(r, "Gateway")["servers"][0].pop("tls"), "B4: the plain port answers beside TLS",
+    ),
+    "no-network-policy": (without("NetworkPolicy"), "B6: no NetworkPolicy, or one too many"),
+    "open-in": (
+        lambda r: first(r, "NetworkPolicy")["ingress"].append({"ports": [{"port": 22}]}),
+        "B6: a rule for everyone, or for every port",
+    ),
+    "open-out": (
+        lambda r: first(r, "NetworkPolicy")["policyTypes"].remove("Egress"),
+        "B6: not every pod is limited in both directions",
+    ),
+    "unbounded": (
+        lambda r: pod(r)["containers"][0]["resources"]["limits"].clear(), "B8: a container without bounds",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_broken_promise_is_seen(render, values_of, broken, name):
+    """
+    The checker is worth something: each planted fault is found, by its own name.
+    """
+    rendered = copy.deepcopy(list(render("canary-10", values=SECURE).objects.values()))
+    merged = values_of("env/local", "models/resnet", "canary-10", over=SECURE)
+    change, expected = FAULTS[name]
+    assert [] == list(broken(merged, rendered))
+
+    change(rendered)
+
+    assert expected in list(broken(merged, rendered))
+
+
+def test_every_promise_is_broken_once():
+    """
+    No promise goes unproven.
+    """
+    seen = {expected.partition(":")[0] for _, expected in FAULTS.values()}
+
+    assert set("A1 A8 A9 A10 A11 A13 A14 A17 A21 B1 B2 B3 B4 B6 B8".split()) == seen
