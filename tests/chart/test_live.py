@@ -162,7 +162,7 @@ def upgrade(request, cluster, tmp_path, helm, values_folder):
         except Exception as exc:
             said = str(exc)
             assert "execution error at (tfserving-canary/templates/validate.yaml" in said, said
-            return said.partition("): ")[2].strip()
+            return said.partition("): ")[2].partition("\n\nUse --debug")[0].strip()
         return None
 
     return attempt
@@ -216,15 +216,15 @@ NOT_READY = {
 
 
 @pytest.mark.parametrize("name", NOT_READY)
-@pytest.mark.parametrize("strategy", ["canary-1", "canary-caller"])
-def test_traffic_waits_for_ready_pods(release, upgrade, name, strategy):
+@pytest.mark.parametrize("applied", ["canary-1", "canary-caller"])
+def test_traffic_waits_for_ready_pods(release, upgrade, name, applied):
     """
     The first traffic of a track, however little, is refused until its pods are there, Ready, and those that are wanted.
     """
     change, values, reason = NOT_READY[name]
     change(release("stable"))
 
-    assert cannot_take("canary", reason) == upgrade(strategy, values=values)
+    assert cannot_take("canary", reason) == upgrade(applied, values=values)
 
 
 def test_replicas_and_weight_in_one_upgrade(release, upgrade):
@@ -250,15 +250,15 @@ def test_a_new_track_and_its_weight_in_one_upgrade(release, upgrade):
     assert upgrade(values={**CHALLENGER, **half}) is None
 
 
-@pytest.mark.parametrize("strategy", ["stable", "canary-10", "shadow"])
-def test_the_first_release(release, upgrade, strategy):
+@pytest.mark.parametrize("applied", ["stable", "canary-10", "shadow"])
+def test_the_first_release(release, upgrade, applied):
     """
     On the first release stable may have its traffic at once, since nobody has had any; another track may not.
     """
     release(None)
 
-    refused = cannot_take("canary", "it has no pods yet") if strategy == "canary-10" else None
-    assert refused == upgrade(strategy, install=True)
+    refused = cannot_take("canary", "it has no pods yet") if applied == "canary-10" else None
+    assert refused == upgrade(applied, install=True)
 
 
 def test_any_strategy_may_follow_any(release, upgrade, strategies):
@@ -273,12 +273,12 @@ def test_any_strategy_may_follow_any(release, upgrade, strategies):
     assert dict.fromkeys(said) == said
 
 
-@pytest.mark.parametrize("strategy", ["canary-10", "canary-cookie", "canary-caller", "canary-sticky-users"])
-def test_a_track_with_traffic_keeps_its_pods(release, upgrade, strategy):
+@pytest.mark.parametrize("applied", ["canary-10", "canary-cookie", "canary-caller", "canary-sticky-users"])
+def test_a_track_with_traffic_keeps_its_pods(release, upgrade, applied):
     """
     Pods go one upgrade after the traffic, for callers inside the mesh too: those have routes of their own.
     """
-    release(strategy)
+    release(applied)
     none = {"tracks": {"canary": {"replicas": 0}}}
 
     said = upgrade("stable", values=none)
