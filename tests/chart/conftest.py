@@ -38,6 +38,7 @@ PROGRAMS = (
         ("helm.sh/helm/v4/internal/version.version=v4.3.1",),
         80,
     ),
+    binaries.Tree("helm-docs", ("helm-docs",), ("tool",), (), 25),
 )
 
 # libyaml's, where PyYAML was built with it: the tests parse a lot.
@@ -50,6 +51,14 @@ class HelmFailedError(Exception):
     """
     Helm refused to render; its stderr says why.
     """
+
+
+@functools.cache
+def _as_json(document: str) -> str:
+    """
+    An object as JSON, which is read thirty times as fast: most objects come again and again.
+    """
+    return json.dumps(yaml.load(document, Loader=_LOADER))  # noqa: S506 - a safe loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +95,9 @@ class Rendered:
     @property
     def objects(self) -> dict[tuple[str, str], Object]:
         """
-        All objects by kind and name.
+        All objects by kind and name, each time anew: a test may change them.
         """
-        parsed = [yaml.load(document, Loader=_LOADER) for document in self.documents]  # noqa: S506 - a safe loader
+        parsed = [json.loads(_as_json(document)) for document in self.documents]
         by_name = {(item["kind"], item["metadata"]["name"]): item for item in parsed}
         assert len(by_name) == len(parsed), "two objects share kind and name"
         return by_name
@@ -152,10 +161,12 @@ def helm(*arguments: str, stdin: str = "", program: str = "helm") -> str:
 
 
 @functools.cache
-def _render(files: tuple[str, ...], values: str, options: tuple[str, ...], release: str) -> Rendered:
+def _render(
+    files: tuple[str, ...], values: str, options: tuple[str, ...], release: str, program: str
+) -> Rendered:
     given = [argument for name in files for argument in ("-f", str(VALUES / f"{name}.yaml"))]
     command = ("template", release, str(CHART), "--kube-version", KUBERNETES, *given, "-f", "-", *options)
-    return Rendered(helm(*command, stdin=values))
+    return Rendered(helm(*command, stdin=values, program=program))
 
 
 def render(
@@ -165,6 +176,7 @@ def render(
     values: Mapping[str, Any] | None = None,
     options: tuple[str, ...] = (),
     release: str = "resnet",
+    program: str = "helm",
 ) -> Rendered:
     """
     Render the chart from an environment, models and strategies, given one after the other; values override them.
@@ -173,7 +185,7 @@ def render(
     """
     models = models or ("resnet-abn" if "ab-test" in strategies else "resnet")
     files = (f"env/{environment}", f"models/{models}", *strategies)
-    return _render(files, json.dumps(values or {}), options, release)
+    return _render(files, json.dumps(values or {}), options, release, program)
 
 
 def stems(folder: Path) -> list[str]:
@@ -247,6 +259,14 @@ def helm_4() -> str:
     Helm 4; `helm` on PATH is Helm 3.
     """
     return built("helm4", "helm")
+
+
+@pytest.fixture(scope="session")
+def helm_docs() -> str:
+    """
+    The program that makes a chart's README of its values.
+    """
+    return built("helm-docs", "helm-docs")
 
 
 @pytest.fixture(name="refused", scope="session")
