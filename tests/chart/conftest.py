@@ -254,6 +254,22 @@ def built(tree: str, program: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def complaint() -> Callable[..., str | None]:
+    """
+    What helm says where it refuses; nothing where it does not.
+    """
+
+    def tried(*arguments: str, **options: str) -> str | None:
+        try:
+            helm(*arguments, **options)
+        except HelmFailedError as exc:
+            return str(exc)
+        return None
+
+    return tried
+
+
+@pytest.fixture(scope="session")
 def helm_4() -> str:
     """
     Helm 4; `helm` on PATH is Helm 3.
@@ -323,7 +339,9 @@ def _validator(kind: str) -> jsonschema.Draft4Validator:
 @functools.cache
 def _problems(text: str) -> tuple[str, ...]:
     item = json.loads(text)
-    return tuple(f"{error.json_path}: {error.message}" for error in _validator(item["kind"]).iter_errors(item))
+    return tuple(
+        f"{error.json_path}: {error.message}" for error in _validator(item["kind"]).iter_errors(item)
+    )
 
 
 @pytest.fixture(scope="session")

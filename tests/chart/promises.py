@@ -47,7 +47,9 @@ def violations(pod: Object) -> list[str]:
 
 
 def _all(pod: Object) -> list[Object]:
-    return [item for key in ("initContainers", "containers", "ephemeralContainers") for item in pod.get(key, [])]
+    return [
+        item for key in ("initContainers", "containers", "ephemeralContainers") for item in pod.get(key, [])
+    ]
 
 
 def _unsafe(container: Object, shared: Object) -> list[str]:
@@ -66,7 +68,9 @@ def _unsafe(container: Object, shared: Object) -> list[str]:
         "runAsUser": both.get("runAsUser") == 0,
         "seccompProfile": both.get("seccompProfile", {}).get("type") not in {"RuntimeDefault", "Localhost"},
         "appArmorProfile": both.get("appArmorProfile", {}).get("type") == "Unconfined",
-        "seLinuxOptions": selinux.get("type") not in SELINUX_TYPES or selinux.get("user") or selinux.get("role"),
+        "seLinuxOptions": selinux.get("type") not in SELINUX_TYPES
+        or selinux.get("user")
+        or selinux.get("role"),
     }
     return [name for name, broken in rules.items() if broken]
 
@@ -178,7 +182,10 @@ def _network(
     if len(policies) != int(values["networkPolicy"]["enabled"]):
         yield "B6: no NetworkPolicy, or one too many"
     for policy in policies:
-        if policy["spec"]["podSelector"] != selector or set(policy["spec"]["policyTypes"]) != {"Ingress", "Egress"}:
+        if policy["spec"]["podSelector"] != selector or set(policy["spec"]["policyTypes"]) != {
+            "Ingress",
+            "Egress",
+        }:
             yield "B6: not every pod is limited in both directions"
         rules = [
             *((rule.get("from"), rule) for rule in policy["spec"]["ingress"]),
@@ -224,7 +231,9 @@ def _life(values: Mapping[str, Any], template: Object) -> Iterator[str]:
         yield "A8: too little time to stop"
     if server["lifecycle"]["preStop"] != {"sleep": {"seconds": drain}}:
         yield "A9: no drain before the server is told to stop"
-    sidecar = re.search(r"terminationDrainDuration: (\d+)s", template["metadata"]["annotations"]["proxy.istio.io/config"])
+    sidecar = re.search(
+        r"terminationDrainDuration: (\d+)s", template["metadata"]["annotations"]["proxy.istio.io/config"]
+    )
     if sidecar is None or int(sidecar[1]) < drain:
         yield "A9: the sidecar goes first"
 
@@ -237,7 +246,9 @@ def _pod(values: Mapping[str, Any], pod: Object) -> Iterator[str]:
         if container["securityContext"].get("readOnlyRootFilesystem") is not True:
             yield "B1: a root file system can be written to"
         resources = container.get("resources", {})
-        if resources.get("requests", {}).keys() < {"cpu", "memory"} or "memory" not in resources.get("limits", {}):
+        if resources.get("requests", {}).keys() < {"cpu", "memory"} or "memory" not in resources.get(
+            "limits", {}
+        ):
             yield "B8: a container without bounds"
         image = container["image"]
         test = container["name"] == "predict"

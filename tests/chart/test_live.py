@@ -173,7 +173,7 @@ def release(cluster, render):
 
 
 @pytest.fixture(params=["helm", "helm4"])
-def upgrade(request, cluster, tmp_path, helm, values_folder):
+def upgrade(request, cluster, tmp_path, complaint, values_folder):
     """
     What `helm upgrade` says of values on this cluster, under Helm 3 and Helm 4: its problems, or none.
     """
@@ -190,13 +190,11 @@ def upgrade(request, cluster, tmp_path, helm, values_folder):
                    f"--kubeconfig={cluster.kubeconfig(tmp_path)}", f"--namespace={namespace}", *given, "-f", "-"]  # fmt: skip
         if not install:
             command.append("--is-upgrade")
-        try:
-            helm(*command, stdin=json.dumps(values or {}), program=program)
-        except Exception as exc:
-            said = str(exc)
-            assert "execution error at (tfserving-canary/templates/validate.yaml" in said, said
-            return said.partition("): ")[2].partition("\n\nUse --debug")[0].strip()
-        return None
+        said = complaint(*command, stdin=json.dumps(values or {}), program=program)
+        if said is None:
+            return None
+        assert "execution error at (tfserving-canary/templates/validate.yaml" in said, said
+        return said.partition("): ")[2].partition("\n\nUse --debug")[0].strip()
 
     return attempt
 
@@ -361,7 +359,9 @@ def test_a_dead_track_gets_no_more(release, upgrade, before, then, more):
 
     assert (said is None) == (more is None)
     if more:
-        assert f"track canary has no Ready pod and would get more traffic, {more[0]} and not {more[1]}" in said
+        assert (
+            f"track canary has no Ready pod and would get more traffic, {more[0]} and not {more[1]}" in said
+        )
 
 
 def test_it_can_be_overridden(release, upgrade):

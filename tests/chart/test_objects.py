@@ -28,7 +28,11 @@ def test_inventory(render, strategy, environment):
         {(kind, "resnet") for kind in OF_THE_RELEASE}
         | {("VirtualService", "resnet-mesh"), ("EnvoyFilter", "default-resnet")}
         | {("ConfigMap", "resnet-test"), ("Pod", "resnet-test")}
-        | {(kind, f"resnet-{track}") for kind in ("Deployment", "ServiceAccount", "ConfigMap") for track in tracks}
+        | {
+            (kind, f"resnet-{track}")
+            for kind in ("Deployment", "ServiceAccount", "ConfigMap")
+            for track in tracks
+        }
     )
     assert expected == set(rendered.objects)
 

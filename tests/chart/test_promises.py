@@ -258,4 +258,20 @@ def test_every_promise_is_broken_once():
     """
     seen = {expected.partition(":")[0] for _, expected in FAULTS.values()}
 
-    assert set("A1 A8 A9 A10 A11 A13 A14 A17 A21 B1 B2 B3 B4 B6 B8".split()) == seen
+    assert {
+        "A1",
+        "A8",
+        "A9",
+        "A10",
+        "A11",
+        "A13",
+        "A14",
+        "A17",
+        "A21",
+        "B1",
+        "B2",
+        "B3",
+        "B4",
+        "B6",
+        "B8",
+    } == seen

@@ -2,6 +2,7 @@
 What the README tells people to type: every helm line renders, every file is there, every strategy is in its table.
 """
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -19,7 +20,11 @@ def commands(text):
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     blocks = [block for language, block in fenced if language in {"", "sh"}]
     assert blocks
-    return [line.partition("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [
+        line.partition("  #")[0].strip()
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
 
 
 @pytest.fixture(scope="module", params=["README.md", "charts/tfserving-canary/README.md"])
@@ -39,7 +44,7 @@ def test_helm_lines_render(readme, helm):
     for words in typed:
         assert ["resnet", "charts/tfserving-canary"] == words[2:4]
         assert ("--reset-then-reuse-values" in words) == (words[1] == "upgrade")
-        given = [word for flag, word in zip(words, words[1:], strict=False) if flag == "-f"]
+        given = [word for flag, word in itertools.pairwise(words) if flag == "-f"]
         files = [*files, *given] if words[1] == "upgrade" else given
         arguments = [argument for file in files for argument in ("-f", GIVEN.get(file, file))]
         assert "kind: VirtualService" in helm("template", *words[2:4], "--kube-version=1.34.4", *arguments)
@@ -67,7 +72,9 @@ def test_files_are_there(readme, root):
     """
     Every file of the repository that is named exists.
     """
-    named = set(re.findall(r"(?<![\w/.-])((?:values|scripts|charts|images)/[\w./-]+\.(?:yaml|py|json))", readme))
+    named = set(
+        re.findall(r"(?<![\w/.-])((?:values|scripts|charts|images)/[\w./-]+\.(?:yaml|py|json))", readme)
+    )
 
     assert named
     assert [] == sorted(path for path in named if not (root / path).is_file())

@@ -307,7 +307,7 @@ RULES += [
         }
         | OUTSIDE,
         "modelStore.basePath: expected gs://, or a folder below /models, with the image "
-        "registry.example.com/tensorflow/serving, which cannot read S3 since its release 2.7, got \"s3://bucket/a\"; mount the "
+        'registry.example.com/tensorflow/serving, which cannot read S3 since its release 2.7, got "s3://bucket/a"; mount the '
         "bucket as a claim by a CSI driver, or set image.repository to a server built with S3",
         id="s3-with-the-published-image",
     ),

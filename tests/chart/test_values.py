@@ -228,7 +228,11 @@ def test_readme_has_every_value(chart, default_values):
     No key is missing from the table.
     """
     text = (chart / "README.md").read_text()
-    maps = {"gateway.selector": "gateway.selector", "resources.limits": "resources", "resources.requests": "resources"}
+    maps = {
+        "gateway.selector": "gateway.selector",
+        "resources.limits": "resources",
+        "resources.requests": "resources",
+    }
     tracks = {"tracks.*.replicas": "tracks.stable"}
 
     names = [(maps | tracks).get(key, key) for key in keys(default_values)]

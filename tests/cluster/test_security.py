@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import httpx
@@ -398,7 +398,9 @@ def test_the_gateway_does_what_explain_says_of_tokens(  # noqa: PLR0917 - fixtur
         claims = {key: value for key, values in TOLD.items() if (value := draw.choice(values))}
         claims = claims if draw.random() < 0.7 else {}
         token = ISSUED.token(**claims) if claims else None
-        said = explain.explain(declared, Request(explain.default_path("resnet", api.lower()), headers, claims))
+        said = explain.explain(
+            declared, Request(explain.default_path("resnet", api.lower()), headers, claims)
+        )
         if api == "REST":
             sent = headers | ({"authorization": f"Bearer {token}"} if token else {})
             seen = rest.get("/v1/models/resnet/metadata", headers=sent).headers.get("x-model-track")
@@ -411,7 +413,7 @@ def test_the_gateway_does_what_explain_says_of_tokens(  # noqa: PLR0917 - fixtur
     assert {"stable", "canary"} == set(answered)
 
 
-def test_too_many_requests_are_refused(releases, rest, channel, address, host):
+def test_too_many_requests_are_refused(releases, rest, channel):
     """
     Over the gateway's rate REST is told 429 and gRPC RESOURCE_EXHAUSTED, and what is within it is answered.
     """
@@ -548,7 +550,7 @@ class Load:
                 with self._lock:
                     self.seen[status] += 1
 
-    def __enter__(self) -> "Load":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -647,7 +649,9 @@ def test_the_trap_is_real(address, host, kubeconfig, namespace):
 
     with Load(address, host) as load:
         load.more(200)
-        assert upgrade(kubeconfig, namespace, change, everyone(**{"stable": 50, track: 50}), look_away) is None
+        assert (
+            upgrade(kubeconfig, namespace, change, everyone(**{"stable": 50, track: 50}), look_away) is None
+        )
         load.more(200)
 
     assert load.seen["503"] > 0

@@ -344,7 +344,9 @@ def caller(request, stage):
     pod = json.dumps(caller_pod(name, CALLERS[request.param], stage))
     subprocess.run([*kubectl, "apply", "-f", "-"], input=pod, text=True, check=True, capture_output=True)
     subprocess.run(
-        [*kubectl, "wait", "pod", name, "--for=condition=Ready", "--timeout=180s"], check=True, capture_output=True
+        [*kubectl, "wait", "pod", name, "--for=condition=Ready", "--timeout=180s"],
+        check=True,
+        capture_output=True,
     )
     yield Caller(name, stage), CALLERS[request.param]
     subprocess.run([*kubectl, "delete", "pod", name, "--wait=false"], check=True, capture_output=True)
