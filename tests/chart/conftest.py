@@ -300,8 +300,11 @@ def _refused_fixture() -> Callable[..., str]:
 
 
 @functools.cache
-def _promises() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("promises", Path(__file__).with_name("promises.py"))
+def _beside(name: str) -> ModuleType:
+    """
+    A module of this folder, which is no package.
+    """
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -314,7 +317,7 @@ def broken() -> Callable[..., Any]:
     """
     The promises that a rendering breaks.
     """
-    return _promises().broken
+    return _beside("promises").broken
 
 
 @pytest.fixture(scope="session")
@@ -322,7 +325,15 @@ def violations() -> Callable[..., list[str]]:
     """
     What Pod Security *restricted* has against a pod.
     """
-    return _promises().violations
+    return _beside("promises").violations
+
+
+@pytest.fixture(scope="session")
+def istio() -> Callable[..., Any]:
+    """
+    What Istio does by a rendered VirtualService.
+    """
+    return _beside("istio").answer
 
 
 @functools.cache

@@ -16,10 +16,15 @@ import jsonschema
 import pytest
 import yaml
 
-from tfcanary import routing
+from tfcanary import explain, routing
+from tfcanary.errors import UsageError
+from tfcanary.routing import Request
 
 CASES = int(os.environ.get("FUZZ_CASES", "5000"))
 BATCH = 250
+REQUESTS = 10
+GRPC = "/tensorflow.serving.PredictionService/Predict"
+KEYS = {"userGroups": "userGroup", "users": "user", "regions": "region"}
 SEED = os.environ.get("FUZZ_SEED", "5")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 EVERYTHING = """{{- $all := list }}
@@ -197,6 +202,80 @@ class Generator:
             made = routing.merge(made, nested(self.draw.choice(self.paths), self.draw.choice(ODD)))
         return made
 
+    def request(self, values):
+        """
+        A request that some route may be meant for: what the routes ask for, and what just misses it.
+        """
+        names = values["routing"]["headers"]
+        headers, claims, paths = {}, {}, [f"/v1/models/{values['model']['name']}:predict"]
+        labels = None if self.draw.random() < 0.7 else {}
+        for route in values["routing"]["routes"]:
+            match = route.get("match", {})
+            wanted = {names[one]: match[key] for key, one in KEYS.items() if key in match}
+            wanted |= {name: list(matcher.values()) for name, matcher in match.get("headers", {}).items()}
+            for name, texts in wanted.items():
+                text = self.draw.choice(texts)
+                choices = [text, text, text + "x", text.upper(), text.replace(".", "x"), "canary", "b"]
+                headers[name] = self.draw.choice([one for one in choices if sendable(one)] or ["x"])
+            if "cookie" in match:
+                headers["cookie"] = f"z=1; {match['cookie']['name']}={match['cookie']['value']}"
+            for claim, texts in match.get("claims", {}).items():
+                claims[claim] = self.draw.choice([self.draw.choice(texts), "other", ("x", texts[-1])])
+            if labels is not None and "sourceLabels" in match:
+                labels.update(match["sourceLabels"])
+            path = match.get("path", {})
+            paths.append(path.get("prefix", "").rstrip("/") + paths[0])
+            if path.get("version") in values["tracks"]:
+                version = values["tracks"][path["version"]]["version"]
+                paths.append(f"/v1/models/{values['model']['name']}/versions/{version}/metadata")
+        if self.draw.random() < 0.5:
+            headers[names["user"]] = self.user(values)
+        if self.draw.random() < 0.3:
+            kept = self.draw.choice(sorted(values["tracks"]))
+            headers["cookie"] = f"{values['routing']['stickyCookie']['name']}={kept}"
+        kept = {name: value for name, value in headers.items() if self.draw.random() < 0.8}
+        path = self.draw.choice(
+            [*paths, *(GRPC for _ in paths), f"/canary{GRPC}", "/v2/x", f"{paths[0]}?a=b"]
+        )
+        return Request(path, kept, claims if self.draw.random() < 0.8 else {}, labels)
+
+    def user(self, values):
+        """
+        A user whose bucket is the last of some track, or the first of the next.
+        """
+        edges = [0, routing.BUCKETS - 1]
+        for route in values["routing"]["routes"]:
+            edges += [edge for weight in route["weights"].values() for edge in (weight - 1, weight)]
+        wanted = self.draw.choice([edge for edge in edges if 0 <= edge < routing.BUCKETS])
+        numbers = (self.draw.randrange(10**6) for _ in range(2000))
+        users = (f"user-{number}" for number in numbers)
+        return next((user for user in users if routing.bucket(values["model"]["name"], user) == wanted), "user-0")
+
+    def disagreements(self, values, objects, istio):
+        """
+        Requests of which `explain` says one thing, and Istio by the rendered routes does another.
+        """
+        services = {item["metadata"]["name"]: item for item in objects if item["kind"] == "VirtualService"}
+        try:
+            declared = routing.from_values(values)
+        except UsageError as exc:
+            yield f"explain refuses what the chart takes: {exc}"
+            return
+        for _ in range(REQUESTS):
+            request = self.request(values)
+            service = services["resnet" if request.labels is None else "resnet-mesh"]
+            said = explain.explain(declared, request)
+            expected = istio(values, service, request) or ({}, None)
+            if (said["weights"], said["mirror"]) != expected:
+                yield f"explain says {said}, Istio does {expected}, of {request}"
+
+
+def sendable(text):
+    """
+    Whether a header can hold it.
+    """
+    return bool(text.strip()) and text.isascii() and text.isprintable() and text == text.strip()
+
 
 def nested(path, value):
     """
@@ -259,9 +338,10 @@ def rendered(everything, cases):
     return json.loads(done.stdout.partition("\nall: ")[2])
 
 
-def test_any_values_are_refused_or_valid(chart, everything, problems_with, broken):
+def test_any_values_are_refused_or_valid(chart, everything, problems_with, broken, istio):
     """
-    Of all cases none crashes a template, and whatever is not refused is valid and keeps the promises.
+    Of all cases none crashes a template, and whatever is not refused is valid, keeps the promises, and does with requests
+    what `explain` says.
     """
     defaults = routing.chart_defaults(chart)
     schema = json.loads((chart / "values.schema.json").read_text())
@@ -287,6 +367,7 @@ def test_any_values_are_refused_or_valid(chart, everything, problems_with, broke
             ]
             found = [problem for item in objects for problem in problems_with(item)]
             found += broken(values, objects)
+            found += generator.disagreements(values, objects, istio)
             if found:
                 wrong.append((found, values))
     assert [] == wrong[:3]
