@@ -22,6 +22,7 @@ from tfcanary.routing import Request
 
 CASES = int(os.environ.get("FUZZ_CASES", "5000"))
 BATCH = 250
+BY_HELM = 80
 REQUESTS = 10
 GRPC = "/tensorflow.serving.PredictionService/Predict"
 KEYS = {"userGroups": "userGroup", "users": "user", "regions": "region"}
@@ -249,7 +250,9 @@ class Generator:
         wanted = self.draw.choice([edge for edge in edges if 0 <= edge < routing.BUCKETS])
         numbers = (self.draw.randrange(10**6) for _ in range(2000))
         users = (f"user-{number}" for number in numbers)
-        return next((user for user in users if routing.bucket(values["model"]["name"], user) == wanted), "user-0")
+        return next(
+            (user for user in users if routing.bucket(values["model"]["name"], user) == wanted), "user-0"
+        )
 
     def disagreements(self, values, objects, istio):
         """
@@ -374,3 +377,29 @@ def test_any_values_are_refused_or_valid(chart, everything, problems_with, broke
     assert len(made) == CASES
     # Neither side is empty: the cases are neither all nonsense nor all alike.
     assert min(len(made) - len(fitting), refused, valid) > CASES / 20
+
+
+def test_helm_itself_says_the_same(chart, complaint):
+    """
+    Of cases drawn from the same generator, helm takes and refuses those that the schema and the templates do here: nothing
+    hangs on the copy that renders many at once, or on another program's reading of the schema.
+    """
+    defaults = routing.chart_defaults(chart)
+    accepts = jsonschema.Draft7Validator(json.loads((chart / "values.schema.json").read_text())).is_valid
+    generator = Generator(f"{SEED} by helm", sorted(leaves(defaults)))
+    cases = [generator.values() for _ in range(BY_HELM)]
+
+    said = [
+        complaint(
+            "template", "resnet", str(chart), "--kube-version=1.34.4", "-f", "-", stdin=json.dumps(case)
+        )
+        or ""
+        for case in cases
+    ]
+    schema = ["values don't meet the specifications of the schema" in one for one in said]
+    assert [not accepts(routing.coalesce(defaults, case)) for case in cases] == schema
+    others = [one for one, by_schema in zip(said, schema, strict=True) if one and not by_schema]
+    assert [] == [
+        one for one in others if "execution error at (tfserving-canary/templates/validate.yaml" not in one
+    ]
+    assert min(schema.count(True), len(others), said.count("")) > BY_HELM / 20

@@ -235,6 +235,21 @@ def test_large_bodies_are_refused(rest):
     assert 413 == rest.post("/v1/models/resnet:predict", content=b"0" * (33 << 20)).status_code
 
 
+def test_large_messages_are_refused(channel):
+    """
+    Nor does a gRPC message of that size, while one of half of it is let through to the server, which cannot read it.
+    """
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+    codes = []
+    for size in (33 << 20, 16 << 20):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"\xff" * size, timeout=60)
+        codes.append((caught.value.code(), "Payload Too Large" in caught.value.details()))
+
+    assert (grpc.StatusCode.RESOURCE_EXHAUSTED, True) == codes[0]
+    assert codes[1][1] is False
+
+
 def test_headers_of_envoy_are_not_obeyed(rest):
     """
     A client cannot shorten the gateway's patience: a timeout of one millisecond would end in 504.

@@ -2,6 +2,7 @@
 Every strategy on a real gateway: what `explain` says of a request is what becomes of it, over REST and over gRPC.
 """
 
+import difflib
 import json
 import random
 import shutil
@@ -402,19 +403,21 @@ def test_nothing_of_a_real_chain_survives(stage, environment, seed):
             "template", RELEASE, str(routing.CHART), "--no-hooks", f"--values={environment}", f"--values={MODELS}",
             "--values=-", f"--values={VALUES / strategy}.yaml", stdin=given,
         )  # fmt: skip
-        if documents(is_now) != documents(fresh):
-            different.append(strategy)
+        lines = difflib.unified_diff(
+            documents(fresh), documents(is_now), "a first release", strategy, n=0, lineterm=""
+        )
+        different += list(lines)
 
     assert [] == different
 
 
 def documents(manifest: str) -> list[str]:
     """
-    The objects of a manifest, as they are written.
+    The lines of a manifest's objects.
     """
     found = [part.strip() for part in manifest.split("---\n") if part.strip()]
     assert len(found) > 10
-    return found
+    return "\n".join(found).splitlines()
 
 
 def test_helm_test_predicts_through_the_gateway(stage):
