@@ -22,6 +22,7 @@ SAFE_SYSCTLS = {
 SELINUX_TYPES = {None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
 # The server closes a connection that was unused for so long: libevent's default, which it does not set.
 SERVER_IDLE_SECONDS = 50
+MOST_BATCHES = 1000
 PROBED = ("startupProbe", "readinessProbe")
 
 
@@ -206,11 +207,26 @@ def _deployment(
     if spec["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0:
         yield "A21: a pod goes before its successor is there"
     yield from _life(values, spec["template"])
+    yield from _server(values, settings, name, kinds)
+
+
+def _server(
+    values: Mapping[str, Any], settings: Mapping[str, Any], name: str, kinds: dict[str, dict[str, Object]]
+) -> Iterator[str]:
+    spec = kinds["Deployment"][name]["spec"]
     (server,) = spec["template"]["spec"]["containers"]
     version = int(settings["version"])
     config = kinds["ConfigMap"][name]["data"]["models.config"]
     if not re.search(rf"specific \{{\s*versions: {version}\s*\}}", config):
         yield "A11: the version is not pinned"
+    if ("--enable_batching=true" in server["args"]) != values["server"]["batching"]["enabled"]:
+        yield "B8: batching is not what the values say"
+    if values["server"]["batching"]["enabled"]:
+        bound = re.search(
+            r"max_enqueued_batches \{ value: (\d+) \}", kinds["ConfigMap"][name]["data"]["batching.config"]
+        )
+        if bound is None or int(bound[1]) > MOST_BATCHES:
+            yield "B8: a queue without a bound"
     if "--file_system_poll_wait_seconds=0" not in server["args"]:
         yield "A11: the server looks for other versions"
     path = f"/v1/models/{values['model']['name']}/versions/{version}/metadata"

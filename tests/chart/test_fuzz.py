@@ -86,6 +86,7 @@ FITTING = {
     "server.drainSeconds": [1, 30, 600, 0],
     "server.startupSeconds": [10, 11, 7200],
     "server.idleTimeoutSeconds": [1, 45, 46],
+    "server.batching": [{"enabled": True}, {"enabled": True, "maxEnqueuedBatches": 1000000}],
     "image.tag": ["2.20.0", "latest", "a b"],
     "image.repository": ["registry.example/serving"],
     "image.digest": ["", "sha256:" + "0" * 64, "sha256:1"],

@@ -209,6 +209,31 @@ def test_prometheus(render):
         assert 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }' == text
 
 
+def test_batching_is_bounded(render):
+    """
+    B8: with batching the queue is bounded, so that overload is answered and not kept; without it nothing is said.
+    """
+    values = {"server": {"batching": {"enabled": True, "maxBatchSize": 8, "maxEnqueuedBatches": 50}}}
+    rendered = render("stable", values=values)
+
+    for config in configurations(rendered):
+        # As text of TensorFlow Serving's BatchingParameters, which its published protos leave out.
+        lines = config["data"]["batching.config"].splitlines()
+        assert {
+            "max_batch_size": 8,
+            "batch_timeout_micros": 5000,
+            "max_enqueued_batches": 50,
+            "num_batch_threads": 2,
+        } == {
+            name: int(value)
+            for name, value in (re.fullmatch(r"(\w+) \{ value: (\d+) \}", line).groups() for line in lines)
+        }
+    for pod in pods(rendered).values():
+        flags = ["--enable_batching=true", "--batching_parameters_file=/etc/tfserving/batching.config"]
+        assert flags == server(pod)["args"][-2:]
+    assert "batching" not in render("stable").text
+
+
 def test_configuration_is_mounted_where_the_flags_say(render):
     """
     The files that the flags name are keys of the ConfigMap that is mounted there.

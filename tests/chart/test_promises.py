@@ -18,6 +18,7 @@ SECURE = {
     "gateway": {"tls": {"enabled": True, "credentialName": "resnet-tls"}},
     "security": {"metricsReaders": [{"namespace": "monitoring", "serviceAccount": "prometheus"}]},
     "image": {"digest": "sha256:" + "0123456789abcdef" * 4},
+    "server": {"batching": {"enabled": True}},
 }
 
 
@@ -133,7 +134,16 @@ def config(rendered):
     data["models.config"] = data["models.config"].replace("specific", "latest")
 
 
+def queue(rendered):
+    """
+    Let the first track's server keep as many batches as TensorFlow Serving's sample does.
+    """
+    data = next(item["data"] for item in rendered if "batching.config" in item.get("data", {}))
+    data["batching.config"] = data["batching.config"].replace("value: 100 ", "value: 1000000 ")
+
+
 FAULTS = {
+    "queue": (queue, "B8: a queue without a bound"),
     "subset-dropped": (lambda r: first(r, "DestinationRule")["subsets"].pop(), "A1: the subsets are not the tracks"),
     "subset-misspelt": (
         lambda r: first(r, "VirtualService")["http"][0]["route"][0]["destination"].update(subset="canry"),

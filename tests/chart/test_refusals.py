@@ -481,6 +481,11 @@ SCHEMA = [
         "at '/server/idleTimeoutSeconds': maximum: got 60, want 45",
         id="idle",
     ),
+    pytest.param(
+        {"server": {"batching": {"maxEnqueuedBatches": 2000}}},
+        "at '/server/batching/maxEnqueuedBatches': maximum: got 2,000, want 1,000",
+        id="endless-queue",
+    ),
     pytest.param({"image": {"tag": 2.2}}, "at '/image/tag': got number, want string", id="tag-number"),
     pytest.param(
         {"image": {"repository": "tensorflow/serving:2.20.0@x"}},

@@ -98,7 +98,7 @@ capabilities:
     - ALL
 {{- end }}
 
-{{- /* Renders the model server's two configuration files as the data of a ConfigMap. Passed a dict: root, track. */}}
+{{- /* Renders the model server's configuration files as the data of a ConfigMap. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.config" -}}
 models.config: |
   model_config_list {
@@ -118,4 +118,12 @@ monitoring.config: |
     enable: true
     path: "/monitoring/prometheus/metrics"
   }
+{{- $batching := .root.Values.server.batching }}
+{{- if $batching.enabled }}
+batching.config: |
+  max_batch_size { value: {{ int64 $batching.maxBatchSize }} }
+  batch_timeout_micros { value: {{ int64 $batching.timeoutMicroseconds }} }
+  max_enqueued_batches { value: {{ int64 $batching.maxEnqueuedBatches }} }
+  num_batch_threads { value: {{ int64 $batching.threads }} }
+{{- end }}
 {{- end }}
