@@ -4,6 +4,7 @@ Every strategy on a real gateway: what `explain` says of a request is what becom
 
 import difflib
 import json
+import logging
 import random
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ RELEASE = "resnet"
 REQUESTS = 60
 IN_A_ROW = 20
 SEED = 5
+LOG = logging.getLogger(__name__)
 
 HEADERS: dict[str, list[str | None]] = {
     "user-group": [None, None, "canary", "staff", "stable", "b", "c", "Canary", "canary,b", "canary-x"],
@@ -257,6 +259,7 @@ def test_ten_thousand_users_are_shared_out_and_stay(stage):
         seen = dict(zip(users, pool.map(track, users), strict=True))
         again = dict(zip(users[::20], pool.map(lambda user: track(user, "gRPC"), users[::20]), strict=True))
 
+    LOG.info("of 10,000 users: %s", dict(Counter(seen.values())))
     share = 100 * sum(answered == "canary" for answered in seen.values()) / len(users)
     assert 9 <= share <= 11
     assert {user: f"{seen[user]}" for user in users} == {
