@@ -10,8 +10,8 @@ import pytest
 
 from tfcanary import export as module
 from tfcanary import manifest as manifests
-from tfcanary.modelserver.protos import PredictionLog
-from tfcanary.modelserver.servable import LoadOptions, Servable, runtime
+from tfcanary.modelserver.protos import PredictionLog, runtime
+from tfcanary.modelserver.servable import LoadOptions, Servable
 from tfcanary.modelserver.status import ServingError
 
 

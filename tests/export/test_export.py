@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_images
 
 from tfcanary import export as module
 from tfcanary.errors import DoesNotHoldError, UsageError
-from tfcanary.modelserver.protos import PredictionLog
-from tfcanary.modelserver.servable import LoadOptions, Servable, runtime
+from tfcanary.modelserver.protos import PredictionLog, runtime
+from tfcanary.modelserver.servable import LoadOptions, Servable
 
 PHOTOGRAPHS = Path(datasets.__file__).parent / "images"
 

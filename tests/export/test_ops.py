@@ -6,7 +6,7 @@ import pytest
 
 from tfcanary import ops, savedmodel
 from tfcanary.errors import DoesNotHoldError
-from tfcanary.modelserver.servable import runtime
+from tfcanary.modelserver.protos import runtime
 
 LISTED = "is not on the list of allowed ops"
 

@@ -63,6 +63,40 @@ def slow(count):
     return {"y": tf.reshape(result[0, 0], [1])}
 
 
+@signature(tf.TensorSpec([None, None], tf.float32, "x"))
+def sizes(x):
+    """How many rows the model got at once, told to each of them."""
+    rows = tf.shape(x)[0]
+    return {"rows": tf.fill([rows], rows), "sum": tf.reduce_sum(x, axis=1)}
+
+
+@signature(tf.TensorSpec([], tf.float32, "x"))
+def scalar(x):
+    return {"y": x}
+
+
+@signature(tf.TensorSpec([None], tf.complex64, "c64"), tf.TensorSpec([None], tf.complex128, "c128"))
+def complexes(c64, c128):
+    return {"c64_out": tf.identity(c64), "c128_out": tf.identity(c128)}
+
+
+@signature(tf.TensorSpec([None, None, None, 3], tf.float32, "input_1"))
+def picture_floats(input_1):
+    """The names and forms of the published example's model; the class is the picture's main colour."""
+    return {"activation_49": tf.nn.softmax(tf.reduce_mean(input_1, axis=[1, 2]))}
+
+
+def colour(picture):
+    image = tf.io.decode_jpeg(picture, channels=3)
+    return tf.reduce_mean(tf.cast(image, tf.float32) / 255.0, axis=[0, 1])
+
+
+@signature(tf.TensorSpec([None], tf.string, "image_bytes"))
+def picture_bytes(image_bytes):
+    probabilities = tf.nn.softmax(tf.map_fn(colour, image_bytes, fn_output_signature=tf.float32))
+    return {"classes": tf.argmax(probabilities, axis=1), "probabilities": probabilities}
+
+
 KINDS = ["float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64"]
 KINDS += ["uint8", "uint16", "uint32", "uint64", "bool"]
 
@@ -94,7 +128,58 @@ def regress(inputs):
     return {"outputs": value(inputs)[:, tf.newaxis] * 2}
 
 
+def save_tf1(path: Path) -> None:
+    """
+    As TensorFlow 1 did: a session's graph, a reference variable, and a table that an asset initialises.
+    """
+    v1 = tf.compat.v1
+    vocabulary = path.parent / "vocabulary.txt"
+    vocabulary.parent.mkdir(parents=True)
+    vocabulary.write_text("cat\ndog\n")
+    with v1.Graph().as_default(), v1.Session() as session:
+        words = v1.placeholder(tf.string, [None], "words")
+        lines = tf.lookup.TextFileIndex
+        table = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(
+                str(vocabulary), tf.string, lines.WHOLE_LINE, tf.int64, lines.LINE_NUMBER
+            ),
+            default_value=-1,
+        )
+        factor = v1.get_variable("factor", initializer=tf.constant(10, tf.int64), use_resource=False)
+        numbers = table.lookup(words) * factor
+        initializer = v1.tables_initializer()
+        session.run([v1.global_variables_initializer(), initializer])
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={
+                "serving_default": v1.saved_model.predict_signature_def(
+                    {"words": words}, {"numbers": numbers}
+                )
+            },
+            assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=initializer,
+        )
+        builder.save()
+    vocabulary.unlink()  # the model has its own copy
+
+
+def save_lite(path: Path) -> None:
+    """
+    One version with both: a graph that adds 2, and a TensorFlow Lite model that adds 5.
+    """
+    save(half_plus(2.0), path)
+    other = half_plus(5.0)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([other.call.get_concrete_function()], other)
+    (path / "model.tflite").write_bytes(converter.convert())
+
+
 def main(directory: Path) -> None:
+    save_tf1(directory / "old" / "1")
+    save_lite(directory / "lite" / "1")
+    save(tf.Module(), directory / "resnet" / "1", serving_default=picture_floats)
+    save(tf.Module(), directory / "resnet_jpg" / "1", serving_default=picture_bytes)
     save(half_plus(2.0), directory / "half" / "1")
     save(half_plus(3.0), directory / "half" / "2")
     save(
@@ -105,6 +190,9 @@ def main(directory: Path) -> None:
         not_finite=not_finite,
         total=total,
         slow=slow,
+        sizes=sizes,
+        scalar=scalar,
+        complexes=complexes,
         kinds=kinds,
         classify=classify,
         regress=regress,

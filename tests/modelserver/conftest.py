@@ -111,7 +111,7 @@ def close_server(server: Running) -> None:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    Small models: half/1 and half/2, and mixed/7 with many signatures.
+    Small models: half/1 and half/2, mixed/7 with many signatures, and others of one kind each.
     """
     directory = tmp_path_factory.mktemp("models")
     subprocess.run(
@@ -135,7 +135,11 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
             model_version_policy: {{ all: {{}} }},
             version_labels: {{ key: "old" value: 1 }}
           }},
-          config: {{ name: "mixed", base_path: "{models}/mixed", model_platform: "tensorflow" }}
+          config: {{ name: "mixed", base_path: "{models}/mixed", model_platform: "tensorflow" }},
+          config: {{ name: "old", base_path: "{models}/old", model_platform: "tensorflow" }},
+          config: {{ name: "lite", base_path: "{models}/lite", model_platform: "tensorflow" }},
+          config: {{ name: "resnet", base_path: "{models}/resnet", model_platform: "tensorflow" }},
+          config: {{ name: "resnet_jpg", base_path: "{models}/resnet_jpg", model_platform: "tensorflow" }}
         }}
         """
     )
@@ -197,8 +201,8 @@ def open_server(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """
     started: list[Running] = []
 
-    def run(ready: str, *flags: str) -> Running:
-        started.append(launch(tmp_path / f"log{len(started)}", ready, *flags))
+    def run(ready: str, *flags: str, **environment: str) -> Running:
+        started.append(launch(tmp_path / f"log{len(started)}", ready, *flags, **environment))
         return started[-1]
 
     yield run

@@ -23,8 +23,11 @@ class Api:
     The requests that both doors take, over the versions that are loaded.
     """
 
-    def __init__(self, manager: Manager, metrics: Metrics, limits: Limits) -> None:
+    def __init__(
+        self, manager: Manager, metrics: Metrics, limits: Limits, *, as_content: bool = False
+    ) -> None:
         self._manager = manager
+        self._as_content = as_content
         self._limits = limits
         self.metrics = metrics
 
@@ -41,7 +44,8 @@ class Api:
         response = protos.PredictResponse()
         _fill_spec(response.model_spec, servable, spec.signature_name or DEFAULT_SIGNATURE)
         for alias, array in outputs.items():
-            to_proto(array, signature.outputs[alias].dtype, response.outputs[alias])
+            dtype = signature.outputs[alias].dtype
+            to_proto(array, dtype, response.outputs[alias], as_content=self._as_content)
         return response
 
     def predict_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,9 @@ def _tensorflow_version() -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if not arguments.port:
-        raise UsageError("--port: expected a port, got 0")
-    if arguments.port == arguments.rest_api_port:
+    if not arguments.port and not arguments.grpc_socket_path:
+        raise UsageError("--port: expected a port, got 0, and no --grpc_socket_path")
+    if arguments.port and arguments.port == arguments.rest_api_port:
         raise UsageError(f"--rest_api_port: expected another port than --port, got {arguments.port} for both")
     for name in ("port", "rest_api_port"):
         if not 0 <= getattr(arguments, name) <= 65535:
@@ -82,6 +83,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "expected --tensorflow_session_parallelism or --tensorflow_{intra,inter}_op_parallelism, got both"
         )
+    if arguments.batching_parameters_file and not arguments.enable_batching:
+        raise UsageError("--batching_parameters_file: expected --enable_batching with it, got none")
+    if arguments.num_tflite_interpreters_per_pool < 1 or arguments.num_tflite_pools < 0:
+        raise UsageError("--num_tflite_interpreters_per_pool: expected 1 or more, and no fewer than 0 pools")
 
 
 class Server:
@@ -98,23 +103,15 @@ class Server:
         from tfcanary.modelserver.manager import Manager, RetryPolicy  # noqa: PLC0415
         from tfcanary.modelserver.metrics import Metrics  # noqa: PLC0415
         from tfcanary.modelserver.rest import RestDoor  # noqa: PLC0415
-        from tfcanary.modelserver.servable import LoadOptions  # noqa: PLC0415
 
         self._arguments = arguments
         if arguments.model_config_file:
             self._models = config.read_models(Path(arguments.model_config_file))
         else:
             self._models = config.single_model(arguments.model_name, arguments.model_base_path)
-        both = arguments.tensorflow_session_parallelism
+        self._scheduler, batches = _batching(arguments)
         self._manager = Manager(
-            LoadOptions(
-                tags=tuple(arguments.saved_model_tags.split(",")),
-                intra_op_threads=both or arguments.tensorflow_intra_op_parallelism,
-                inter_op_threads=both or arguments.tensorflow_inter_op_parallelism,
-                warmup=arguments.enable_model_warmup,
-                warmup_iterations=max(1, arguments.num_request_iterations_for_warmup),
-                check_method_names=arguments.enable_signature_method_name_check,
-            ),
+            _load_options(arguments, self._scheduler, batches),
             RetryPolicy(
                 retries=arguments.max_num_load_retries,
                 interval_seconds=arguments.load_retry_interval_micros / 1e6,
@@ -124,7 +121,12 @@ class Server:
         limits = from_environment()
         monitoring = arguments.monitoring_config_file
         metrics_path = config.metrics_path(Path(monitoring)) if monitoring else None
-        api = Api(self._manager, Metrics(self._manager.is_served), limits)
+        metrics = Metrics(self._manager.is_served)
+        if self._scheduler is not None:
+            self._scheduler.observe = partial(metrics.queued, self._scheduler.name)
+        api = Api(
+            self._manager, metrics, limits, as_content=arguments.enable_serialization_as_tensor_content
+        )
         default_threads = 4 * len(os.sched_getaffinity(0))
         self._grpc = GrpcDoor(
             api,
@@ -132,6 +134,7 @@ class Server:
             limits,
             _channel_arguments(arguments.grpc_channel_arguments),
             health=arguments.enable_grpc_healthcheck_service,
+            credentials=config.credentials(Path(arguments.ssl_config_file)) if arguments.ssl_config_file else None,
         )
         self._rest = RestDoor(
             api,
@@ -201,8 +204,11 @@ class Server:
         arguments = self._arguments
         # First the port that fails without leaving anything to clean up.
         listening = _listen(arguments.rest_api_port) if arguments.rest_api_port else None
-        grpc_server = await self._grpc.open(f"{ADDRESS}:{arguments.port}")
-        log.info("Running gRPC ModelServer at %s:%d ...", ADDRESS, arguments.port)
+        addresses = [f"{ADDRESS}:{arguments.port}"] if arguments.port else []
+        if arguments.grpc_socket_path:
+            addresses.append(f"unix:{arguments.grpc_socket_path}")
+        grpc_server = await self._grpc.open(addresses)
+        log.info("Running gRPC ModelServer at %s ...", " and ".join(addresses))
         if listening is not None:
             import uvicorn  # noqa: PLC0415
 
@@ -221,6 +227,45 @@ class Server:
                 )
             ).serve(sockets=[listening])
         await grpc_server.wait_for_termination()
+
+
+def _batching(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """
+    Start the threads that process batches, if there are to be any, and read how they are made.
+    """
+    from tfcanary.modelserver import batching, config  # noqa: PLC0415
+
+    if not arguments.enable_batching:
+        return None, None
+    file = arguments.batching_parameters_file
+    given = config.batching_parameters(Path(file) if file else None)
+    scheduler = batching.Scheduler(
+        batching.threads(given, len(os.sched_getaffinity(0))), given.thread_pool_name.value
+    )
+    own = arguments.enable_per_model_batching_parameters
+    return scheduler, None if own else batching.parameters(given)
+
+
+def _load_options(arguments: argparse.Namespace, scheduler: Any, batches: Any) -> Any:
+    from tfcanary.modelserver import config, protos  # noqa: PLC0415
+    from tfcanary.modelserver.servable import LoadOptions  # noqa: PLC0415
+
+    both = arguments.tensorflow_session_parallelism
+    session = arguments.tensorflow_session_config_file
+    pools = arguments.num_tflite_pools or len(os.sched_getaffinity(0))
+    return LoadOptions(
+        tags=tuple(arguments.saved_model_tags.split(",")),
+        intra_op_threads=both or arguments.tensorflow_intra_op_parallelism,
+        inter_op_threads=both or arguments.tensorflow_inter_op_parallelism,
+        warmup=arguments.enable_model_warmup,
+        warmup_iterations=max(1, arguments.num_request_iterations_for_warmup),
+        check_method_names=arguments.enable_signature_method_name_check,
+        session_config=config.read_text_proto(Path(session), protos.ConfigProto()) if session else None,
+        prefer_tflite=arguments.prefer_tflite_model,
+        tflite_interpreters=pools * arguments.num_tflite_interpreters_per_pool,
+        scheduler=scheduler,
+        batches=batches,
+    )
 
 
 def _listen(port: int) -> socket.socket:

@@ -5,6 +5,7 @@ What to serve: the model configuration, from its file or from the two flags.
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf import text_format
 
 from tfcanary.errors import UsageError
@@ -43,6 +44,32 @@ def metrics_path(path: Path) -> str | None:
     """
     config = read_text_proto(path, unpublished.MonitoringConfig()).prometheus_config
     return (config.path or DEFAULT_PATH) if config.enable else None
+
+
+def batching_parameters(path: Path | None) -> Any:
+    """
+    Read a BatchingParameters, or give what the original takes without a file.
+    """
+    if path is None:
+        return unpublished.BatchingParameters(thread_pool_name={"value": "model_server_batch_threads"})
+    return read_text_proto(path, unpublished.BatchingParameters())
+
+
+def credentials(path: Path) -> grpc.ServerCredentials:
+    """
+    Read an SSLConfig, which holds the PEM texts themselves.
+    """
+    config = read_text_proto(path, unpublished.SSLConfig())
+    for name in ("server_key", "server_cert"):
+        if "-----BEGIN " not in getattr(config, name):
+            raise UsageError(f"{path}: {name}: expected the PEM text itself, got {getattr(config, name)[:40]!r}")
+    if config.client_verify and not config.custom_ca:
+        raise UsageError(f"{path}: client_verify: expected a custom_ca to verify clients with, got none")
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )
 
 
 def single_model(name: str, base_path: str) -> list[Any]:

@@ -199,7 +199,7 @@ def _fill(example: Any, value: Any) -> None:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {jsontensor.kind_of(value)}")
     for name, content in value.items():
-        feature = example.features.feature[name]
+        feature = example.features.feature[jsontensor.well_formed(name)]
         for item in content if isinstance(content, list) else [content]:
             _add(feature, name, item)
 

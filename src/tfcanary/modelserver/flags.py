@@ -42,21 +42,21 @@ class Flag:
 # ruff: noqa: FBT003 - a table of defaults, where False stands beside 0 and ""
 # The order, names and defaults are those of tensorflow_serving/model_servers/{main.cc,server.h}.
 FLAGS = (
-    Flag("port", 8500, Use.SERVED, "TCP port of the gRPC API"),
-    Flag("grpc_socket_path", "", Use.ABSENT, "UNIX socket for the gRPC API"),
+    Flag("port", 8500, Use.SERVED, "TCP port of the gRPC API; 0 for none, beside a --grpc_socket_path"),
+    Flag("grpc_socket_path", "", Use.SERVED, "UNIX socket for the gRPC API"),
     Flag("rest_api_port", 0, Use.SERVED, "TCP port of the REST API; 0 for none"),
     Flag("rest_api_num_threads", 0, Use.SERVED, "threads for REST requests; 0 for 4 per processor"),
     Flag("rest_api_timeout_in_ms", 30000, Use.SERVED, "timeout of REST requests, in milliseconds"),
     Flag("rest_api_enable_cors_support", False, Use.ABSENT, "add CORS headers"),
-    Flag("enable_batching", False, Use.ABSENT, "run concurrent requests as one batch"),
+    Flag("enable_batching", False, Use.SERVED, "run concurrent requests as one batch"),
     Flag(
         "allow_version_labels_for_unavailable_models",
         False,
         Use.SERVED,
         "allow new labels on versions that are not available yet",
     ),
-    Flag("batching_parameters_file", "", Use.ABSENT, "text BatchingParameters"),
-    Flag("enable_per_model_batching_parameters", False, Use.ABSENT, "batching parameters per model"),
+    Flag("batching_parameters_file", "", Use.SERVED, "text BatchingParameters"),
+    Flag("enable_per_model_batching_parameters", False, Use.SERVED, "batching parameters from each version's batching_params.pbtxt"),
     Flag(
         "model_config_file",
         "",
@@ -83,11 +83,11 @@ FLAGS = (
     ),
     Flag("flush_filesystem_caches", True, Use.IGNORED, "flush caches after a load"),
     Flag("tensorflow_session_parallelism", 0, Use.SERVED, "threads of a session; 0 for automatic"),
-    Flag("tensorflow_session_config_file", "", Use.ABSENT, "text ConfigProto"),
+    Flag("tensorflow_session_config_file", "", Use.SERVED, "text ConfigProto"),
     Flag("tensorflow_intra_op_parallelism", 0, Use.SERVED, "threads within an operation; 0 for automatic"),
     Flag("tensorflow_inter_op_parallelism", 0, Use.SERVED, "operations at a time; 0 for automatic"),
     Flag("use_alts_credentials", False, Use.ABSENT, "Google ALTS"),
-    Flag("ssl_config_file", "", Use.ABSENT, "text SSLConfig for the gRPC API"),
+    Flag("ssl_config_file", "", Use.SERVED, "text SSLConfig for the gRPC API"),
     Flag("platform_config_file", "", Use.ABSENT, "text PlatformConfigMap"),
     Flag("per_process_gpu_memory_fraction", 0.0, Use.IGNORED, "share of the GPU's memory"),
     Flag("saved_model_tags", "serve", Use.SERVED, "comma-separated tags of the graph to load"),
@@ -98,9 +98,9 @@ FLAGS = (
     Flag("version", False, Use.SERVED, "print versions and leave"),
     Flag("monitoring_config_file", "", Use.SERVED, "text MonitoringConfig: the Prometheus page"),
     Flag("remove_unused_fields_from_bundle_metagraph", True, Use.IGNORED, "save memory"),
-    Flag("prefer_tflite_model", False, Use.ABSENT, "prefer model.tflite"),
-    Flag("num_tflite_pools", 0, Use.ABSENT, "TFLite interpreter pools"),
-    Flag("num_tflite_interpreters_per_pool", 1, Use.ABSENT, "TFLite interpreters per pool"),
+    Flag("prefer_tflite_model", False, Use.SERVED, "prefer model.tflite"),
+    Flag("num_tflite_pools", 0, Use.SERVED, "TFLite interpreter pools; 0 for one per processor"),
+    Flag("num_tflite_interpreters_per_pool", 1, Use.SERVED, "TFLite interpreters per pool"),
     Flag("enable_signature_method_name_check", False, Use.SERVED, "check signatures' method names"),
     Flag("xla_cpu_compilation_enabled", False, Use.ABSENT, "XLA on the CPU"),
     Flag("xla_gpu_compilation_enabled", False, Use.IGNORED, "XLA on the GPU"),
@@ -110,7 +110,7 @@ FLAGS = (
     Flag("skip_initialize_tpu", False, Use.IGNORED, "leave the TPU alone"),
     Flag("enable_grpc_healthcheck_service", False, Use.SERVED, "grpc.health.v1"),
     Flag(
-        "enable_serialization_as_tensor_content", False, Use.ABSENT, "answer in tensor_content, not in values"
+        "enable_serialization_as_tensor_content", False, Use.SERVED, "answer in tensor_content, not in values"
     ),
 )
 

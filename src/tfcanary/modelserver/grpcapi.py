@@ -7,7 +7,7 @@ The handlers take and give bytes, so that an answer made once is sent as it is.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -34,17 +34,25 @@ class GrpcDoor:
     """
 
     def __init__(
-        self, api: Api, executor: Executor, limits: Limits, options: list[tuple[str, Any]], *, health: bool
+        self,
+        api: Api,
+        executor: Executor,
+        limits: Limits,
+        options: list[tuple[str, Any]],
+        *,
+        health: bool,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._api = api
         self._health = health
+        self._credentials = credentials
         self._limits = limits
         self._executor = executor
         self._options = options
 
-    async def open(self, address: str) -> grpc.aio.Server:
+    async def open(self, addresses: Sequence[str]) -> grpc.aio.Server:
         """
-        Start to listen.
+        Start to listen on each of these: ``HOST:PORT``, or ``unix:PATH``.
         """
         server = grpc.aio.server(
             options=[
@@ -79,10 +87,17 @@ class GrpcDoor:
         )
         if self._health:
             server.add_generic_rpc_handlers((_health_service(),))
-        try:
-            server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise UsageError(f"--port: cannot listen on {address}: {error}") from error
+        for address in addresses:
+            flag = "--grpc_socket_path" if address.startswith("unix:") else "--port"
+            try:
+                if self._credentials is None:
+                    bound = server.add_insecure_port(address)
+                else:
+                    bound = server.add_secure_port(address, self._credentials)
+            except RuntimeError as error:
+                raise UsageError(f"{flag}: cannot listen on {address}: {error}") from error
+            if not bound:
+                raise UsageError(f"{flag}: cannot listen on {address}; see the log for what gRPC says of it")
         await server.start()
         return server
 

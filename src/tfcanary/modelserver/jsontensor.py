@@ -64,7 +64,18 @@ def signature_name(document: dict[str, Any]) -> str:
         raise invalid(
             f"JSON Value: {_shown(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
-    return name
+    return well_formed(name)
+
+
+def well_formed(value: str) -> str:
+    """
+    Refuse half a surrogate pair: JSON can write it, and no proto can hold it.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
+    return value
 
 
 def parse_predict(body: bytes) -> JsonRequest:

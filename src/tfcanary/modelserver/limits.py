@@ -6,8 +6,11 @@ command line changing.
 """
 
 import os
+import re
 import zlib
 from dataclasses import dataclass
+
+import numpy as np
 
 from tfcanary.errors import UsageError
 from tfcanary.modelserver.status import Code, ServingError, invalid
@@ -19,31 +22,59 @@ class Limits:
     The limits, in bytes.
 
     Attributes:
-        request_bytes: a REST body, before and after it is inflated, or a gRPC message. JSON takes up to twenty times
-            as much memory while it is read.
+        request_bytes: a REST body, or a gRPC message. JSON takes up to twenty times as much memory while it is read.
+        inflated_bytes: a REST body that came as gzip.
         tensor_bytes: one tensor; a message of a few bytes can name any shape.
+        json_depth: how deep lists and objects may be nested. The parser's own stack ends above `MOST_DEPTH`, and numpy
+            has no tensor of a higher rank.
     """
 
     request_bytes: int = 32 << 20
+    inflated_bytes: int = 32 << 20
     tensor_bytes: int = 1 << 30
+    json_depth: int = 64
+
+
+MOST_BYTES = 2**31 - 1
+MOST_DEPTH = 64
+# Strings first, so that what is in them counts for nothing; one that never ends is the parser's to refuse.
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STEPS = np.zeros(256, dtype=np.int8)
+_STEPS[[*b"[{"]] = 1
+_STEPS[[*b"]}"]] = -1
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def from_environment() -> Limits:
     """
-    Read ``TFCANARY_MAX_REQUEST_BYTES`` and ``TFCANARY_MAX_TENSOR_BYTES``.
+    Read ``TFCANARY_MAX_REQUEST_BYTES`` and the others.
     """
     default = Limits()
     return Limits(
         request_bytes=_number("TFCANARY_MAX_REQUEST_BYTES", default.request_bytes),
+        inflated_bytes=_number("TFCANARY_MAX_INFLATED_BYTES", default.inflated_bytes),
         tensor_bytes=_number("TFCANARY_MAX_TENSOR_BYTES", default.tensor_bytes),
+        json_depth=_number("TFCANARY_MAX_JSON_DEPTH", default.json_depth, MOST_DEPTH, "levels"),
     )
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int, most: int = MOST_BYTES, unit: str = "bytes") -> int:
     text = os.environ.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
-        raise UsageError(f"{name}: expected a number of bytes from 1 to {2**31 - 1}, got {text!r}")
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= most:
+        raise UsageError(f"{name}: expected a number of {unit} from 1 to {most}, got {text!r}")
     return int(text)
+
+
+def require_shallow(body: bytes, limit: int) -> None:
+    """
+    Refuse JSON that is nested deeper than `limit`, before it is parsed: a parser spends its stack on depth.
+    """
+    brackets = (_STRINGS.sub(b"", body) if b'"' in body else body).translate(None, _NOT_BRACKETS)
+    if len(brackets) <= limit:
+        return
+    depth = np.cumsum(_STEPS[np.frombuffer(brackets, dtype=np.uint8)], dtype=np.int64)
+    if int(depth.max()) > limit:
+        raise invalid(f"JSON Parse error: nested deeper than {limit} levels")
 
 
 def too_large(what: str, limit: int) -> ServingError:

@@ -11,23 +11,27 @@ from tfcanary.modelserver.status import Code
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
 
-# monitoring::Buckets::Exponential(10, 1.8, 33), in microseconds: up to about 20 minutes.
+# In microseconds. monitoring::Buckets::Exponential(10, 1.8, 33), up to about 20 minutes.
 _LIMITS = [10 * 1.8**power for power in range(33)]
+# monitoring::Buckets::Exponential(100, 1.2, 52), up to about a second.
+_QUEUING_LIMITS = [100 * 1.2**power for power in range(52)]
 
 _COUNT = ":tensorflow:serving:request_count"
 _REQUEST = ":tensorflow:serving:request_latency"
 _RUNTIME = ":tensorflow:serving:runtime_latency"
+_QUEUING = ":tensorflow:serving:batching_session:queuing_latency"
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class _Histogram:
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_LIMITS) + 1)
+    def __init__(self, limits: list[float]) -> None:
+        self.limits = limits
+        self.counts = [0] * (len(limits) + 1)
         self.sum = 0.0
 
     def add(self, value: float) -> None:
-        self.counts[bisect_right(_LIMITS, value)] += 1
+        self.counts[bisect_right(self.limits, value)] += 1
         self.sum += value
 
 
@@ -43,7 +47,7 @@ class Metrics:
         self._is_served = is_served
         self._lock = threading.Lock()
         self._requests: dict[Labels, int] = {}
-        self._latencies: dict[str, dict[Labels, _Histogram]] = {_REQUEST: {}, _RUNTIME: {}}
+        self._latencies: dict[str, dict[Labels, _Histogram]] = {_REQUEST: {}, _RUNTIME: {}, _QUEUING: {}}
 
     def request(self, model: str, api: str, entrypoint: str, code: Code, seconds: float) -> None:
         """
@@ -63,8 +67,19 @@ class Metrics:
         with self._lock:
             self._add(_RUNTIME, (("model_name", model), ("API", api), ("runtime", "TF1")), seconds)
 
+    def queued(self, pool: str, seconds: float) -> None:
+        """
+        Count the time that a request waited for its batch.
+        """
+        with self._lock:
+            self._add(_QUEUING, (("thread_pool_name", pool),), seconds)
+
     def _add(self, name: str, labels: Labels, seconds: float) -> None:
-        self._latencies[name].setdefault(labels, _Histogram()).add(seconds * 1e6)
+        histogram = self._latencies[name].get(labels)
+        if histogram is None:
+            limits = _QUEUING_LIMITS if name == _QUEUING else _LIMITS
+            histogram = self._latencies[name][labels] = _Histogram(limits)
+        histogram.add(seconds * 1e6)
 
     def page(self) -> str:
         """
@@ -81,7 +96,7 @@ class Metrics:
 
 
 def _histogram_lines(name: str, labels: str, histogram: _Histogram) -> list[str]:
-    limits = [f"{limit:g}" for limit in _LIMITS] + ["+Inf"]
+    limits = [f"{limit:g}" for limit in histogram.limits] + ["+Inf"]
     counts = list(accumulate(histogram.counts))
     return [
         *(f'{name}_bucket{{{labels},le="{le}"}} {n}' for le, n in zip(limits, counts, strict=True)),

@@ -9,6 +9,7 @@ that loading and running a SavedModel has no use for.
 import importlib
 import logging
 import os
+from functools import cache
 from typing import Any
 
 from tfcanary.protos import bare_tensorflow
@@ -78,3 +79,23 @@ class Runtime:
             self.records: Any = importlib.import_module("tensorflow.python.lib.io.tf_record")
         # The loader is deprecated for programs; it is what the original does, in C++.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+@cache
+def runtime() -> Runtime:
+    """
+    Start TensorFlow, once.
+    """
+    return Runtime()
+
+
+@cache
+def lite_interpreter() -> Any:
+    """
+    Find the class of TensorFlow Lite's interpreter.
+
+    Raises:
+        ImportError: this TensorFlow has none.
+    """
+    with bare_tensorflow():
+        return importlib.import_module("tensorflow.lite.python.interpreter").Interpreter

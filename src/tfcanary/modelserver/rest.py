@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from tfcanary.modelserver import protos
 from tfcanary.modelserver.api import Api
-from tfcanary.modelserver.limits import Limits, inflate, too_large
+from tfcanary.modelserver.limits import Limits, inflate, require_shallow, too_large
 from tfcanary.modelserver.servable import to_json
 from tfcanary.modelserver.status import Code, ServingError, invalid
 
@@ -105,7 +105,8 @@ class RestDoor:
         encodings = [value.lower() for name, value in scope["headers"] if name == b"content-encoding"]
 
         def work() -> bytes:
-            plain = inflate(body, self._limits.request_bytes) if encodings == [b"gzip"] else body
+            plain = inflate(body, self._limits.inflated_bytes) if encodings == [b"gzip"] else body
+            require_shallow(plain, self._limits.json_depth)
             answer = {
                 "predict": self._api.predict_json,
                 "classify": self._api.classify_json,

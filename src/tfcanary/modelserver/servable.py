@@ -5,14 +5,15 @@ One version of one model, loaded: what it can be asked, and the asking.
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 from google.protobuf import json_format
 
-from tfcanary.modelserver import examples, protos
+from tfcanary.errors import UsageError
+from tfcanary.modelserver import batching, examples, graph, protos, tflite
+from tfcanary.modelserver.protos import runtime
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import Array, from_proto, numpy_type, type_name
 
@@ -40,6 +41,11 @@ class LoadOptions:
         warmup: whether to replay the model's warm-up records.
         warmup_iterations: how often each of them.
         check_method_names: whether a signature serves only the method that it was exported for.
+        session_config: a ConfigProto that the numbers of threads stand above; none if not given.
+        prefer_tflite: whether a version's model.tflite is loaded instead of its saved_model.pb.
+        tflite_interpreters: how many requests to a TensorFlow Lite model run at a time.
+        scheduler: runs requests as batches; none for one by one.
+        batches: how; none leaves it to a file in each version's directory.
     """
 
     tags: tuple[str, ...] = ("serve",)
@@ -48,19 +54,36 @@ class LoadOptions:
     warmup: bool = True
     warmup_iterations: int = 1
     check_method_names: bool = False
+    session_config: Any = None
+    prefer_tflite: bool = False
+    tflite_interpreters: int = 1
+    scheduler: batching.Scheduler | None = None
+    batches: batching.Parameters | None = None
 
 
-@cache
-def runtime() -> protos.Runtime:
+class Model(Protocol):
     """
-    Start TensorFlow, once.
+    What runs: a TensorFlow graph, or a TensorFlow Lite model.
     """
-    return protos.Runtime()
+
+    signatures: dict[str, Any]
+
+    def run(
+        self, fetches: Mapping[str, str], feeds: Mapping[str, Array], timeout_seconds: float | None
+    ) -> dict[str, Array]:
+        """
+        Give the fetched tensors, by name.
+        """
+
+    def close(self) -> None:
+        """
+        Give what it holds back.
+        """
 
 
 class Servable:
     """
-    A SavedModel in a session of its own, as the original loads it: TF1 and TF2 models alike.
+    A model, and who is using it.
 
     Attributes:
         name: the model's name.
@@ -75,32 +98,35 @@ class Servable:
         self.name = name
         self.version = version
         self.check_method_names = options.check_method_names
-        self._runtime = runtime()
         self._idle = threading.Condition()
         self._users = 0
         self._closing = False
-        graph = self._runtime.graph.Graph()
-        config = protos.ConfigProto(
-            intra_op_parallelism_threads=options.intra_op_threads,
-            inter_op_parallelism_threads=options.inter_op_threads,
-            # Without it each session gets whatever the first one of the process asked for.
-            use_per_session_threads=bool(options.inter_op_threads),
-        )
-        with graph.as_default():
-            self._session: Any = self._runtime.session.Session(graph=graph, config=config)
-            try:
-                meta_graph = self._runtime.loader.load(self._session, list(options.tags), str(path))
-            except Exception as error:
-                self._session.close()
-                raise _load_error(error) from error
-        self.signatures: dict[str, Any] = dict(meta_graph.signature_def)
-        self.metadata_message, self.metadata_json = _metadata(name, version, self.signatures)
-        if options.warmup:
-            try:
+        self._model: Model = _load(path, options)
+        self._queues: dict[tuple[str, ...], batching.Queue] = {}
+        try:
+            self.signatures = self._model.signatures
+            self.metadata_message, self.metadata_json = _metadata(name, version, self.signatures)
+            self._queue_up(path, options)
+            if options.warmup:
                 self._warm_up(path / _WARMUP_FILE, options.warmup_iterations)
-            except Exception:
-                self._session.close()
-                raise
+        except BaseException:
+            self._close()
+            raise
+
+    def _queue_up(self, path: Path, options: LoadOptions) -> None:
+        """
+        Make a queue for each signature, if there are to be batches.
+        """
+        if options.scheduler is None:
+            return
+        chosen = options.batches or _own_batching(path)
+        if chosen is None:
+            return
+        for signature in self.signatures.values():
+            fetches, key = _fetches(signature), _key(signature)
+            if key not in self._queues:
+                run = partial(_run_batch, self._model, fetches)
+                self._queues[key] = options.scheduler.queue(chosen, run)
 
     def acquire(self) -> bool:
         """
@@ -128,7 +154,12 @@ class Servable:
         with self._idle:
             self._closing = True
             self._idle.wait_for(lambda: not self._users)
-        self._session.close()
+        self._close()
+
+    def _close(self) -> None:
+        for queue in self._queues.values():
+            queue.close()
+        self._model.close()
 
     def predict(
         self,
@@ -148,27 +179,18 @@ class Servable:
         """
         _check_inputs(signature, inputs)
         _check_filter(signature, output_filter)
+        if timeout_seconds is not None and timeout_seconds <= 0:
+            raise ServingError(Code.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
         feeds = {signature.inputs[alias].name: array for alias, array in inputs.items()}
-        # One set of fetches for each signature: TensorFlow keeps a compiled graph for every set it has seen.
-        fetches = {alias: info.name for alias, info in signature.outputs.items()}
-        outputs = self._run(fetches, feeds, timeout_seconds)
+        fetches = _fetches(signature)
+        queue = self._queues.get(_key(signature)) if self._queues else None
+        if queue is None:
+            outputs = self._model.run(fetches, feeds, timeout_seconds)
+        else:
+            # One queue for all signatures of the same tensors, so that its answers are under the tensors' names.
+            answers = queue.ask(feeds, timeout_seconds)
+            outputs = {alias: answers[tensor] for alias, tensor in fetches.items()}
         return {alias: outputs[alias] for alias in output_filter or sorted(outputs)}
-
-    def _run(
-        self, fetches: dict[str, str], feeds: dict[str, Array], timeout_seconds: float | None
-    ) -> dict[str, Array]:
-        options = None
-        if timeout_seconds is not None:
-            if timeout_seconds <= 0:
-                raise ServingError(Code.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
-            options = protos.RunOptions(timeout_in_ms=max(1, int(timeout_seconds * 1000)))
-        try:
-            results = self._session.run(fetches, feeds, options=options)
-        except self._runtime.errors.OpError as error:
-            raise ServingError(Code(error.error_code), error.message) from error
-        except (TypeError, ValueError) as error:
-            raise invalid(str(error)) from error
-        return {alias: np.asarray(result) for alias, result in results.items()}
 
     def _warm_up(self, path: Path, iterations: int) -> None:
         """
@@ -178,14 +200,14 @@ class Servable:
             return
         count = 0
         try:
-            for count, record in enumerate(self._runtime.records.tf_record_iterator(str(path)), start=1):
+            for count, record in enumerate(runtime().records.tf_record_iterator(str(path)), start=1):
                 if count > _MAX_WARMUP_RECORDS:
                     raise invalid(
                         f"Number of warmup records exceeds the maximum ({_MAX_WARMUP_RECORDS}) at {path}"
                     )
                 for _ in range(iterations):
                     self._replay(record, path)
-        except self._runtime.errors.OpError as error:
+        except runtime().errors.OpError as error:
             raise ServingError(
                 Code(error.error_code),
                 f"{error.message}. Please verify your warmup data is in TFRecord format. ({path}, record {count + 1})",
@@ -231,12 +253,48 @@ class Servable:
         return signature
 
 
-def _load_error(error: Exception) -> ServingError:
-    code = getattr(error, "error_code", None)
-    if code is not None:
-        return ServingError(Code(code), str(getattr(error, "message", error)))
-    kind = Code.NOT_FOUND if isinstance(error, OSError) else Code.INTERNAL
-    return ServingError(kind, f"{type(error).__name__}: {error}")
+def _load(path: Path, options: LoadOptions) -> Model:
+    lite = path / tflite.FILE
+    if options.prefer_tflite and lite.is_file():
+        return tflite.TfLite(lite, options.tflite_interpreters)
+    config = graph.session_config(options.session_config, options.intra_op_threads, options.inter_op_threads)
+    return graph.Graph(path, options.tags, config)
+
+
+def _own_batching(path: Path) -> batching.Parameters | None:
+    """
+    Read the batching parameters that lie beside a model; none if there are none.
+    """
+    from tfcanary.modelserver import config, unpublished  # noqa: PLC0415 - config imports metrics, and that nothing of this
+
+    file = path / batching.PER_MODEL_FILE
+    if not file.is_file():
+        return None
+    try:
+        return batching.parameters(config.read_text_proto(file, unpublished.BatchingParameters()))
+    except UsageError as error:
+        raise invalid(str(error)) from error
+
+
+def _fetches(signature: Any) -> dict[str, str]:
+    """
+    Name the tensors of a signature's outputs.
+
+    All of them, whatever a request asks for: TensorFlow keeps a compiled graph for every set that it has seen.
+    """
+    return {alias: info.name for alias, info in signature.outputs.items()}
+
+
+def _key(signature: Any) -> tuple[str, ...]:
+    inputs, outputs = (sorted({info.name for info in side.values()}) for side in (signature.inputs, signature.outputs))
+    return (*inputs, "", *outputs)
+
+
+def _run_batch(
+    model: Model, fetches: Mapping[str, str], feeds: dict[str, Array], timeout_seconds: float | None
+) -> dict[str, Array]:
+    outputs = model.run(fetches, feeds, timeout_seconds)
+    return {fetches[alias]: array for alias, array in outputs.items()}
 
 
 def _check_inputs(signature: Any, inputs: Mapping[str, Array]) -> None:

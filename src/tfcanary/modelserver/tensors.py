@@ -34,6 +34,7 @@ _KINDS: dict[int, tuple[Any, str, Any]] = {
     DataType.Value("DT_STRING"): (np.object_, "string_val", np.object_),
 }
 DT_STRING: int = DataType.Value("DT_STRING")
+_MOST_DIMENSIONS = 64
 
 
 def type_name(dtype: int) -> str:
@@ -78,13 +79,14 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
         raise wrong
     kind, field, bits = _KINDS[proto.dtype]
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
-    if any(size < 0 for size in shape):
+    # No array of numpy's has more dimensions than that.
+    if any(size < 0 for size in shape) or len(shape) > _MOST_DIMENSIONS:
         raise wrong
     count = check_size(shape, proto.dtype, limit)
     if proto.tensor_content and proto.dtype != DT_STRING:
         if len(proto.tensor_content) != count * np.dtype(kind).itemsize:
             raise wrong
-        return np.frombuffer(proto.tensor_content, dtype=kind).reshape(shape)
+        return _shaped(np.frombuffer(proto.tensor_content, dtype=kind), shape, wrong)
     try:
         values = _values(getattr(proto, field), kind, bits)
     except (OverflowError, ValueError):
@@ -97,7 +99,14 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
         padded = np.full(count, last, dtype=kind)
         padded[: len(values)] = values
         values = padded
-    return values.reshape(shape)
+    return _shaped(values, shape, wrong)
+
+
+def _shaped(values: Array, shape: list[int], wrong: ServingError) -> Array:
+    try:
+        return values.reshape(shape)
+    except ValueError:  # nothing in it, and yet larger than an array may be
+        raise wrong from None
 
 
 def _values(field: Any, kind: Any, bits: Any) -> Array:
@@ -108,7 +117,7 @@ def _values(field: Any, kind: Any, bits: Any) -> Array:
     return np.array(field, dtype=bits).view(kind)
 
 
-def to_proto(array: Array, dtype: int, proto: Any = None) -> Any:
+def to_proto(array: Array, dtype: int, proto: Any = None, *, as_content: bool = False) -> Any:
     """
     Write a tensor into its typed field, where clients of TensorFlow Serving look for it.
 
@@ -116,6 +125,7 @@ def to_proto(array: Array, dtype: int, proto: Any = None) -> Any:
         array: the values.
         dtype: the type that the signature declares.
         proto: the TensorProto to fill; a new one if not given.
+        as_content: write it into ``tensor_content`` instead, but for strings.
     """
     proto = TensorProto() if proto is None else proto
     _, field, bits = _KINDS[dtype]
@@ -125,5 +135,8 @@ def to_proto(array: Array, dtype: int, proto: Any = None) -> Any:
     for size in array.shape:
         shape.dim.add(size=size)
     flat = np.ascontiguousarray(array).ravel()
+    if as_content and dtype != DT_STRING:
+        proto.tensor_content = flat.tobytes()
+        return proto
     getattr(proto, field).extend((flat if bits is np.object_ else flat.view(bits)).tolist())
     return proto

@@ -37,6 +37,8 @@ _MESSAGES: dict[str, dict[str, list[tuple[str, int, str]]]] = {
             ("thread_pool_name", 5, ".google.protobuf.StringValue"),
             ("allowed_batch_sizes", 6, "int64[]"),
             ("pad_variable_length_inputs", 7, "bool"),
+            ("enable_large_batch_splitting", 8, ".google.protobuf.BoolValue"),
+            ("max_execution_batch_size", 9, ".google.protobuf.Int64Value"),
         ],
     },
     # grpc/health/v1/health.proto; the enum travels as its number.

@@ -1,0 +1,395 @@
+"""
+Run requests that wait at the same time as one batch, as the original's batching session does.
+
+One set of threads serves the queues of all models, versions and signatures, one batch after the other in turn. Follows
+tensorflow_serving/batching/batching_session.cc and TensorFlow's shared_batch_scheduler.h.
+"""
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfcanary.errors import UsageError
+from tfcanary.modelserver.status import Code, ServingError, invalid
+from tfcanary.modelserver.tensors import Array
+
+PER_MODEL_FILE = "batching_params.pbtxt"
+
+Tensors = dict[str, Array]
+Run = Callable[[Tensors, float | None], Tensors]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """
+    BatchingParameters, with the original's defaults.
+
+    Attributes:
+        max_batch_size: the most rows of one batch, and of one request if large ones are not split.
+        timeout_seconds: how long a batch that is not full waits for more, once a thread is free.
+        max_enqueued_batches: a request that would open one more batch than this is refused.
+        allowed_batch_sizes: a batch is padded up to the next of these; any size if empty.
+        pad_variable_length_inputs: whether inputs of different shapes are padded to fit into one batch.
+        split_at: cut requests of more rows than this into several batches; 0 for never.
+    """
+
+    max_batch_size: int = 1000
+    timeout_seconds: float = 0.0
+    max_enqueued_batches: int = 10
+    allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    split_at: int = 0
+
+    @property
+    def rows(self) -> int:
+        """
+        The most rows that run at once.
+        """
+        return self.split_at or self.max_batch_size
+
+
+def parameters(config: Any) -> Parameters:
+    """
+    Read a BatchingParameters message.
+
+    Raises:
+        UsageError: numbers that cannot be right.
+    """
+    default = Parameters()
+    most = _value(config, "max_batch_size", default.max_batch_size)
+    splits = config.HasField("enable_large_batch_splitting") and config.enable_large_batch_splitting.value
+    result = Parameters(
+        max_batch_size=most,
+        timeout_seconds=_value(config, "batch_timeout_micros", 0) / 1e6,
+        max_enqueued_batches=_value(config, "max_enqueued_batches", default.max_enqueued_batches),
+        allowed_batch_sizes=tuple(config.allowed_batch_sizes),
+        pad_variable_length_inputs=config.pad_variable_length_inputs,
+        split_at=_value(config, "max_execution_batch_size", most) if splits else 0,
+    )
+    for name, value, least in (
+        ("max_batch_size", result.max_batch_size, 1),
+        ("batch_timeout_micros", result.timeout_seconds, 0),
+        ("max_enqueued_batches", result.max_enqueued_batches, 1),
+        ("max_execution_batch_size", result.rows, 1),
+    ):
+        if value < least:
+            raise UsageError(f"batching parameters: {name}: expected {least} or more, got {value}")
+    if result.split_at > most:
+        raise UsageError(
+            f"batching parameters: max_execution_batch_size: expected at most max_batch_size {most}, got {result.split_at}"
+        )
+    sizes = result.allowed_batch_sizes
+    if any(one >= other for one, other in itertools.pairwise(sizes)):
+        raise UsageError(f"batching parameters: allowed_batch_sizes: expected increasing sizes, got {list(sizes)}")
+    if sizes and sizes[-1] != result.rows:
+        raise UsageError(
+            "batching parameters: Last entry in allowed_batch_sizes must match max_batch_size; "
+            f"last entry was {sizes[-1]}; expected {result.rows}"
+        )
+    return result
+
+
+def threads(config: Any, default: int) -> int:
+    """
+    Read how many threads process batches.
+    """
+    count = _value(config, "num_batch_threads", default)
+    if count < 1:
+        raise UsageError(f"batching parameters: num_batch_threads: expected 1 or more, got {count}")
+    return count
+
+
+def _value(config: Any, name: str, default: int) -> int:
+    # Wrapped numbers, so that one that is not given differs from 0.
+    return int(getattr(config, name).value) if config.HasField(name) else default
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """
+    A request, or a part of one: its rows, until when its caller waits, and where the answer goes.
+    """
+
+    inputs: Mapping[str, Array]
+    rows: int
+    began: float
+    deadline: float | None
+    answer: "Future[Tensors]"
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    tasks: list[_Task] = field(default_factory=list)
+    rows: int = 0
+    began: float = 0.0
+
+
+class Scheduler:
+    """
+    The threads that process batches.
+
+    Attributes:
+        observe: told how many seconds each request waited.
+    """
+
+    def __init__(self, count: int, name: str = "") -> None:
+        self.name = name
+        self.observe: Callable[[float], None] = lambda _: None
+        self._changed = threading.Condition()
+        self._queues: deque[Queue] = deque()
+        for number in range(count):
+            threading.Thread(target=self._work, name=f"batch-{number}", daemon=True).start()
+
+    def queue(self, chosen: Parameters, run: Run) -> "Queue":
+        """
+        Make a queue; `run` gets the batches, and until when they are worth anything.
+        """
+        made = Queue(self, chosen, run)
+        with self._changed:
+            self._queues.append(made)
+        return made
+
+    def remove(self, queue: "Queue") -> None:
+        """
+        Forget a queue that nobody asks any more.
+        """
+        with self._changed:
+            self._queues.remove(queue)
+
+    def add(self, queue: "Queue", tasks: Sequence[_Task]) -> None:
+        """
+        Take a request's parts in, all or none.
+        """
+        with self._changed:
+            queue.require_room(tasks)
+            for task in tasks:
+                queue.append(task)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                queue, batch = self._next()
+            queue.process(batch, self.observe)
+            # Not kept until the next batch comes, which may be never.
+            del queue, batch
+
+    def _next(self) -> tuple["Queue", _Batch]:
+        """
+        Wait for a batch; the queues take turns.
+        """
+        while True:
+            waits: list[float] = []
+            now = time.monotonic()
+            for queue in self._queues:
+                ready = queue.ready_in(now)
+                if ready is not None and ready <= 0:
+                    self._queues.remove(queue)
+                    self._queues.append(queue)
+                    batch = queue.pop()
+                    # This thread may have been the only one awake, and there may be more to do.
+                    self._changed.notify()
+                    return queue, batch
+                if ready is not None:
+                    waits.append(ready)
+            self._changed.wait(min(waits, default=None))
+
+
+class Queue:
+    """
+    The requests that wait for one signature of one version.
+    """
+
+    def __init__(self, scheduler: Scheduler, chosen: Parameters, run: Run) -> None:
+        self._scheduler = scheduler
+        self._parameters = chosen
+        self._run = run
+        self._batches: deque[_Batch] = deque([_Batch()])
+
+    def ask(self, inputs: Mapping[str, Array], timeout_seconds: float | None = None) -> Tensors:
+        """
+        Run one request, together with others if there are any.
+        """
+        rows = _rows(inputs)
+        most = self._parameters.max_batch_size
+        if rows > most:
+            raise invalid(f"Task size {rows} is larger than maximum input batch size {most}")
+        now = time.monotonic()
+        deadline = None if timeout_seconds is None else now + timeout_seconds
+        sizes = self._cut(rows)
+        starts = list(itertools.accumulate(sizes, initial=0))
+        tasks = [
+            _Task(
+                {name: array[start : start + size] for name, array in inputs.items()} if len(sizes) > 1 else inputs,
+                size, now, deadline, Future(),
+            )
+            for size, start in zip(sizes, starts, strict=False)
+        ]  # fmt: skip
+        self._scheduler.add(self, tasks)
+        answers = [task.answer.result() for task in tasks]
+        if len(answers) == 1:
+            return answers[0]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+    def close(self) -> None:
+        """
+        End; nobody asks any more.
+        """
+        self._scheduler.remove(self)
+
+    def _cut(self, rows: int) -> list[int]:
+        most = self._parameters.rows
+        whole, rest = divmod(rows, most)
+        return [most] * whole + ([rest] if rest or not whole else [])
+
+    def require_room(self, tasks: Sequence[_Task]) -> None:
+        """
+        Refuse what would make the queue longer than it may be.
+        """
+        batches, rows = len(self._batches), self._batches[-1].rows
+        for task in tasks:
+            if rows + task.rows > self._parameters.rows:
+                batches, rows = batches + 1, 0
+            rows += task.rows
+        limit = self._parameters.max_enqueued_batches
+        if batches > max(limit, len(self._batches)):
+            raise ServingError(
+                Code.UNAVAILABLE,
+                "The batch scheduling queue to which this task was submitted is full; "
+                f"currently {len(self._batches)} batches enqueued and max_enqueued_batches is {limit}",
+            )
+
+    def append(self, task: _Task) -> None:
+        """
+        Put a task into the last batch, or into a new one if it does not fit.
+        """
+        if self._batches[-1].rows + task.rows > self._parameters.rows:
+            self._batches.append(_Batch())
+        last = self._batches[-1]
+        if not last.tasks:
+            last.began = task.began
+        last.tasks.append(task)
+        last.rows += task.rows
+
+    def ready_in(self, now: float) -> float | None:
+        """
+        In how many seconds the first batch may run; never if it is empty.
+        """
+        first = self._batches[0]
+        if len(self._batches) > 1 or first.rows >= self._parameters.rows:
+            return 0.0
+        return first.began + self._parameters.timeout_seconds - now if first.tasks else None
+
+    def pop(self) -> _Batch:
+        """
+        Take the first batch out.
+        """
+        batch = self._batches.popleft()
+        if not self._batches:
+            self._batches.append(_Batch())
+        return batch
+
+    def process(self, batch: _Batch, observe: Callable[[float], None]) -> None:
+        """
+        Run a batch, and give each task its rows, or the error.
+        """
+        try:
+            now = time.monotonic()
+            for task in batch.tasks:
+                observe(now - task.began)
+            outputs = self._run(self._merged(batch), _remaining(batch, now))
+            parts = _split(outputs, [task.rows for task in batch.tasks], self._padded(batch.rows))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the answer raises it
+            for task in batch.tasks:
+                task.answer.set_exception(error)
+            return
+        for task, part in zip(batch.tasks, parts, strict=True):
+            task.answer.set_result(part)
+
+    def _padded(self, rows: int) -> int:
+        return next((size for size in self._parameters.allowed_batch_sizes if size >= rows), rows)
+
+    def _merged(self, batch: _Batch) -> Tensors:
+        padding = self._padded(batch.rows) - batch.rows
+        if len(batch.tasks) == 1 and not padding:
+            return dict(batch.tasks[0].inputs)
+        merged = {}
+        for name in batch.tasks[0].inputs:
+            arrays = [task.inputs[name] for task in batch.tasks]
+            if len({array.shape[1:] for array in arrays}) > 1:
+                arrays = self._alike(name, arrays)
+            if padding:
+                # A row of a request is sure to be a valid one.
+                arrays.append(np.repeat(arrays[-1][:1], padding, axis=0))
+            merged[name] = np.concatenate(arrays)
+        return merged
+
+    def _alike(self, name: str, arrays: list[Array]) -> list[Array]:
+        """
+        Pad arrays to one shape, each with its own first element.
+        """
+        if not self._parameters.pad_variable_length_inputs or len({array.ndim for array in arrays}) > 1:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"Tensors with name '{name}' from different tasks have different shapes and padding is turned off. "
+                "Set pad_variable_length_inputs to true, or ensure that all tensors with the same name "
+                "have equal dimensions starting with the first dim.",
+            )
+        wanted = [max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True)]
+        padded = []
+        for array in arrays:
+            value = array.flat[0] if array.size else np.zeros(1, array.dtype)[0]
+            larger = np.full((len(array), *wanted), value, dtype=array.dtype)
+            larger[tuple(slice(size) for size in array.shape)] = array
+            padded.append(larger)
+        return padded
+
+
+def _rows(inputs: Mapping[str, Array]) -> int:
+    sizes = set()
+    for array in inputs.values():
+        if array.ndim == 0:
+            raise invalid("Batching Run() input tensors must have at least one dimension")
+        sizes.add(len(array))
+    if not sizes:
+        raise invalid("Batching Run() must have at least one input tensor")
+    if len(sizes) > 1:
+        raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+    return int(sizes.pop())
+
+
+def _remaining(batch: _Batch, now: float) -> float | None:
+    """
+    Until when the longest-waiting caller of a batch waits, in seconds from now.
+    """
+    deadlines = [task.deadline for task in batch.tasks if task.deadline is not None]
+    if len(deadlines) < len(batch.tasks):
+        return None
+    remaining = max(deadlines) - now
+    if remaining <= 0:
+        raise ServingError(Code.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue")
+    return remaining
+
+
+def _split(outputs: Tensors, rows: Sequence[int], total: int) -> list[Tensors]:
+    for array in outputs.values():
+        if array.ndim == 0:
+            raise ServingError(Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+        if len(array) != total:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes "
+                "of the input tensors",
+            )
+    starts = itertools.accumulate(rows, initial=0)
+    return [
+        {name: array[start : start + size] for name, array in outputs.items()}
+        for size, start in zip(rows, starts, strict=False)
+    ]
