@@ -155,6 +155,7 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         "--allow_version_labels_for_unavailable_models",
         "--enable_grpc_healthcheck_service=true",
         TFCANARY_MAX_REQUEST_BYTES=str(MAX_REQUEST_BYTES),
+        TFCANARY_MAX_INFLATED_BYTES=str(MAX_REQUEST_BYTES),
         TFCANARY_MAX_TENSOR_BYTES=str(1 << 20),
     )
     yield running

@@ -158,7 +158,9 @@ def test_a_full_queue_refuses_and_the_others_are_served(model: Model, queue: Mad
 
 
 def test_a_request_larger_than_a_batch_is_invalid(queue: Made) -> None:
-    with pytest.raises(ServingError, match="Task size 3 is larger than maximum input batch size 2") as refused:
+    with pytest.raises(
+        ServingError, match="Task size 3 is larger than maximum input batch size 2"
+    ) as refused:
         queue(max_batch_size=2).ask({"x": np.zeros(3, np.float32)})
 
     assert refused.value.code == Code.INVALID_ARGUMENT
@@ -239,7 +241,9 @@ def test_an_output_that_is_no_batch_is_a_failed_precondition(
     ("inputs", "message"),
     [
         pytest.param({"x": np.zeros(())}, "must have at least one dimension", id="scalar"),
-        pytest.param({"x": np.zeros(1), "z": np.zeros(2)}, "must have equal 0th-dimension size", id="unequal"),
+        pytest.param(
+            {"x": np.zeros(1), "z": np.zeros(2)}, "must have equal 0th-dimension size", id="unequal"
+        ),
         pytest.param({}, "at least one input tensor", id="none"),
     ],
 )

@@ -55,7 +55,9 @@ def test_json_that_is_nested_deeper_than_the_limit_is_refused(server: Any, body:
 def test_brackets_in_strings_are_no_depth(server: Any) -> None:
     text = '[{"\\' * 100
 
-    answer = server.rest.post("/v1/models/mixed:predict", json={"signature_name": "strings", "instances": [text]})
+    answer = server.rest.post(
+        "/v1/models/mixed:predict", json={"signature_name": "strings", "instances": [text]}
+    )
 
     assert answer.json()["predictions"][0]["upper"] == text
 

@@ -4,13 +4,18 @@ Versions and models that come and go while a server runs.
 
 import shutil
 import threading
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from tfcanary.modelserver import protos
+from tfcanary.modelserver.tensors import to_proto
 from tfcanary.wait import NotYet, wait_until
 
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -80,6 +85,70 @@ def test_versions_change_under_load_without_a_failed_request(
 
     assert [(seen[0], seen[-1]) for seen in answers] == [(2.0, 3.0)] * 4
     assert {value for seen in answers for value in seen} == {2.0, 3.0}
+
+
+CHANGES = 10
+
+
+def test_ten_changes_of_version_under_load_without_a_failed_request(living: Any, models: Path) -> None:
+    """
+    The versions take each other's place by request, while four clients of each API ask; each sees all changes.
+
+    A change is made when every client has had an answer of the version before, so none can miss one.
+    """
+    expected = {1: 2.0, 2: 3.0}
+    seen: list[list[float]] = [[] for _ in range(8)]
+    failures: list[str] = []
+    stop = threading.Event()
+    request = protos.PredictRequest(model_spec={"name": "half"})
+    to_proto(np.zeros(1, np.float32), 1, request.inputs["x"])
+
+    def over_grpc() -> float:
+        answered: float = living.predict(request).outputs["y"].float_val[0]
+        return answered
+
+    def ask(answers: list[float], once: Callable[[], float]) -> None:
+        while not stop.is_set():
+            try:
+                answers.append(once())
+            except Exception as error:  # noqa: BLE001 - the test shows them
+                failures.append(repr(error))
+
+    def everyone_has(version: int) -> None:
+        last = [answers[-1] if answers else None for answers in seen]
+        if not failures and set(last) != {expected[version]}:
+            raise NotYet(f"the last answers are {last}")
+
+    clients = [
+        threading.Thread(target=ask, args=(answers, over_grpc if number % 2 else lambda: answer(living)))
+        for number, answers in enumerate(seen)
+    ]
+    for client in clients:
+        client.start()
+    try:
+        for change in range(CHANGES + 1):
+            version = 1 + change % 2
+            living.call(RELOAD, serving(models / "half", version), protos.ReloadConfigResponse)
+            wait_until(f"version {version}", partial(everyone_has, version), timeout_seconds=60)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+    assert failures == []
+    changes = [sum(one != other for one, other in pairwise(answers)) for answers in seen]
+    assert changes == [CHANGES] * len(seen)
+
+
+def serving(base: Path, version: int) -> Any:
+    request = protos.ReloadConfigRequest()
+    request.config.model_config_list.config.add(
+        name="half",
+        base_path=str(base),
+        model_platform="tensorflow",
+        model_version_policy={"specific": {"versions": [version]}},
+    )
+    return request
 
 
 def test_a_configuration_that_changes_is_taken_over_and_a_broken_one_is_not(

@@ -80,7 +80,21 @@ def test_a_rest_port_that_is_taken_ends_the_server(models: Path, server: Any, en
         pytest.param(["--port=x"], "argument --port: invalid int value: 'x'", id="no-number"),
         pytest.param(["--enable_batching=x"], "expected true or false, got 'x'", id="no-boolean"),
         pytest.param([], "expected --model_base_path or --model_config_file, got neither", id="no-model"),
-        pytest.param(["--port=0", "--model_base_path=/m"], "--port: expected a port, got 0", id="no-port"),
+        pytest.param(
+            ["--port=0", "--model_base_path=/m"],
+            "--port: expected a port, got 0, and no --grpc_socket_path",
+            id="no-port",
+        ),
+        pytest.param(
+            ["--batching_parameters_file=/x", "--model_base_path=/m"],
+            "--batching_parameters_file: expected --enable_batching with it",
+            id="batching",
+        ),
+        pytest.param(
+            ["--num_tflite_interpreters_per_pool=0", "--model_base_path=/m"],
+            "--num_tflite_interpreters_per_pool: expected 1 or more",
+            id="interpreters",
+        ),
         pytest.param(["--port=70000", "--model_base_path=/m"], "got 70000", id="port-too-large"),
         pytest.param(
             ["--port=1", "--rest_api_port=1", "--model_base_path=/m"],
@@ -164,9 +178,11 @@ def test_a_wrong_limit_is_named(
 
 def test_what_the_original_would_read_otherwise_is_a_warning(ended: Ended, models: Path, server: Any) -> None:
     """Known flags without effect, and values that stand apart from their flag."""
-    _, log = ended("--enable_batching", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}")
+    _, log = ended(
+        "--rest_api_enable_cors_support", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}"
+    )
 
-    assert "--enable_batching: known, but not implemented" in log
+    assert "--rest_api_enable_cors_support: known, but not implemented" in log
     assert "--model_base_path: tensorflow_model_server reads --model_base_path=VALUE only" in log
 
 

@@ -87,7 +87,9 @@ def parameters(config: Any) -> Parameters:
         )
     sizes = result.allowed_batch_sizes
     if any(one >= other for one, other in itertools.pairwise(sizes)):
-        raise UsageError(f"batching parameters: allowed_batch_sizes: expected increasing sizes, got {list(sizes)}")
+        raise UsageError(
+            f"batching parameters: allowed_batch_sizes: expected increasing sizes, got {list(sizes)}"
+        )
     if sizes and sizes[-1] != result.rows:
         raise UsageError(
             "batching parameters: Last entry in allowed_batch_sizes must match max_batch_size; "

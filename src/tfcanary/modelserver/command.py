@@ -124,9 +124,7 @@ class Server:
         metrics = Metrics(self._manager.is_served)
         if self._scheduler is not None:
             self._scheduler.observe = partial(metrics.queued, self._scheduler.name)
-        api = Api(
-            self._manager, metrics, limits, as_content=arguments.enable_serialization_as_tensor_content
-        )
+        api = Api(self._manager, metrics, limits, as_content=arguments.enable_serialization_as_tensor_content)
         default_threads = 4 * len(os.sched_getaffinity(0))
         self._grpc = GrpcDoor(
             api,
@@ -134,7 +132,9 @@ class Server:
             limits,
             _channel_arguments(arguments.grpc_channel_arguments),
             health=arguments.enable_grpc_healthcheck_service,
-            credentials=config.credentials(Path(arguments.ssl_config_file)) if arguments.ssl_config_file else None,
+            credentials=config.credentials(Path(arguments.ssl_config_file))
+            if arguments.ssl_config_file
+            else None,
         )
         self._rest = RestDoor(
             api,

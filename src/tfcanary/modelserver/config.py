@@ -62,7 +62,9 @@ def credentials(path: Path) -> grpc.ServerCredentials:
     config = read_text_proto(path, unpublished.SSLConfig())
     for name in ("server_key", "server_cert"):
         if "-----BEGIN " not in getattr(config, name):
-            raise UsageError(f"{path}: {name}: expected the PEM text itself, got {getattr(config, name)[:40]!r}")
+            raise UsageError(
+                f"{path}: {name}: expected the PEM text itself, got {getattr(config, name)[:40]!r}"
+            )
     if config.client_verify and not config.custom_ca:
         raise UsageError(f"{path}: client_verify: expected a custom_ca to verify clients with, got none")
     return grpc.ssl_server_credentials(

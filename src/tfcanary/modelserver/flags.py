@@ -56,7 +56,12 @@ FLAGS = (
         "allow new labels on versions that are not available yet",
     ),
     Flag("batching_parameters_file", "", Use.SERVED, "text BatchingParameters"),
-    Flag("enable_per_model_batching_parameters", False, Use.SERVED, "batching parameters from each version's batching_params.pbtxt"),
+    Flag(
+        "enable_per_model_batching_parameters",
+        False,
+        Use.SERVED,
+        "batching parameters from each version's batching_params.pbtxt",
+    ),
     Flag(
         "model_config_file",
         "",

@@ -54,15 +54,15 @@ class GrpcDoor:
         """
         Start to listen on each of these: ``HOST:PORT``, or ``unix:PATH``.
         """
-        server = grpc.aio.server(
-            options=[
-                # Without it two servers can share the port, and each would get a part of the requests.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", self._limits.request_bytes),
-                ("grpc.max_send_message_length", 2**31 - 1),
-                *self._options,
-            ]
-        )
+        options = {
+            # Without it two servers can share the port, and each would get a part of the requests.
+            "grpc.so_reuseport": 0,
+            "grpc.max_receive_message_length": self._limits.request_bytes,
+            "grpc.max_send_message_length": 2**31 - 1,
+            # Each once: of two for one key gRPC takes the first.
+            **dict(self._options),
+        }
+        server = grpc.aio.server(options=list(options.items()))
         server.add_generic_rpc_handlers(
             (
                 _service(

@@ -286,7 +286,9 @@ def _fetches(signature: Any) -> dict[str, str]:
 
 
 def _key(signature: Any) -> tuple[str, ...]:
-    inputs, outputs = (sorted({info.name for info in side.values()}) for side in (signature.inputs, signature.outputs))
+    inputs, outputs = (
+        sorted({info.name for info in side.values()}) for side in (signature.inputs, signature.outputs)
+    )
     return (*inputs, "", *outputs)
 
 

@@ -151,4 +151,6 @@ def _check_shape(alias: str, wanted: list[int], array: Array) -> None:
     if len(wanted) != array.ndim or any(
         size not in (-1, got) for size, got in zip(wanted, array.shape, strict=True)
     ):
-        raise invalid(f"Cannot feed value of shape {array.shape} for {alias}, which has shape {tuple(wanted)}")
+        raise invalid(
+            f"Cannot feed value of shape {array.shape} for {alias}, which has shape {tuple(wanted)}"
+        )

@@ -1,0 +1,217 @@
+"""
+The ways in: TLS, a UNIX socket, threads, and how answers are written.
+"""
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tfcanary.errors import UsageError
+from tfcanary.modelserver import config, protos
+from tfcanary.modelserver.tensors import from_proto, to_proto
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    A key and its certificate, as PEM.
+    """
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def pems(self) -> tuple[str, str]:
+        """
+        Key and certificate as text.
+        """
+        key = self.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        return key.decode(), self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def identity(name: str, issuer: Identity | None = None) -> Identity:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(issuer.key if issuer else key, hashes.SHA256())
+    )
+    return Identity(key, certificate)
+
+
+AUTHORITY = identity("authority")
+SERVER = identity("model.test", AUTHORITY)
+CLIENT = identity("client.test", AUTHORITY)
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def ssl_config(path: Path, *, verify: bool) -> Path:
+    key, certificate = SERVER.pems
+    path.write_text(
+        f"server_key: {quoted(key)} server_cert: {quoted(certificate)} "
+        f"custom_ca: {quoted(AUTHORITY.pems[1])} client_verify: {str(verify).lower()}"
+    )
+    return path
+
+
+def half(models: Path) -> list[str]:
+    return ["--model_name=half", f"--model_base_path={models}/half", "--file_system_poll_wait_seconds=0"]
+
+
+def ask(channel: grpc.Channel) -> list[float]:
+    request = protos.PredictRequest(model_spec={"name": "half"})
+    to_proto(np.array([1.0], np.float32), 1, request.inputs["x"])
+    call = channel.unary_unary(
+        PREDICT,
+        request_serializer=protos.PredictRequest.SerializeToString,
+        response_deserializer=protos.PredictResponse.FromString,
+    )
+    answer = call(request, timeout=20)
+    return list(answer.outputs["y"].float_val)
+
+
+def secure(server: Any, client: Identity | None = None) -> grpc.Channel:
+    authority = AUTHORITY.pems[1].encode()
+    own = (None, None) if client is None else tuple(pem.encode() for pem in client.pems)
+    credentials = grpc.ssl_channel_credentials(authority, *own)
+    return grpc.secure_channel(
+        f"127.0.0.1:{server.grpc_port}", credentials, [("grpc.ssl_target_name_override", "model.test")]
+    )
+
+
+def test_grpc_speaks_tls_and_only_tls(open_server: Any, models: Path, tmp_path: Path) -> None:
+    """REST stays plain, as in the original."""
+    file = ssl_config(tmp_path / "ssl.config", verify=False)
+    server = open_server("/v1/models/half/metadata", *half(models), f"--ssl_config_file={file}")
+
+    with secure(server) as channel:
+        assert ask(channel) == [3.5]
+    with pytest.raises(grpc.RpcError) as refused:
+        ask(server.channel)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_client_proves_who_it_is_if_asked_to(open_server: Any, models: Path, tmp_path: Path) -> None:
+    file = ssl_config(tmp_path / "ssl.config", verify=True)
+    server = open_server("/v1/models/half/metadata", *half(models), f"--ssl_config_file={file}")
+
+    with secure(server, CLIENT) as channel:
+        assert ask(channel) == [3.5]
+    for stranger in (None, identity("authority")):
+        with secure(server, stranger) as channel, pytest.raises(grpc.RpcError) as refused:
+            ask(channel)
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            'server_key: "/etc/key.pem"', "expected the PEM text itself, got '/etc/key.pem'", id="path"
+        ),
+        pytest.param(
+            'server_key: "-----BEGIN K" server_cert: "-----BEGIN C" client_verify: true',
+            "client_verify: expected a custom_ca",
+            id="no-authority",
+        ),
+        pytest.param("nonsense", "expected a text SSLConfig", id="no-proto"),
+    ],
+)
+def test_a_wrong_ssl_configuration_is_named(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "ssl.config"
+    file.write_text(text)
+
+    with pytest.raises(UsageError, match=message):
+        config.credentials(file)
+
+
+def test_grpc_listens_on_a_unix_socket_too(open_server: Any, models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = open_server("/v1/models/half/metadata", *half(models), f"--grpc_socket_path={path}")
+
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        assert (ask(channel), ask(server.channel)) == ([3.5], [3.5])
+
+
+def test_answers_are_content_if_asked_for(open_server: Any, models: Path) -> None:
+    server = open_server(
+        "/v1/models/half/metadata", *half(models), "--enable_serialization_as_tensor_content"
+    )
+    request = protos.PredictRequest(model_spec={"name": "half"})
+    to_proto(np.array([1.0, 2.0], np.float32), 1, request.inputs["x"])
+
+    tensor = server.predict(request).outputs["y"]
+
+    assert (list(tensor.float_val), tensor.tensor_content) == ([], np.array([3.5, 4.0], "<f4").tobytes())
+    assert from_proto(tensor, "y", 100).tolist() == [3.5, 4.0]
+
+
+def threads(server: Any) -> int:
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Threads:"))
+
+
+def test_a_session_has_the_threads_that_it_is_given(open_server: Any, models: Path, tmp_path: Path) -> None:
+    """By flags, by a file, or by a flag that stands above the file; there are more of them than of any others."""
+    file = tmp_path / "session.config"
+    file.write_text(
+        "inter_op_parallelism_threads: 40 intra_op_parallelism_threads: 1 use_per_session_threads: true"
+    )
+    of_file = f"--tensorflow_session_config_file={file}"
+
+    one, flags, config_file, above = (
+        threads(open_server("/v1/models/half/metadata", *half(models), *more))
+        for more in (
+            ["--tensorflow_session_parallelism=1"],
+            ["--tensorflow_inter_op_parallelism=40", "--tensorflow_intra_op_parallelism=1"],
+            [of_file],
+            [of_file, "--tensorflow_inter_op_parallelism=80"],
+        )
+    )
+
+    assert [39, 39, 79] == [pytest.approx(count - one, abs=5) for count in (flags, config_file, above)]
+
+
+def test_channel_arguments_reach_grpc(open_server: Any, models: Path) -> None:
+    """A limit that is lower than the server's own."""
+    server = open_server(
+        "/v1/models/half/metadata",
+        *half(models),
+        "--grpc_channel_arguments=grpc.max_receive_message_length=200",
+    )
+    request = protos.PredictRequest(model_spec={"name": "half"})
+    to_proto(np.zeros(100, np.float32), 1, request.inputs["x"])
+
+    with pytest.raises(grpc.RpcError) as refused:
+        server.predict(request)
+
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ask(server.channel) == [3.5]
