@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import orjson
 
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import DT_STRING, Array, numpy_type, type_name
@@ -45,14 +46,24 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body)
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = _loads_leniently(body)
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {_shown(document)} Is not object")
+    return document
+
+
+def _loads_leniently(body: bytes) -> Any:
+    """
+    Parse what the API takes and JSON does not: NaN, Infinity, and integers of any length.
+    """
+    try:
+        return json.loads(body)
     except RecursionError:
         raise invalid("JSON Parse error: nested too deeply") from None
     except ValueError as error:
         raise invalid(f"JSON Parse error: {error}") from None
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {_shown(document)} Is not object")
-    return document
 
 
 def signature_name(document: dict[str, Any]) -> str:
@@ -206,9 +217,10 @@ def dense(value: Any, dtype: int) -> Array:
                 f"Encountered list at unexpected size: {got} at level: {level} expected size: {size}"
             )
         leaves = list(chain.from_iterable(leaves))
-    if list in set(map(type, leaves)):
+    kinds = set(map(type, leaves))
+    if list in kinds:
         raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
-    return _leaves(leaves, dtype).reshape(shape)
+    return _leaves(leaves, kinds, dtype).reshape(shape)
 
 
 def _strangers(values: list[Any], kind: type) -> Iterable[Any]:
@@ -217,13 +229,12 @@ def _strangers(values: list[Any], kind: type) -> Iterable[Any]:
     return (value for value in values if type(value) is not kind)
 
 
-def _leaves(values: list[Any], dtype: int) -> Array:
+def _leaves(values: list[Any], found: set[type], dtype: int) -> Array:
     if dtype == DT_STRING:
         strings = np.empty(len(values), dtype=np.object_)
         strings[:] = [string(value) for value in values]
         return strings
     kind = np.dtype(numpy_type(dtype))
-    found: set[type] = set(map(type, values))
     allowed: set[type]
     if kind.kind == "b":
         allowed = {bool}
@@ -255,11 +266,15 @@ def _decimals(values: list[Any], kind: np.dtype[Any], dtype: int, *, has_integer
     Make floats, and refuse numbers that the type cannot hold, as IsLosslessDecimal() in the original does.
     """
     exact = 2 ** (np.finfo(kind).nmant + 1) - 1 if kind.name != "bfloat16" else 2**8 - 1
-    if has_integers:
+    try:
+        wide = np.array(values, dtype=np.float64)
+    except OverflowError:
+        wide = None
+    if has_integers and (wide is None or bool((np.abs(wide) > exact).any())):
         for value in values:
             if type(value) is int and not -exact <= value <= exact:
                 raise _lossy(value, dtype)
-    wide = np.array(values, dtype=np.float64)
+    assert wide is not None  # noqa: S101 - what overflows a float64 is an integer, and was refused
     with np.errstate(over="ignore"):
         result = wide.astype(kind)
     overflowed = np.isfinite(wide) & ~np.isfinite(result)
