@@ -161,6 +161,15 @@ def test_grpc_listens_on_a_unix_socket_too(open_server: Any, models: Path, tmp_p
         assert (ask(channel), ask(server.channel)) == ([3.5], [3.5])
 
 
+def test_without_the_flag_there_is_no_health_service(open_server: Any, models: Path) -> None:
+    server = open_server("/v1/models/half/metadata", *half(models))
+
+    with pytest.raises(grpc.RpcError) as refused:
+        server.channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
+
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
 def test_answers_are_content_if_asked_for(open_server: Any, models: Path) -> None:
     server = open_server(
         "/v1/models/half/metadata", *half(models), "--enable_serialization_as_tensor_content"

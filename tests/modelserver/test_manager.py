@@ -220,6 +220,20 @@ def test_a_version_in_use_is_unloaded_when_the_request_is_done(started: Started,
     assert in_use.closed  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("seconds", "looks"), [(0, False), (3600, True)], ids=["once", "again"])
+def test_with_an_interval_of_0_the_file_system_is_looked_at_once(
+    base: Path, loader: Loader, seconds: float, *, looks: bool
+) -> None:
+    manager = Manager(LoadOptions(), RetryPolicy(), load=loader)
+    before = {thread for thread in threading.enumerate() if thread.name == "poll"}
+    manager.start([protos.ModelConfig(name="m", base_path=str(base))], poll_seconds=seconds)
+
+    polling = {thread for thread in threading.enumerate() if thread.name == "poll"} - before
+    manager.stop()
+
+    assert bool(polling) == looks
+
+
 def test_the_server_waits_for_a_first_version(base: Path, loader: Loader) -> None:
     for child in base.iterdir():
         child.rmdir()

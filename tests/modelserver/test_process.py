@@ -56,6 +56,28 @@ def test_a_warmup_record_that_cannot_be_answered_ends_the_server(
     assert "Please verify your warmup data is in TFRecord format" in log.splitlines()[-1]
 
 
+def test_a_load_is_tried_again_as_the_flags_say(models: Path, tmp_path: Path, ended: Ended) -> None:
+    shutil.copytree(models / "half" / "1", tmp_path / "half" / "1")
+    (tmp_path / "half" / "1" / "saved_model.pb").write_bytes(b"\xff no model")
+
+    code, log = ended(
+        f"--model_base_path={tmp_path}/half", "--max_num_load_retries=2", "--load_retry_interval_micros=-1"
+    )
+
+    assert code == 3
+    assert [f"retry {number} of 2 in 0 s" in log for number in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_graph_without_the_tags_is_not_loaded(models: Path, ended: Ended) -> None:
+    code, log = ended(
+        f"--model_base_path={models}/half", "--saved_model_tags=serve,gpu", "--max_num_load_retries=0"
+    )
+
+    assert code == 3
+    assert "MetaGraphDef associated with tags " in log
+    assert "could not be found in SavedModel" in log
+
+
 def test_a_port_that_is_taken_ends_the_server(models: Path, server: Any, ended: Ended) -> None:
     code, log = ended(
         f"--model_base_path={models}/half", f"--port={server.grpc_port}", "--max_num_load_retries=0"

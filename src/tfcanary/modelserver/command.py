@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # Above what clients and proxies keep idle connections for, so that the one who closes is not the server.
 KEEP_ALIVE_SECONDS = 75
+YOUNG_OBJECTS = 100_000
 ADDRESS = "0.0.0.0"  # noqa: S104 - it serves the pod's network, as the original
 
 
@@ -159,9 +160,10 @@ class Server:
         if self._arguments.model_config_file and self._arguments.model_config_file_poll_wait_seconds > 0:
             threading.Thread(target=self._poll_config, name="config", daemon=True).start()
         # A model is tens of thousands of Python objects that live as long as the process. Without this, each
-        # large JSON body sets off collections that walk them all.
+        # large JSON body sets off collections that walk them all; and its own lists set off 70 of the youngest.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
 
     def _poll_config(self) -> None:
         """

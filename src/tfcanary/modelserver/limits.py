@@ -69,7 +69,9 @@ def require_shallow(body: bytes, limit: int) -> None:
     """
     Refuse JSON that is nested deeper than `limit`, before it is parsed: a parser spends its stack on depth.
     """
-    brackets = (_STRINGS.sub(b"", body) if b'"' in body else body).translate(None, _NOT_BRACKETS)
+    # All strings are in the beginning, as a rule, and what comes after is megabytes of numbers.
+    end = body.rfind(b'"') + 1
+    brackets = (_STRINGS.sub(b"", body[:end]) + body[end:]).translate(None, _NOT_BRACKETS)
     if len(brackets) <= limit:
         return
     depth = np.cumsum(_STEPS[np.frombuffer(brackets, dtype=np.uint8)], dtype=np.int64)

@@ -219,10 +219,14 @@ class Servable:
         except Exception as error:  # protobuf's DecodeError has moved between releases
             raise invalid(f"Failed to parse warmup record from {path}") from error
         kind = entry.WhichOneof("log_type")
-        if kind in {"classify_log", "regress_log"}:
+        if kind in {"classify_log", "regress_log", "multi_inference_log"}:
             request = getattr(entry, kind).request
-            method = examples.CLASSIFY if kind == "classify_log" else examples.REGRESS
-            examples.ask(self, request.model_spec.signature_name or DEFAULT_SIGNATURE, method, request.input)
+            tasks = {
+                "classify_log": [(request, examples.CLASSIFY)],
+                "regress_log": [(request, examples.REGRESS)],
+            }.get(kind) or [(task, task.method_name) for task in request.tasks]
+            for task, method in tasks:
+                examples.ask(self, task.model_spec.signature_name or DEFAULT_SIGNATURE, method, request.input)
             return
         if kind != "predict_log":
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}, in {path}")
