@@ -264,6 +264,15 @@ def test_status_of_one_version(server: Any) -> None:
     assert [entry["version"] for entry in answer["model_version_status"]] == ["1"]
 
 
+def test_status_of_a_label(server: Any) -> None:
+    """And its metadata."""
+    status = server.rest.get("/v1/models/half/labels/old").json()
+    metadata = server.rest.get("/v1/models/half/labels/old/metadata").json()
+
+    assert [entry["version"] for entry in status["model_version_status"]] == ["1"]
+    assert metadata["model_spec"]["version"] == "1"
+
+
 def test_metadata_tells_version_and_signatures(server: Any) -> None:
     answer = server.rest.get("/v1/models/half/versions/1/metadata").json()
 
