@@ -1,9 +1,11 @@
 """
-The main job from nothing: two ResNets behind one gateway, traffic moved by `helm upgrade`, every move proven.
+The main job from nothing: two ResNets behind one gateway, traffic moved by `helm upgrade`, every move proven; and at the
+end two models of handwritten digits, whose answers are right.
 """
 
 import argparse
 import hashlib
+import json
 import logging
 import os
 import shlex
@@ -15,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfcanary import REPOSITORY, check, cli, evidence, live
+from tfcanary import REPOSITORY, check, cli, evidence, live, manifest
 from tfcanary.cluster import binaries, lifecycle, store
 from tfcanary.cluster.layout import DEFAULT_NAME, Layout, cache_folder, clusters_folder
-from tfcanary.errors import UsageError
-from tfcanary.predict import Api
+from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
+from tfcanary.export import LABELLED, published_weights_at_hand
+from tfcanary.predict import SERVING_PREPROCESS, Api, RestClient
 from tfcanary.release import Releases
 from tfcanary.split import Decision
 
@@ -31,6 +34,20 @@ LOCAL = VALUES / "env/local.yaml"
 STRATEGIES = ("stable", "canary-10", "canary-30", "canary-user-group", "stable")
 # Track's version -> architecture and seed; values/models/resnet.yaml names the same versions.
 MODELS = {1: ("resnet50", 50), 2: ("resnet101", 101)}
+# What a model's export depends on.
+SOURCES = ("digits", "export", "faults", "manifest", "ops", "savedmodel", "warmup")
+
+# A second release, whose answers can be right: two trainings of one small network, chosen by a header.
+DIGITS = "digits"
+DIGITS_MODELS = {1: ("resnet20", 20), 2: ("resnet20", 21)}
+DIGITS_HOST = "digits.example"
+DIGITS_VALUES = {
+    "model": {"name": DIGITS},
+    "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
+    "gateway": {"hosts": [DIGITS_HOST]},
+}
+DIGITS_STRATEGY = "canary-user-group"
+DIGITS_HEADERS: dict[str, dict[str, str]] = {"stable": {}, "canary": {"user-group": "canary"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +121,25 @@ def _command(arguments: argparse.Namespace) -> int:
     if cluster.layout is not None:
         with times.part("models"):
             folder = store.prepare_namespace(cluster.layout, NAMESPACE)
-            for version in MODELS:
-                store.publish(exported(version), folder, MODEL)
+            for path in _resnets():
+                store.publish(path, folder, MODEL)
     reports = _move_traffic(cluster, times)
+    right: list[Right] = []
+    if cluster.layout is not None and all(report.held for _, report in reports):
+        with times.part("digits"):
+            right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].subject.gateway)
     _print(_summary(reports))
+    for line in right:
+        _print(str(line))
     _print("")
     _print(
         f"{time.monotonic() - began:.0f} s: " + ", ".join(f"{k} {v:.0f} s" for k, v in times.parts.items())
     )
     held = all(report.held for _, report in reports)
-    if held:
+    if held and all(line.held for line in right):
         _print(_next_lines(cluster, reports[-1][1].subject.gateway))
-    return 0 if held else max(report.exit_code for _, report in reports)
+        return 0
+    return DoesNotHoldError.exit_code if held else max(report.exit_code for _, report in reports)
 
 
 def _given(arguments: argparse.Namespace) -> Cluster | None:
@@ -133,29 +157,131 @@ def _given(arguments: argparse.Namespace) -> Cluster | None:
     return Cluster(None, Path(named) if named else None, arguments.context, arguments.env)
 
 
-def exported(version: int) -> Path:
+def _resnets() -> list[Path]:
     """
-    The exported model of a version, made once for each state of the export's code.
+    Both ResNets, with the published weights where they can be had, and what that means for their answers.
+    """
+    if published_weights_at_hand():
+        try:
+            found = [exported(version, weights="imagenet") for version in MODELS]
+        except UnreachableError as error:
+            LOG.info("%s", error)
+        else:
+            LOG.info("weights: the published ones of ImageNet: the answers name what is on a photograph")
+            return found
+    LOG.info(
+        "weights: random, as the published ones cannot be had from here: "
+        "the answers are well-formed and mean nothing; those of the digits at the end are right"
+    )
+    return [exported(version) for version in MODELS]
+
+
+def exported(version: int, *, weights: str = "random") -> Path:
+    """
+    The exported ResNet of a version.
     """
     arch, seed = MODELS[version]
-    sources = [
-        REPOSITORY / "src/tfcanary" / name for name in ("export.py", "manifest.py", "ops.py", "warmup.py")
-    ]
+    return _exported(version, arch=arch, weights=weights, seed=seed, name=MODEL)
+
+
+def _exported(version: int, *, arch: str, weights: str, seed: int, name: str) -> Path:
+    """
+    An exported model, made once for each state of the export's code.
+
+    Raises:
+        UnreachableError: the published weights cannot be had.
+        UsageError: the export failed.
+    """
+    sources = [REPOSITORY / "src/tfcanary" / f"{source}.py" for source in SOURCES]
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{arch}-random-{seed}-{key}"
+    folder = cache_folder() / "models" / f"{arch}-{weights}-{seed}-{key}"
     if not (folder / str(version)).is_dir():
-        LOG.info("exporting %s with random weights: its answers are well-formed and mean nothing", arch)
+        LOG.info("exporting %s, version %d, with %s weights", arch, version, weights)
         command = [
-            sys.executable, str(REPOSITORY / "scripts/export_resnet.py"), f"--arch={arch}", "--weights=random",
-            f"--seed={seed}", f"--output={folder}", f"--version={version}",
+            sys.executable, str(REPOSITORY / "scripts/export_resnet.py"), f"--arch={arch}", f"--weights={weights}",
+            f"--seed={seed}", f"--output={folder}", f"--version={version}", f"--model-name={name}",
         ]  # fmt: skip
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise UsageError(
-                f"export of {arch}: expected success, got {done.stderr.strip().splitlines()[-1:]}"
-            )
+            last = done.stderr.strip().splitlines()[-1:]
+            kind = UnreachableError if done.returncode == UnreachableError.exit_code else UsageError
+            raise kind(f"export of {arch}: expected success, got {last}")
     return folder / str(version)
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """
+    How many held-out pictures a track named rightly, through the gateway.
+
+    Attributes:
+        wanted: how many the manifest says.
+        elsewhere: answers of another track, and failures.
+    """
+
+    track: str
+    right: int
+    wanted: int
+    pictures: int
+    elsewhere: int
+
+    @property
+    def held(self) -> bool:
+        """
+        Whether they are as many as the model named rightly when it was exported.
+        """
+        return self.pictures > 0 and not self.elsewhere and self.right == self.wanted
+
+    def __str__(self) -> str:
+        """
+        For people.
+        """
+        result = "held" if self.held else f"NOT HELD, {self.wanted} expected, {self.elsewhere} astray"
+        share = self.right / max(1, self.pictures)
+        return f"digits, {self.track}: {self.right} of {self.pictures} held-out pictures right ({share:.1%}): {result}"
+
+
+def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Right]:
+    """
+    Install the digits beside the ResNets, and ask each track about every picture that it was not trained on.
+    """
+    folder = store.prepare_namespace(layout, DIGITS)
+    paths = {
+        version: _exported(version, arch=arch, weights="digits", seed=seed, name=DIGITS)
+        for version, (arch, seed) in DIGITS_MODELS.items()
+    }
+    for path in paths.values():
+        store.publish(path, folder, DIGITS)
+    releases = Releases(
+        namespace=DIGITS,
+        kubeconfig=cluster.kubeconfig,
+        context=cluster.context,
+        executable=str(binaries.program("tools", "helm")),
+    )
+    files = [cluster.environment, VALUES / f"{DIGITS_STRATEGY}.yaml"]
+    LOG.info("helm upgrade %s -f %s", DIGITS, " -f ".join(str(f.relative_to(REPOSITORY)) for f in files))
+    releases.apply(DIGITS, files=files, values=DIGITS_VALUES)
+    with RestClient(gateway, DIGITS, host=DIGITS_HOST) as client:
+        tracks = zip(DIGITS_HEADERS.items(), paths.values(), strict=True)
+        return [_right(client, track, headers, path) for (track, headers), path in tracks]
+
+
+def _right(client: RestClient, track: str, headers: dict[str, str], model: Path) -> Right:
+    """
+    Ask one track about every held-out picture.
+    """
+    facts = json.loads((model / manifest.NAME).read_text(encoding="utf-8"))["accuracy"]
+    pictures = sorted((model.parent / LABELLED).glob("*/*.png"))
+    right = elsewhere = 0
+    for path in pictures:
+        answer = client.predict(SERVING_PREPROCESS, "image_bytes", path.read_bytes(), headers)
+        if answer.prediction is None or answer.track != track:
+            elsewhere += 1
+        elif answer.prediction.labels[0] == path.parent.name:
+            right += 1
+    wanted = round(facts["held_out"] * facts["pictures"])
+    return Right(track, right, wanted, len(pictures), elsewhere)
 
 
 def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, evidence.Report]]:
@@ -228,6 +354,7 @@ def _next_lines(cluster: Cluster, gateway: str) -> str:
     upgrade = f"helm upgrade {RELEASE} charts/tfserving-canary -n {NAMESPACE}"
     lines += [
         f"  curl -i http://{gateway}/v1/models/{MODEL}/metadata",
+        f"  curl -i -H 'Host: {DIGITS_HOST}' http://{gateway}/v1/models/{DIGITS}/metadata",
         f"  {upgrade} --reset-then-reuse-values -f values/canary-10.yaml",
         f"  {python} scripts/check_gateway.py --release {RELEASE} --namespace {NAMESPACE}",
         "  python3 -m nox -s down",

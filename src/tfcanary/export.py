@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -361,6 +362,18 @@ def synthetic_pictures(seed: int) -> Any:
 
     pictures = np.stack([picture(index) for index in range(CALIBRATION_PICTURES)])
     return np.clip(pictures, 0, 255).astype(np.float32)
+
+
+def published_weights_at_hand(timeout_seconds: float = 5.0) -> bool:
+    """
+    Whether the place of the published weights answers at all: a look before TensorFlow is started, no download.
+    """
+    request = urllib.request.Request(CLASS_INDEX, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_seconds):  # noqa: S310 - a constant, https
+            return True
+    except OSError:
+        return False
 
 
 def with_published_weights(keras: Any, arch: str) -> tuple[Any, list[str]]:
