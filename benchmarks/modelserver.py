@@ -41,7 +41,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLIENTS = 8
 BATCHING = """
 max_batch_size { value: 8 }
-batch_timeout_micros { value: 20000 }
+batch_timeout_micros { value: 1000 }
 num_batch_threads { value: 1 }
 max_enqueued_batches { value: 100 }
 """
@@ -119,7 +119,7 @@ def served(model: Path, *flags: str) -> Iterator[Server]:
     name = model.parent.name
     command = [
         sys.executable, str(ENTRY), f"--port={ports[0]}", f"--rest_api_port={ports[1]}", f"--model_name={name}",
-        f"--model_base_path={model.parent}", "--file_system_poll_wait_seconds=0", "--grpc_max_threads=32", *flags,
+        f"--model_base_path={model.parent}", "--file_system_poll_wait_seconds=0", "--max_num_load_retries=0", "--grpc_max_threads=32", *flags,
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
