@@ -152,8 +152,13 @@ RIGHT = [
 ]
 
 
-def deep(pair: tuple[str, int]) -> bytes:
-    return f'{{"instances": {pair[0] * pair[1]}'.encode()
+def deep(parts: tuple[tuple[str, str], int, bool]) -> bytes:
+    """
+    Nested as deep as that, closed again or not.
+    """
+    (opening, closing), depth, closed = parts
+    end = "1" + closing * depth + "}" if closed else ""
+    return f'{{"instances": {opening * depth}{end}'.encode()
 
 
 @st.composite
@@ -185,9 +190,11 @@ BODIES = st.one_of(
     spoiled(RIGHT),
     spoiled(RIGHT),
     st.binary(max_size=64),
-    st.tuples(st.sampled_from(["[", '{"x":', '[{"b64":', "[[]", '["\\"[']), st.integers(1, 100_000)).map(
-        deep
-    ),
+    st.tuples(
+        st.sampled_from([("[", "]"), ('{"x":', "}"), ('[{"b64":', "}]"), ("[[0],", "]"), ('["\\"[",', "]")]),
+        st.one_of(st.integers(1, 2000), st.integers(1, 50_000)),
+        st.booleans(),
+    ).map(deep),
 )
 REQUESTS = st.tuples(
     st.sampled_from(["half:predict", "mixed:predict", "mixed:classify", "mixed:regress", "half/labels/old:predict",
