@@ -46,7 +46,8 @@ DIGITS_VALUES = {
     "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
     "gateway": {"hosts": [DIGITS_HOST]},
 }
-DIGITS_STRATEGY = "canary-user-group"
+# Pods first, traffic afterwards: the chart refuses both at once.
+DIGITS_STRATEGIES = ("stable", "canary-user-group")
 DIGITS_HEADERS: dict[str, dict[str, str]] = {"stable": {}, "canary": {"user-group": "canary"}}
 
 
@@ -124,11 +125,11 @@ def _command(arguments: argparse.Namespace) -> int:
             for path in _resnets():
                 store.publish(path, folder, MODEL)
     reports = _move_traffic(cluster, times)
+    _print(_summary(reports))
     right: list[Right] = []
     if cluster.layout is not None and all(report.held for _, report in reports):
         with times.part("digits"):
             right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].subject.gateway)
-    _print(_summary(reports))
     for line in right:
         _print(str(line))
     _print("")
@@ -253,15 +254,24 @@ def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Righ
     }
     for path in paths.values():
         store.publish(path, folder, DIGITS)
+    helm = str(binaries.program("tools", "helm"))
     releases = Releases(
-        namespace=DIGITS,
-        kubeconfig=cluster.kubeconfig,
-        context=cluster.context,
-        executable=str(binaries.program("tools", "helm")),
+        namespace=DIGITS, kubeconfig=cluster.kubeconfig, context=cluster.context, executable=helm
     )
-    files = [cluster.environment, VALUES / f"{DIGITS_STRATEGY}.yaml"]
-    LOG.info("helm upgrade %s -f %s", DIGITS, " -f ".join(str(f.relative_to(REPOSITORY)) for f in files))
-    releases.apply(DIGITS, files=files, values=DIGITS_VALUES)
+    for strategy in DIGITS_STRATEGIES:
+        LOG.info("helm upgrade %s: %s", DIGITS, strategy)
+        files = [cluster.environment, VALUES / f"{strategy}.yaml"]
+        releases.apply(DIGITS, files=files, values=DIGITS_VALUES)
+    # It also waits until the gateway has the routes.
+    report = check.check_gateway(
+        live.from_release(
+            DIGITS, namespace=DIGITS, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm
+        )
+    )
+    LOG.info("%s", report.verdict)
+    if not report.held:
+        _print(report.table())
+        raise DoesNotHoldError(f"release {DIGITS}: {report.verdict}")
     with RestClient(gateway, DIGITS, host=DIGITS_HOST) as client:
         tracks = zip(DIGITS_HEADERS.items(), paths.values(), strict=True)
         return [_right(client, track, headers, path) for (track, headers), path in tracks]
