@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tfcanary import explain, mesh, predict, release, routing
+from tfcanary import check, explain, jwt, live, mesh, predict, release, routing
 from tfcanary.routing import Request
 from tfcanary.wait import NotYet, wait_until
 
@@ -385,6 +385,29 @@ def test_a_valid_claim_always_reaches_the_canary(guarded, rest, channel):
     seen += [str(track_of(channel, [("user-group", "stable")], token)) for _ in range(50)]
 
     assert ["canary"] * 200 == seen
+
+
+def test_the_check_proves_a_claim_with_a_token(releases, kubeconfig, namespace, rest, tmp_path):
+    """
+    `check_gateway.py --token FILE`: with it the canary, without it stable, and a forged one is refused, over both APIs.
+    """
+    strategy(releases, kubeconfig, namespace, rest, "canary-jwt")
+    file = tmp_path / "token"
+    file.write_text(ISSUED.token(group="canary"))
+
+    found = check.check_gateway(
+        live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, tokens=[jwt.read(file)])
+    )
+
+    assert found.held, found.table()
+    titles = {one.title for one in found.checks}
+    for api in ("REST", "gRPC"):
+        assert {
+            f"split canary-group ({api})",
+            f"header rule canary-group: no token ({api})",
+            f"header rule canary-group: plain headers instead of a token ({api})",
+            f"forged token 1 of 1 ({api})",
+        } <= titles
 
 
 TOLD: dict[str, list[str | None]] = {

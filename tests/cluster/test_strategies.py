@@ -6,7 +6,6 @@ import difflib
 import json
 import logging
 import random
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,7 @@ import grpc
 import httpx
 import pytest
 
-from tfcanary import demo, explain, mesh, predict, routing, split
-from tfcanary.cluster import store
+from tfcanary import explain, mesh, predict, routing, split
 from tfcanary.routing import Request
 from tfcanary.wait import NotYet, wait_until
 
@@ -160,19 +158,15 @@ def stage(  # noqa: PLR0917 - fixtures
     releases: Any,
     manager: Any,
     kubeconfig: Path,
-    layout: Any,
     environment: Path,
     namespace: str,
     host: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    third_version: None,
 ) -> Iterator[Stage]:
     """
     Three tracks; the third serves a copy of the first model.
     """
-    if layout is not None:
-        third = tmp_path_factory.mktemp("models") / "3"
-        shutil.copytree(demo.exported(1), third)
-        store.publish(third, layout.models / namespace, "resnet")
+    del third_version
     values = {
         "gateway": {"hosts": [host]},
         "server": {"drainSeconds": 1},
