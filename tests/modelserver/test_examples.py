@@ -128,7 +128,7 @@ def test_regress_over_rest_with_a_context(server: Any) -> None:
             id="mixed",
         ),
         pytest.param(
-            {"signature_name": "regress", "examples": [{"x": 2**64}]}, "does not fit", id="too-large"
+            {"signature_name": "regress", "examples": [{"x": 2**63}]}, "does not fit", id="too-large"
         ),
         pytest.param({"signature_name": "regress", "examples": [{"y": 1.0}]}, "x", id="missing-feature"),
         pytest.param(
