@@ -1,0 +1,102 @@
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfcanary import demo, export
+from tfcanary.errors import UnreachableError
+
+
+@pytest.mark.parametrize(
+    ("right", "elsewhere", "pictures", "expected"),
+    [
+        pytest.param(350, 0, 355, True, id="as-exported"),
+        pytest.param(349, 0, 355, False, id="one-fewer"),
+        pytest.param(350, 1, 355, False, id="another-track"),
+        pytest.param(0, 0, 0, False, id="no-pictures"),
+    ],
+)
+def test_a_track_holds_if_it_is_right_as_often_as_its_manifest_says(
+    right: int, elsewhere: int, pictures: int, *, expected: bool
+) -> None:
+    wanted = 350 if pictures else 0
+    line = demo.Right("stable", right=right, wanted=wanted, pictures=pictures, elsewhere=elsewhere)
+
+    assert expected == line.held
+    assert ("NOT HELD" in str(line)) != expected
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """
+    The exports that the demo asks for; the published weights of version 2 break off.
+    """
+    seen: list[tuple[int, str]] = []
+
+    def exported(version: int, *, weights: str = "random") -> Path:
+        seen.append((version, weights))
+        if (version, weights) == (2, "imagenet"):
+            raise UnreachableError("the connection broke off")
+        return Path(weights, str(version))
+
+    monkeypatch.setattr(demo, "exported", exported)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("at_hand", "tried"),
+    [
+        pytest.param(False, [], id="none"),
+        pytest.param(True, [(1, "imagenet"), (2, "imagenet")], id="broken-off"),
+    ],
+)
+def test_both_resnets_are_random_if_one_cannot_have_the_published_weights(
+    asked: list[tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tried: list[tuple[int, str]],
+    *,
+    at_hand: bool,
+) -> None:
+    monkeypatch.setattr(demo, "published_weights_at_hand", lambda: at_hand)
+
+    found = demo._resnets()
+
+    assert found == [Path("random", "1"), Path("random", "2")]
+    assert asked == [*tried, (1, "random"), (2, "random")]
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """
+    A server where the published weights would be.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr(export, "CLASS_INDEX", f"http://127.0.0.1:{server.server_port}/index")
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("place")
+def test_published_weights_are_at_hand_where_their_place_answers() -> None:
+    assert export.published_weights_at_hand()
+
+
+def test_published_weights_are_not_at_hand_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "CLASS_INDEX", "http://127.0.0.1:9/index")
+
+    assert not export.published_weights_at_hand()
