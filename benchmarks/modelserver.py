@@ -41,7 +41,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLIENTS = 8
 BATCHING = """
 max_batch_size { value: 8 }
-batch_timeout_micros { value: 1000 }
+batch_timeout_micros { value: 20000 }
 num_batch_threads { value: 1 }
 max_enqueued_batches { value: 100 }
 """
