@@ -141,7 +141,7 @@ def zero_drop(runs: Sequence[Mapping[str, Any]]) -> str:
                     run["name"].replace("_", " "),
                     *_figures(run["all"]),
                     *(
-                        f"{max(run[name], default=math.nan):.2f}"
+                        f"{max(run.get(name) or [math.nan]):.2f}"
                         for name in ("changeSeconds", "propagationSeconds")
                     ),
                 )
