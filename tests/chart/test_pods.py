@@ -4,6 +4,8 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from tfcanary.modelserver.config import batching_parameters
+
 # What tensorflow_model_server 2.20 is told; a flag that it does not know ends it at the start.
 FLAGS = {
     "port": "8500",
@@ -209,7 +211,7 @@ def test_prometheus(render):
         assert 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }' == text
 
 
-def test_batching_is_bounded(render):
+def test_batching_is_bounded(render, tmp_path):
     """
     B8: with batching the queue is bounded, so that overload is answered and not kept; without it nothing is said.
     """
@@ -217,17 +219,14 @@ def test_batching_is_bounded(render):
     rendered = render("stable", values=values)
 
     for config in configurations(rendered):
-        # As text of TensorFlow Serving's BatchingParameters, which its published protos leave out.
-        lines = config["data"]["batching.config"].splitlines()
-        assert {
-            "max_batch_size": 8,
-            "batch_timeout_micros": 5000,
-            "max_enqueued_batches": 50,
-            "num_batch_threads": 2,
-        } == {
-            name: int(value)
-            for name, value in (re.fullmatch(r"(\w+) \{ value: (\d+) \}", line).groups() for line in lines)
-        }
+        (tmp_path / "batching.config").write_text(config["data"]["batching.config"])
+        parsed = batching_parameters(tmp_path / "batching.config")
+        assert (8, 5000, 50, 2) == (
+            parsed.max_batch_size.value,
+            parsed.batch_timeout_micros.value,
+            parsed.max_enqueued_batches.value,
+            parsed.num_batch_threads.value,
+        )
     for pod in pods(rendered).values():
         flags = ["--enable_batching=true", "--batching_parameters_file=/etc/tfserving/batching.config"]
         assert flags == server(pod)["args"][-2:]
