@@ -81,7 +81,8 @@ def modelserver(session: nox.Session) -> None:
 @nox.session
 def chart(session: nox.Session) -> None:
     """Every rendering of the chart: no cluster. `-- --goldens` rewrites the goldens."""
-    env = {"PATH": with_programs(session, "tools")}
+    # The first helm is Helm 3; what needs Helm 4 asks for it.
+    env = {"PATH": with_programs(session, "tools", "helm4", "helm-docs")}
     posargs = list(session.posargs)
     if "--goldens" in posargs:
         posargs.remove("--goldens")

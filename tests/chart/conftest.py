@@ -29,17 +29,6 @@ VALUES = ROOT / "values"
 # Given explicitly, since a helm that was built without its release flags claims an ancient version.
 KUBERNETES = "1.34.4"
 
-# What only these tests run; `helm` itself is the cluster's.
-PROGRAMS = (
-    binaries.Tree(
-        "helm4",
-        ("helm",),
-        ("tool",),
-        ("helm.sh/helm/v4/internal/version.version=v4.3.1",),
-        80,
-    ),
-    binaries.Tree("helm-docs", ("helm-docs",), ("tool",), (), 25),
-)
 
 # libyaml's, where PyYAML was built with it: the tests parse a lot.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -243,8 +232,6 @@ def built(tree: str, program: str) -> str:
     """
     The path of a program that only these tests run, built where it never was.
     """
-    for one in PROGRAMS:
-        binaries.TREES.setdefault(one.name, one)
     try:
         return str(binaries.program(tree, program))
     except UnreachableError as exc:

@@ -102,8 +102,18 @@ TREES = {
             (),
             170,
         ),
+        # The chart's tests alone run these.
+        Tree(
+            "helm4",
+            ("helm",),
+            ("tool",),
+            ("helm.sh/helm/v4/internal/version.version=v4.3.1",),
+            80,
+        ),
+        Tree("helm-docs", ("helm-docs",), ("tool",), (), 25),
     )
 }
+CLUSTER_TREES = ("tools", "kubernetes", "istio")
 
 
 def ensure(name: str) -> Path:

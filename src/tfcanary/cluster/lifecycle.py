@@ -73,8 +73,8 @@ def up(
     """
     with _alone(layout):
         ports = _choose_ports(layout, api_port, gateway_port)
-        preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.TREES)))
-        folders = {name: binaries.ensure(name) for name in binaries.TREES}
+        preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.CLUSTER_TREES)))
+        folders = {name: binaries.ensure(name) for name in binaries.CLUSTER_TREES}
         wanted = [image for image in images.all_images() if not pull or image.name == "pause"]
         images.ensure_built(wanted)
         layout.write_ports(ports)
