@@ -7,7 +7,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,9 +235,7 @@ class Mesh:
         )
         far = forward.socket(pod.port)
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        back = threading.Thread(target=_pump, args=(far.recv, near.sendall, near), daemon=True)
-        back.start()
-        _pump(near.recv, far.sendall, far)
+        _joined(near, far)
         forward.close()
 
         def disconnected() -> None:
@@ -410,15 +408,24 @@ def _target_port(entry: Any, pod: Any) -> int:
     return int(entry.port)
 
 
-def _pump(read: Callable[[int], bytes], write: Callable[[bytes], object], end: Any) -> None:
+def _joined(near: Any, far: Any) -> None:
     """
-    Pass bytes on until either side closes.
+    Pass bytes on in both directions until either side ends, and end the other.
     """
+    back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+    back.start()
+    _pump(near, far)
+    back.join()
+
+
+def _pump(source: Any, sink: Any) -> None:
     with contextlib.suppress(OSError):
-        while data := read(65536):
-            write(data)
-    with contextlib.suppress(OSError):
-        end.close()
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for side in (source, sink):
+        # A socket that is only closed stays open for as long as another thread waits in recv on it.
+        with contextlib.suppress(OSError):
+            side.shutdown(socket.SHUT_RDWR)
 
 
 def _annotated(service: Any, port: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ Faults are planted behind Helm's back with kubectl, and taken back by Helm.
 import json
 import os
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,8 +76,15 @@ def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., e
     releases.apply(RELEASE, files=[VALUES / "canary-10.yaml"])
     asked = subject(VALUES / "canary-10.yaml")
 
-    found = [check.check_gateway(asked) for _ in range(REPETITIONS)]
+    found = [check.check_gateway(asked)]
+    threads = threading.active_count()
+    found += [check.check_gateway(asked) for _ in range(REPETITIONS - 1)]
 
+    def nothing_left() -> None:
+        if threading.active_count() > threads:
+            raise NotYet(f"{threading.active_count()} threads, {threads} before")
+
+    wait_until("threads of the port-forwards", nothing_left, timeout_seconds=20)
     REPORTS.mkdir(parents=True, exist_ok=True)
     figures = {
         "repetitions": len(found),

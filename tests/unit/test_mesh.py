@@ -2,7 +2,9 @@
 Reading live objects, through the real client, from a server that answers what the test says.
 """
 
+import contextlib
 import socket
+import threading
 
 import pytest
 
@@ -210,6 +212,30 @@ def test_what_cannot_be_forwarded_is_a_connection_that_closes(cluster):
 def route(revision):
     headers = {"response": {"set": {mesh.REVISION_HEADER: revision}}} if revision else {}
     return {"route": [], "headers": headers}
+
+
+@pytest.mark.parametrize("ending", ["near", "far"])
+def test_joined_sockets_end_together(ending):
+    """
+    Whichever side ends, bytes on their way arrive, the other side sees the end, and no thread is left waiting.
+    """
+    client, near = socket.socketpair()
+    far, server = socket.socketpair()
+    with client, near, far, server:
+        thread = threading.Thread(target=mesh._joined, args=(near, far))
+        before = threading.active_count()
+        thread.start()
+        first, other = (client, server) if ending == "near" else (server, client)
+        first.sendall(b"last words")
+        first.close()
+
+        with contextlib.suppress(ConnectionError):
+            assert b"last words" == other.recv(100)
+            assert b"" == other.recv(100)
+        thread.join(timeout=10)
+
+        assert not thread.is_alive()
+        assert before == threading.active_count()
 
 
 def test_the_revision_is_that_of_all_routes():
