@@ -422,10 +422,9 @@ def _pump(source: Any, sink: Any) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
-    for side in (source, sink):
-        # A socket that is only closed stays open for as long as another thread waits in recv on it.
-        with contextlib.suppress(OSError):
-            side.shutdown(socket.SHUT_RDWR)
+    # A socket that is only closed stays open for as long as another thread waits in recv on it.
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 def _annotated(service: Any, port: int) -> Iterator[str]:

@@ -226,6 +226,7 @@ def test_joined_sockets_end_together(ending):
         before = threading.active_count()
         thread.start()
         first, other = (client, server) if ending == "near" else (server, client)
+        other.settimeout(10)
         first.sendall(b"last words")
         first.close()
 
