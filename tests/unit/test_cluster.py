@@ -19,6 +19,7 @@ from tfcanary.cluster import binaries, command, components, images, lifecycle, n
 from tfcanary.cluster.layout import Layout, Ports, existing
 from tfcanary.cluster.processes import Process
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.wait import NotYet, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,45 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     yield process
     process.communicate()
+
+
+HALF_ENDED = """
+import ctypes, socket, sys, threading
+door = socket.create_server(("127.0.0.1", 0))
+def last():
+    print(door.getsockname()[1], flush=True)
+    sys.stdin.read()
+    import os
+    os._exit(0)
+threading.Thread(target=last).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit(2) ends the first thread alone
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_there() -> None:
+    """
+    It is a zombie to look at, and holds its port: who starts its successor now finds the address in use.
+    """
+    command = [sys.executable, "-c", HALF_ENDED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as half:
+        assert half.stdin is not None
+        assert half.stdout is not None
+        port = int(half.stdout.readline())
+        process = Process.of(half.pid)
+
+        def first_thread_ended() -> None:
+            state = Path(f"/proc/{half.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state != "Z":
+                raise NotYet(state)
+
+        wait_until("the end of the first thread", first_thread_ended, timeout_seconds=10)
+        assert process is not None
+        assert process.alive
+        socket.create_connection(("127.0.0.1", port)).close()
+
+        half.stdin.close()
+        half.wait()
+        assert not process.alive
 
 
 @pytest.mark.parametrize("name", ["", "Demo", "-a", "a-", "1a", "a b", "../x", "a" * 21])

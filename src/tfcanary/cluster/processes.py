@@ -41,12 +41,16 @@ class Process:
     def of(cls, pid: int) -> "Process | None":
         """
         The process that has `pid` now; none if it is gone or a zombie.
+
+        One whose first thread has ended while others still do is there: so are its open ports.
         """
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None if fields[0] in "ZX" else cls(pid, int(fields[19]))
+        # proc(5): the state is field 3, the number of threads field 20, the start time field 22.
+        ended = fields[0] in "ZX" and int(fields[17]) <= 1
+        return None if ended else cls(pid, int(fields[19]))
 
     @classmethod
     def read(cls, record: Path) -> "Process | None":
