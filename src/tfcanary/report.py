@@ -41,7 +41,7 @@ p, li, td { overflow-wrap: anywhere; } .soft { color: var(--soft); }
 .held { color: var(--held); } .failed { color: var(--failed); } .open { color: var(--open); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .35rem .6rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.short { white-space: nowrap; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.short, td.number { white-space: nowrap; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; }
 svg { width: 100%; height: auto; background: var(--card); } svg text { fill: var(--text); font-size: 12px; }
 .axis { stroke: var(--line); } .wanted { stroke: var(--soft); stroke-dasharray: 3 3; } .band { fill: var(--line);
@@ -134,14 +134,14 @@ def zero_drop(runs: Sequence[Mapping[str, Any]]) -> str:
                 "p50 ms",
                 "p99 ms",
                 "slowest change s",
-                "and its routes after helm s",
+                "routes after helm s",
             ),
             [
                 (
                     run["name"].replace("_", " "),
                     *_figures(run["all"]),
                     *(
-                        f"{max(run.get(name) or [math.nan]):.2f}"
+                        f"{max(run[name]):.2f}" if run.get(name) else ""
                         for name in ("changeSeconds", "propagationSeconds")
                     ),
                 )
