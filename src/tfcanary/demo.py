@@ -125,11 +125,14 @@ def _command(arguments: argparse.Namespace) -> int:
             for path in _resnets():
                 store.publish(path, folder, MODEL)
     reports = _move_traffic(cluster, times)
-    _print(_summary(reports))
     right: list[Right] = []
-    if cluster.layout is not None and all(report.held for _, report in reports):
-        with times.part("digits"):
-            right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].subject.gateway)
+    try:
+        if cluster.layout is not None and all(report.held for _, report in reports):
+            with times.part("digits"):
+                right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].subject.gateway)
+    finally:
+        # Below all progress, where it is read, and whatever became of the digits.
+        _print(_summary(reports))
     for line in right:
         _print(str(line))
     _print("")
