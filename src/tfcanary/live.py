@@ -70,11 +70,12 @@ def from_release(
     releases = release.Releases(namespace=namespace, kubeconfig=kubeconfig, context=context, executable=helm)
     live_values = releases.values(name)
     live = _parse(live_values, model)
-    expected = _parse(routing.coalesce(live_values, given), model)
+    values = routing.coalesce(live_values, given)
+    expected = _parse(values, model)
     cluster = mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig, context=context)
     virtual_service = cluster.virtual_service(name)
     findings = [_live_routes(virtual_service, expected, api) for api in Api]
-    findings.append(_live_retries(virtual_service, routing.coalesce(live_values, given)))
+    findings.append(_live_retries(virtual_service, values))
     findings.append(_live_objects(releases.drift(name)))
     if files:
         findings.insert(0, _live_values(live, expected, files))

@@ -53,7 +53,11 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVING_DEFAULT = "serving_default"
 SERVING_PREPROCESS = "serving_preprocess"
-_SERVICE = "/tensorflow.serving.PredictionService/"
+# By what is asked, the path of the gRPC method.
+METHODS = {
+    "metadata": "/tensorflow.serving.PredictionService/GetModelMetadata",
+    "predict": "/tensorflow.serving.PredictionService/Predict",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +415,7 @@ class GrpcClient:
         """
         request = metadata_message(self._model, version)
         call = self._call(
-            f"{prefix}{_SERVICE}GetModelMetadata",
+            prefix + METHODS["metadata"],
             self._protos.get_model_metadata_pb2.GetModelMetadataResponse,
         )
         return self._ask(call, request, headers, interface=self._interface if parse else None)
@@ -429,7 +433,7 @@ class GrpcClient:
         Call PredictionService/Predict with a batch of one.
         """
         request = predict_message(self._model, signature, name, value)
-        call = self._call(f"{prefix}{_SERVICE}Predict", self._protos.predict_pb2.PredictResponse)
+        call = self._call(prefix + METHODS["predict"], self._protos.predict_pb2.PredictResponse)
         return self._ask(call, request, headers, prediction=_grpc_prediction)
 
     def raw(self, method: str, headers: Mapping[str, str] | None = None) -> Answer:
@@ -556,7 +560,7 @@ def metadata_paths(model: str) -> Mapping[Api, str]:
     """
     return {
         Api.REST: f"/v1/models/{model}/metadata",
-        Api.GRPC: "/tensorflow.serving.PredictionService/GetModelMetadata",
+        Api.GRPC: METHODS["metadata"],
     }
 
 

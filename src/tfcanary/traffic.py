@@ -41,10 +41,6 @@ SAMPLES = 5
 # A driver that sends this much later than it meant to is no measure of the gateway any more.
 LATE_SECONDS = 1.0
 
-_GRPC_METHODS = {
-    "metadata": "/tensorflow.serving.PredictionService/GetModelMetadata",
-    "predict": "/tensorflow.serving.PredictionService/Predict",
-}
 _NO_STATUS = 0
 _NO_CODE = -1
 
@@ -596,8 +592,10 @@ class Traffic:
         return self._columns.records(self._apis, self._marks)
 
     def _prepare(self, request: Request, number: int) -> _Prepared:
-        if request.call not in _GRPC_METHODS:
-            raise UsageError(f"traffic: expected a call of {', '.join(_GRPC_METHODS)}, got {request.call!r}")
+        if request.call not in predict.METHODS:
+            raise UsageError(
+                f"traffic: expected a call of {', '.join(predict.METHODS)}, got {request.call!r}"
+            )
         if request.api is Api.GRPC:
             pairs = tuple((name.lower(), value) for name, value in request.headers.items())
             return _Prepared(number, request.api, request.call, b"", request.payload, pairs)
@@ -629,7 +627,7 @@ class Traffic:
             [self._channel() for _ in range(max(1, self._connections // 16))] if self._has_grpc() else []
         )
         self._calls: list[dict[str, Any]] = [
-            {call: channel.unary_unary(method) for call, method in _GRPC_METHODS.items()}
+            {call: channel.unary_unary(method) for call, method in predict.METHODS.items()}
             for channel in channels
         ]
         self._in_flight = 0

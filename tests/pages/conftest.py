@@ -12,7 +12,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 PROGRAMS = ("chromium", "chromedriver")
-PHONE, DESKTOP = 390, 1280
+# Narrower screens than this are taken for a phone's.
+TABLET = 600
 # It speaks to nobody: what the page would load from elsewhere it must not need.
 QUIET = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -52,7 +53,7 @@ def opened(browser: webdriver.Chrome, tmp_path: Path) -> Callable[..., webdriver
     def show(page: str, width: int, scheme: str = "light") -> webdriver.Chrome:
         file = tmp_path / "page.html"
         file.write_text(page, encoding="utf-8")
-        screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width == PHONE}
+        screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < TABLET}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
