@@ -167,19 +167,21 @@ def _live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any])
     )
 
 
-def _live_objects(drift: Sequence[str]) -> Check:
+def _live_objects(drift: release.Drift) -> Check:
     """
     The live VirtualServices and DestinationRules are what Helm released, field by field: mirrors and subsets too.
     """
+    decision = Decision.FAILED if drift.differences else Decision.HELD
     return Check(
         "live objects",
         "",
         None,
-        Decision.FAILED if drift else Decision.HELD,
+        decision if drift.objects else Decision.NOT_ENOUGH,
         "as Helm released them",
-        "; ".join(drift[:SHOWN_FAILURES]) or "the same",
-        max(1, len(drift)),
-        detail=_BEHIND_HELM if drift else "",
+        "; ".join(drift.differences[:SHOWN_FAILURES])
+        or ("the same" if drift.objects else "no routes in the release's manifest"),
+        drift.objects,
+        detail=_BEHIND_HELM if drift.differences else "",
     )
 
 

@@ -86,6 +86,20 @@ class DriftError(DoesNotHoldError):
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """
+    The live routes and subsets beside those of the release's manifest.
+
+    Attributes:
+        objects: how many were compared.
+        differences: a line for each field that is not the same, and for each object that is gone.
+    """
+
+    objects: int
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
     """
     Where a rollout began, and where it goes back to.
@@ -235,9 +249,9 @@ class Releases:
                 raise
             self.recover(name)
             found = self._run(what, name, apply())
-        differences = self.drift(name)
-        if differences:
-            raise DriftError(name, differences)
+        changed = self.drift(name).differences
+        if changed:
+            raise DriftError(name, changed)
         return self._revision(found)
 
     def recover(
@@ -287,16 +301,16 @@ class Releases:
             )
         return self.rollback(name, best[-1].number)
 
-    def drift(self, name: str) -> list[str]:
+    def drift(self, name: str) -> Drift:
         """
-        Where the live routes and subsets differ from the release's manifest, a line for each field.
+        Compare the live routes and subsets with the release's manifest, field by field.
         """
         command = ["get", "manifest", name, "--namespace", self._namespace]
         manifest = self._run(f"helm get manifest {name}", name, self._command.run(command))
         documents = yaml.safe_load_all(manifest.decode("utf-8"))
         objects = [one for one in documents if isinstance(one, Mapping) and one.get("kind") in _ROUTING_KINDS]
         if not objects:
-            return []
+            return Drift(0, ())
         cluster = mesh.Mesh(namespace=self._namespace, kubeconfig=self._kubeconfig, context=self._context)
         found: list[str] = []
         for one in objects:
@@ -306,7 +320,7 @@ class Releases:
                 found.append(f"{kind} {called} is gone")
             else:
                 found += differences(f"{kind} {called}: spec", one.get("spec"), live.get("spec"))
-        return found
+        return Drift(len(objects), tuple(found))
 
     def baseline(self, name: str) -> Baseline:
         """

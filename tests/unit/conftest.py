@@ -382,7 +382,7 @@ def gateway() -> Iterator[Callable[..., Double]]:
 @pytest.fixture
 def fake_helm(tmp_path: Path) -> Callable[..., Path]:
     """
-    Put a helm in place that answers so (a command of its own by name); its `asked` says with which arguments and input it was run.
+    Put a helm in place that answers so (a command of its own by name, `get_manifest` before `get`); its `asked` says with which arguments and input it was run.
     """
     log = tmp_path / "helm.jsonl"
     script = tmp_path / "helm"
@@ -404,7 +404,8 @@ def fake_helm(tmp_path: Path) -> Callable[..., Path]:
             "given = sys.stdin.read() if '-' in arguments else ''\n"
             f"with open({str(log)!r}, 'a') as log:\n"
             "    print(json.dumps([arguments, given]), file=log)\n"
-            "sys.stdout.write(commands.get(arguments[0], stdout))\n"
+            "found = commands.get('_'.join(arguments[:2]), commands.get(arguments[0], stdout))\n"
+            "sys.stdout.write(found)\n"
             "sys.stderr.write(stderr)\n"
             "sys.exit(code)\n"
         )

@@ -71,13 +71,16 @@ def service(address):
 GATEWAY = {"spec": {"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80}}]}}
 
 
+RELEASED = [{"kind": "VirtualService", **virtual_service(stable=90, canary=10)}]
+
+
 @pytest.fixture
 def live(gateway, cluster, fake_helm):
     """
     A release as it is live: Helm's values, the mesh's objects, and a gateway; gives the command's arguments.
     """
 
-    def start(values=LIVE, objects=None, actual=LIVE, history=(), pods=None):
+    def start(values=LIVE, objects=None, actual=LIVE, history=(), pods=None, released=RELEASED):
         double = gateway(routing.from_values(actual))
         answers = {
             f"{OBJECTS}/virtualservices/resnet": objects or virtual_service(stable=90, canary=10),
@@ -86,13 +89,25 @@ def live(gateway, cluster, fake_helm):
             "/api/v1/namespaces/istio-system/pods": {"items": pods or []},
             "/api/v1/namespaces/default/pods": {"items": []},
         }
-        helm = fake_helm(stdout=json.dumps(values), history=json.dumps(history))
+        helm = fake_helm(
+            stdout=json.dumps(values), history=json.dumps(history), get_manifest=yaml.safe_dump_all(released)
+        )
         return [
             *("--helm", str(helm), "--kubeconfig", str(cluster(answers)), *QUICK),
             *([] if pods else ["--no-gateway-pods"]),
         ]
 
     return start
+
+
+def test_a_release_without_routes_is_no_evidence_about_the_live_ones(live, capsys):
+    """
+    Nothing to compare is not the same as nothing that differs.
+    """
+    code = check_command.main(live(released=[{"kind": "Service", "metadata": {"name": "resnet"}}]))
+
+    assert 4 == code
+    assert re.search(r"live objects.*no routes in the release's manifest", capsys.readouterr().out)
 
 
 def file_with(folder, values, name="strategy.yaml"):
