@@ -39,13 +39,9 @@ SOURCES = ("digits", "export", "faults", "manifest", "ops", "savedmodel", "warmu
 
 # A second release, whose answers can be right: two trainings of one small network, chosen by a header.
 DIGITS = "digits"
+# values/models/digits.yaml names the same versions and host.
 DIGITS_MODELS = {1: ("resnet20", 20), 2: ("resnet20", 21)}
 DIGITS_HOST = "digits.example"
-DIGITS_VALUES = {
-    "model": {"name": DIGITS},
-    "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
-    "gateway": {"hosts": [DIGITS_HOST]},
-}
 # Pods first, traffic afterwards: the chart refuses both at once.
 DIGITS_STRATEGIES = ("stable", "canary-user-group")
 DIGITS_HEADERS: dict[str, dict[str, str]] = {"stable": {}, "canary": {"user-group": "canary"}}
@@ -263,8 +259,8 @@ def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Righ
     )
     for strategy in DIGITS_STRATEGIES:
         LOG.info("helm upgrade %s: %s", DIGITS, strategy)
-        files = [cluster.environment, VALUES / f"{strategy}.yaml"]
-        releases.apply(DIGITS, files=files, values=DIGITS_VALUES)
+        files = [cluster.environment, VALUES / "models/digits.yaml", VALUES / f"{strategy}.yaml"]
+        releases.apply(DIGITS, files=files)
     # It also waits until the gateway has the routes.
     report = check.check_gateway(
         live.from_release(
