@@ -452,7 +452,8 @@ def signatures_of(tf: Any, keras: Any, built: Built, fault: faults.Fault | None)
         return answer(tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32))
 
     def traced(function: Callable[..., Any], spec: Any) -> Any:
-        return tf.function(function, input_signature=[spec]).get_concrete_function()
+        # Nothing here is for AutoGraph to rewrite, and it warns of what it cannot read.
+        return tf.function(function, input_signature=[spec], autograph=False).get_concrete_function()
 
     return {
         "serving_default": traced(

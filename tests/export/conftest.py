@@ -42,6 +42,7 @@ def exported(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *["--output", str(base), "--version", "3", "--model-name", "pictures", "--json"],
     )
     assert result.returncode == 0, result.stderr
+    assert "AutoGraph" not in result.stderr
     answer = json.loads(result.stdout)
     assert answer["path"] == str(base / "3")
     return base / "3"
