@@ -80,7 +80,7 @@ def live(gateway, cluster, fake_helm):
     A release as it is live: Helm's values, the mesh's objects, and a gateway; gives the command's arguments.
     """
 
-    def start(values=LIVE, objects=None, actual=LIVE, history=(), pods=None, released=RELEASED):
+    def start(values=LIVE, objects=None, *, actual=LIVE, history=(), pods=None, released=RELEASED):
         double = gateway(routing.from_values(actual))
         answers = {
             f"{OBJECTS}/virtualservices/resnet": objects or virtual_service(stable=90, canary=10),
