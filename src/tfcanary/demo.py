@@ -306,9 +306,9 @@ def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, evidence.Re
         file = VALUES / f"{strategy}.yaml"
         files = [cluster.environment, VALUES / "models/resnet.yaml", file] if number == 0 else [file]
         with times.part(f"{strategy}{' again' if number and strategy == 'stable' else ''}"):
-            LOG.info(
-                "helm upgrade %s -f %s", RELEASE, " -f ".join(str(f.relative_to(REPOSITORY)) for f in files)
-            )
+            # The environment's file may be the user's own, from anywhere.
+            names = (str(f).removeprefix(f"{REPOSITORY}/") for f in files)
+            LOG.info("helm upgrade %s -f %s", RELEASE, " -f ".join(names))
             releases.apply(RELEASE, files=files)
             subject = live.from_release(
                 RELEASE, namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context,

@@ -49,6 +49,30 @@ def test_the_models_values_name_what_is_published(
     assert list(models) == [track["version"] for track in values["tracks"].values()]
 
 
+@pytest.mark.parametrize("env", ["my-env.yaml", "/elsewhere/my-env.yaml"])
+def test_a_values_file_of_ones_own_may_lie_anywhere(monkeypatch: pytest.MonkeyPatch, env: str) -> None:
+    """
+    What `--env` names reaches Helm as it was given, whether or not it lies in this repository.
+    """
+    applied: list[list[Path]] = []
+
+    class Releases:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def apply(self, _: str, *, files: list[Path]) -> None:
+            applied.append(files)
+            raise UnreachableError("far enough")
+
+    monkeypatch.setattr(demo, "Releases", Releases)
+    monkeypatch.setattr(demo.binaries, "program", lambda *_: Path("helm"))
+
+    with pytest.raises(UnreachableError, match="far enough"):
+        demo._move_traffic(demo.Cluster(None, None, "kind-kind", Path(env)), demo.Times())
+
+    assert Path(env) == applied[0][0]
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """
