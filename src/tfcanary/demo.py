@@ -361,13 +361,16 @@ def _next_lines(cluster: Cluster, gateway: str) -> str:
     if python.is_relative_to(REPOSITORY):
         python = python.relative_to(REPOSITORY)
     upgrade = f"helm upgrade {RELEASE} charts/tfserving-canary -n {NAMESPACE}"
-    lines += [
-        f"  curl -i http://{gateway}/v1/models/{MODEL}/metadata",
-        f"  curl -i -H 'Host: {DIGITS_HOST}' http://{gateway}/v1/models/{DIGITS}/metadata",
-        f"  {upgrade} --reset-then-reuse-values -f values/canary-10.yaml",
-        f"  {python} scripts/check_gateway.py --release {RELEASE} --namespace {NAMESPACE}",
-        "  python3 -m nox -s down",
-    ]
+    check_again = f"{python} scripts/check_gateway.py --release {RELEASE} --namespace {NAMESPACE}"
+    if cluster.context is not None:
+        upgrade += f" --kube-context {shlex.quote(cluster.context)}"
+        check_again += f" --context {shlex.quote(cluster.context)}"
+    lines.append(f"  curl -i http://{gateway}/v1/models/{MODEL}/metadata")
+    if cluster.layout is not None:
+        lines.append(f"  curl -i -H 'Host: {DIGITS_HOST}' http://{gateway}/v1/models/{DIGITS}/metadata")
+    lines += [f"  {upgrade} --reset-then-reuse-values -f values/canary-10.yaml", f"  {check_again}"]
+    if cluster.layout is not None:
+        lines.append("  python3 -m nox -s down")
     return "\n".join(lines)
 
 

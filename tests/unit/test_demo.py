@@ -73,6 +73,21 @@ def test_a_values_file_of_ones_own_may_lie_anywhere(monkeypatch: pytest.MonkeyPa
     assert Path(env) == applied[0][0]
 
 
+def test_the_next_lines_of_a_given_cluster_are_true_there(tmp_path: Path) -> None:
+    """
+    It has no digits, `down` has nothing of it to take away, and its context need not be the current one.
+    """
+    cluster = demo.Cluster(None, tmp_path / "config", "kind-kind", Path("my-env.yaml"))
+
+    said = demo._next_lines(cluster, "192.0.2.1:80")
+
+    assert "http://192.0.2.1:80/v1/models/resnet/metadata" in said
+    assert demo.DIGITS not in said
+    assert "-s down" not in said
+    assert 1 == said.count(" --kube-context kind-kind")
+    assert 1 == said.count(" --context kind-kind")
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """
