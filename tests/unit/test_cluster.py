@@ -244,6 +244,32 @@ def test_every_image_has_a_containerfile() -> None:
     assert {"base", "pause", "pilot", "proxyv2", "install-cni", "modelserver"} == names
 
 
+@pytest.fixture
+def fedora(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A distribution on which the images cannot be built, with all else at hand.
+    """
+    monkeypatch.setattr(images, "_os_release", lambda: {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
+    monkeypatch.setattr(preflight, "prepare", lambda **_: None)
+
+
+@pytest.mark.usefixtures("fedora")
+def test_images_that_cannot_be_built_here_are_refused_before_anything_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(binaries, "ensure", lambda name: pytest.fail(f"{name} was built"))
+
+    with pytest.raises(UnreachableError, match=r"expected one of bookworm.*got Fedora Linux 43; use --pull"):
+        lifecycle.up(Layout("one"))
+
+
+@pytest.mark.usefixtures("fedora")
+def test_published_images_need_nothing_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries, "program", Path)
+
+    assert ["pause"] == [image.name for image in images.all_images(pulled=True)]
+
+
 def test_certificates() -> None:
     """
     Each is signed by the cluster's authority, names its holder, and is private; a second run changes none.

@@ -18,7 +18,7 @@ from pathlib import Path
 from tfcanary import REPOSITORY
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout, cache_folder
-from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.errors import UnreachableError
 
 LOG = logging.getLogger(__name__)
 
@@ -86,15 +86,18 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def all_images() -> list[Image]:
+def all_images(*, pulled: bool) -> list[Image]:
     """
-    Every image a cluster runs, with its inputs made.
+    Every image of ours that a cluster runs, with its inputs made; with `pulled` the one that nobody publishes.
     """
+    pause = Image("pause", "localhost/tfcanary/pause:local", {"pause": binaries.program("tools", "pause")})
+    if pulled:
+        return [pause]
     root_file_system = _root_file_system()
     istio = binaries.ensure("istio")
     base = {"rootfs.tar": root_file_system}
     return [
-        Image("pause", "localhost/tfcanary/pause:local", {"pause": binaries.program("tools", "pause")}),
+        pause,
         Image("pilot", f"{ISTIO_HUB}/pilot:{ISTIO_TAG}", {"pilot-discovery": istio / "pilot-discovery"}),
         Image(
             "install-cni",
@@ -209,11 +212,6 @@ def _root_file_system() -> Path:
     archive = cache_folder() / "rootfs" / f"{name}.tar"
     if archive.exists():
         return archive
-    if release.get("ID") not in ("debian", "ubuntu"):
-        raise UnreachableError(
-            f"images: expected Debian or Ubuntu to build them on, got {release.get('ID')}; "
-            "use --pull, or any cluster with Istio through --context"
-        )
     LOG.info("building the images' root file system (about 60 s, once)")
     archive.parent.mkdir(parents=True, exist_ok=True)
     draft = archive.with_name(f".draft-{archive.name}")
@@ -245,7 +243,7 @@ def _site_packages() -> Path:
     The model server's Python packages, for the Python of the root file system.
     """
     lock = SOURCES / "modelserver/requirements.lock"
-    version = _python_version()
+    version = python_version()
     key = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:12]
     folder = cache_folder() / "site-packages" / key
     if folder.is_dir():
@@ -275,14 +273,21 @@ def _platforms() -> list[str]:
     return ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 37))]
 
 
-def _python_version() -> str:
+def python_version() -> str:
+    """
+    The version of the root file system's Python.
+
+    Raises:
+        UnreachableError: the images cannot be built on this machine's distribution.
+    """
     release = _os_release()
-    known = {"bookworm": "3.11", "trixie": "3.13", "jammy": "3.10", "noble": "3.12"}
+    known = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
     try:
         return known[release["VERSION_CODENAME"]]
     except KeyError:
-        raise UsageError(
-            f"images: expected one of {', '.join(known)}, got {release.get('PRETTY_NAME', 'an unknown release')}; use --pull"
+        raise UnreachableError(
+            f"images: expected one of {', '.join(known)} to build on, got {release.get('PRETTY_NAME', 'an unknown release')}; "
+            "use --pull, or any cluster with Istio through --context"
         ) from None
 
 

@@ -74,8 +74,11 @@ def up(
     with _alone(layout):
         ports = _choose_ports(layout, api_port, gateway_port)
         preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.CLUSTER_TREES)))
+        if not pull:
+            # Said before what takes long, not after it.
+            images.python_version()
         folders = {name: binaries.ensure(name) for name in binaries.CLUSTER_TREES}
-        wanted = [image for image in images.all_images() if not pull or image.name == "pause"]
+        wanted = images.all_images(pulled=pull)
         images.ensure_built(wanted)
         layout.write_ports(ports)
         for folder in (layout.config, layout.logs, layout.run, layout.models):
