@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from cryptography import x509
 
 from tfcanary.cluster import binaries, command, components, images, lifecycle, node, pki, preflight, store
 from tfcanary.cluster.layout import Layout, Ports, existing
+from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.wait import NotYet, wait_until
@@ -268,6 +270,34 @@ def test_published_images_need_nothing_of_the_distribution(monkeypatch: pytest.M
     monkeypatch.setattr(binaries, "program", Path)
 
     assert ["pause"] == [image.name for image in images.all_images(pulled=True)]
+
+
+def test_two_clusters_make_their_images_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    Two at once would write into one root file system.
+    """
+    running: list[int] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        running.append(1)
+        with (
+            pytest.raises(UsageError),
+            exclusive(tmp_path / "cache/tfserving-canary/images.lock", busy="taken"),
+        ):
+            pytest.fail("another could make images now")
+        Path(command[-1]).write_text("a root file system")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(images, "_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    monkeypatch.setattr(images, "all_images", lambda **_: images._root_file_system())
+    monkeypatch.setattr(images, "ensure_built", lambda _: None)
+
+    images.ensure(pulled=False)
+
+    assert [1] == running
 
 
 def test_certificates() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from tfcanary import REPOSITORY
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout, cache_folder
+from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError
 
 LOG = logging.getLogger(__name__)
@@ -84,6 +85,17 @@ def _fingerprint(path: Path) -> str:
 def _hash(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def ensure(*, pulled: bool) -> list[Image]:
+    """
+    Make and build what is not there of `all_images`, and return all of it.
+    """
+    # Clusters that come up at the same time share all of these.
+    with exclusive(cache_folder() / "images.lock"):
+        found = all_images(pulled=pulled)
+        ensure_built(found)
+    return found
 
 
 def all_images(*, pulled: bool) -> list[Image]:

@@ -78,8 +78,7 @@ def up(
             # Said before what takes long, not after it.
             images.python_version()
         folders = {name: binaries.ensure(name) for name in binaries.CLUSTER_TREES}
-        wanted = images.all_images(pulled=pull)
-        images.ensure_built(wanted)
+        wanted = images.ensure(pulled=pull)
         layout.write_ports(ports)
         for folder in (layout.config, layout.logs, layout.run, layout.models):
             folder.mkdir(parents=True, exist_ok=True)
