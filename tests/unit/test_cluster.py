@@ -114,6 +114,50 @@ def test_a_port_that_is_taken() -> None:
             lifecycle._choose_ports(Layout("one"), port, None)
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_is_none(port: int) -> None:
+    with pytest.raises(UsageError, match=f"--gateway-port: expected .*, got {port}"):
+        lifecycle._choose_ports(Layout("one"), None, port)
+
+
+def test_one_port_cannot_be_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The default of one goes out of the other's way, and what was asked for twice is refused.
+    """
+    monkeypatch.setattr(lifecycle, "_free", lambda _: True)
+
+    assert Ports(18080, 18081) == lifecycle._choose_ports(Layout("one"), 18080, None)
+    assert Ports(16444, 16443) == lifecycle._choose_ports(Layout("one"), None, 16443)
+    with pytest.raises(UsageError, match=r"expected a free port on 127\.0\.0\.1, got 20000"):
+        lifecycle._choose_ports(Layout("one"), 20000, 20000)
+
+
+def test_a_cluster_that_came_up_meanwhile_has_its_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Ports were free before the programs were built, which takes minutes, and must be when they are written.
+    """
+
+    def ensure(_: str) -> Path:
+        Layout("two").write_ports(lifecycle._choose_ports(Layout("two"), None, None))
+        return Path()
+
+    def stop(*_: object) -> None:
+        raise UnreachableError("far enough")
+
+    monkeypatch.setattr(preflight, "prepare", lambda **_: None)
+    monkeypatch.setattr(binaries, "ensure", ensure)
+    monkeypatch.setattr(images, "ensure", lambda **_: [])
+    monkeypatch.setattr(pki, "ensure", stop)
+
+    with pytest.raises(UnreachableError, match="far enough"):
+        lifecycle.up(Layout("one"))
+
+    one, two = Layout("one").read_ports(), Layout("two").read_ports()
+    assert one is not None
+    assert two is not None
+    assert not {one.api, one.gateway} & {two.api, two.gateway}
+
+
 def test_a_port_other_than_the_cluster_has() -> None:
     Layout("one").write_ports(Ports(api=16443, gateway=18080))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tfcanary.cluster import binaries, components, images, istio, node, pki, preflight
 from tfcanary.cluster.components import Component, Programs
-from tfcanary.cluster.layout import Layout, Ports, clusters_folder
+from tfcanary.cluster.layout import Layout, Ports, cache_folder, clusters_folder
 from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process, network_of, spawn
 from tfcanary.errors import UnreachableError, UsageError
@@ -72,14 +72,17 @@ def up(
         UnreachableError: the machine cannot run it, or something did not start; the end of its log was shown.
     """
     with _alone(layout):
-        ports = _choose_ports(layout, api_port, gateway_port)
+        _choose_ports(layout, api_port, gateway_port)
         preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.CLUSTER_TREES)))
         if not pull:
             # Said before what takes long, not after it.
             images.python_version()
         folders = {name: binaries.ensure(name) for name in binaries.CLUSTER_TREES}
         wanted = images.ensure(pulled=pull)
-        layout.write_ports(ports)
+        # Again, and with nobody between: another cluster may have come up while this one's programs were built.
+        with exclusive(cache_folder() / "ports.lock"):
+            ports = _choose_ports(layout, api_port, gateway_port)
+            layout.write_ports(ports)
         for folder in (layout.config, layout.logs, layout.run, layout.models):
             folder.mkdir(parents=True, exist_ok=True)
         pki.ensure(layout, ports.api)
@@ -124,10 +127,8 @@ def _choose_ports(layout: Layout, api: int | None, gateway: int | None) -> Ports
                 )
         return kept
     taken = {port for other in _neighbours(layout) for port in (other.api, other.gateway)}
-    return Ports(
-        _port("--api-port", api, FIRST_API_PORT, taken),
-        _port("--gateway-port", gateway, FIRST_GATEWAY_PORT, taken),
-    )
+    chosen = _port("--api-port", api, FIRST_API_PORT, taken | ({gateway} if gateway else set()))
+    return Ports(chosen, _port("--gateway-port", gateway, FIRST_GATEWAY_PORT, taken | {chosen}))
 
 
 def _neighbours(layout: Layout) -> Iterator[Ports]:
@@ -139,6 +140,8 @@ def _neighbours(layout: Layout) -> Iterator[Ports]:
 
 def _port(flag: str, asked: int | None, first: int, taken: set[int]) -> int:
     if asked is not None:
+        if asked not in range(1, 65536):
+            raise UsageError(f"{flag}: expected a port from 1 to 65535, got {asked}")
         if asked in taken or not _free(asked):
             raise UsageError(
                 f"{flag}: expected a free port on 127.0.0.1, got {asked}, which is taken; give another"
@@ -152,7 +155,7 @@ def _free(port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
+        except OSError:
             return False
     return True
 
