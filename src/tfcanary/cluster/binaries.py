@@ -173,6 +173,9 @@ def _build(tree: Tree, folder: Path) -> None:
         **os.environ,
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
+        # Of another Go that the shell's profile names, and of a go.work in any folder above the cache.
+        "GOROOT": "",
+        "GOWORK": "off",
         "GOFLAGS": "-modcacherw",
         "GOMODCACHE": str(caches / "mod"),
         "GOCACHE": str(caches / f"build-{tree.name}"),
