@@ -199,6 +199,27 @@ def test_logs_reads_nothing_but_logs(capsys: pytest.CaptureFixture[str]) -> None
     assert "secret" not in capsys.readouterr().out
 
 
+def test_the_state_may_lie_behind_a_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    As with a home or a ~/.local on another disk: logs are found, and mounts, which the kernel names without links.
+    """
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "link"))
+    layout = Layout("one")
+    layout.logs.mkdir(parents=True)
+    (layout.logs / "etcd.log").write_text("line\n")
+    mount = layout.state.resolve() / "mount"
+    monkeypatch.setattr(node, "MOUNTS", tmp_path / "mountinfo")
+    node.MOUNTS.write_text(f"1 0 0:1 / {mount} rw - tmpfs tmpfs rw\n")
+
+    assert 0 == command.main(["logs", "etcd", "--name", "one"])
+    assert "line\n" == capsys.readouterr().out
+    assert [mount] == node.mounts_below(layout.state)
+
+
 def test_a_process_is_known_by_more_than_its_pid(child: subprocess.Popen[bytes], tmp_path: Path) -> None:
     """
     A PID that was given to another process since is not taken for the one that was recorded.
@@ -397,16 +418,25 @@ def test_tls_is_verified_everywhere() -> None:
             assert word not in text
 
 
-def test_mount_points_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("point", "folder"),
+    [
+        pytest.param("/srv/with\\040blank/mount", "/srv/with blank", id="blank"),
+        pytest.param("/home/jörg/mount", "/home/jörg", id="not-ascii"),
+    ],
+)
+def test_mount_points_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str, folder: str
+) -> None:
     """
-    A mount point with a blank, which the kernel writes in octal, is seen below its folder.
+    A blank, which the kernel writes in octal, and what it writes as it is.
     """
-    text = (
-        "1 0 0:1 / /srv/with\\040blank/mount rw - tmpfs tmpfs rw\n2 0 0:1 / /srv/other rw - tmpfs tmpfs rw\n"
+    monkeypatch.setattr(node, "MOUNTS", tmp_path / "mountinfo")
+    node.MOUNTS.write_text(
+        f"1 0 0:1 / {point} rw - tmpfs tmpfs rw\n2 0 0:1 / /srv/other rw - tmpfs tmpfs rw\n"
     )
-    monkeypatch.setattr(Path, "read_text", lambda _: text)
 
-    assert [Path("/srv/with blank/mount")] == node.mounts_below(Path("/srv/with blank"))
+    assert [Path(folder) / "mount"] == node.mounts_below(Path(folder))
 
 
 def test_a_version_is_published_once(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _logs(arguments: argparse.Namespace) -> int:
     layout = layouts.Layout(arguments.name)
     log = layout.logs / f"{arguments.component}.log"
-    if not log.resolve().is_relative_to(layout.logs) or not log.is_file():
+    if not log.resolve().is_relative_to(layout.logs.resolve()) or not log.is_file():
         known = ", ".join(sorted(path.stem for path in layout.logs.glob("*.log"))) or "none: no such cluster"
         raise UsageError(f"logs: expected one of {known}, got {arguments.component!r}")
     for line in lifecycle.tail(log, arguments.lines):

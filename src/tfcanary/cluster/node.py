@@ -2,6 +2,7 @@
 The node: namespaces held open by one process, and the cgroups under which its pods run.
 """
 
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ exec {pause}
 """
 
 RECORD = "node.json"
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 def running(layout: Layout) -> Process | None:
@@ -87,7 +89,7 @@ def hierarchies() -> list[Path]:
     """
     The mount points of all cgroup hierarchies, version 1 and 2.
     """
-    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    mounts = (line.split() for line in MOUNTS.read_text().splitlines())
     return [Path(fields[4]) for fields in mounts if fields[fields.index("-") + 1] in ("cgroup", "cgroup2")]
 
 
@@ -129,10 +131,10 @@ def mounts_below(folder: Path) -> list[Path]:
     """
     Mount points at or below `folder` that this process sees.
     """
-    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    # mountinfo writes blanks and backslashes in octal.
-    decoded = (Path(point.encode().decode("unicode_escape")) for point in points)
-    return [point for point in decoded if point.is_relative_to(folder)]
+    points = (line.split()[4] for line in MOUNTS.read_text().splitlines())
+    # mountinfo writes blanks and backslashes in octal, and names no symbolic link.
+    decoded = (Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)) for point in points)
+    return [point for point in decoded if point.is_relative_to(folder.resolve())]
 
 
 def run(process: Process, command: Sequence[str], *, timeout_seconds: float = 120) -> str:
