@@ -16,8 +16,19 @@ import pytest
 import yaml
 from cryptography import x509
 
-from tfcanary.cluster import binaries, command, components, images, lifecycle, node, pki, preflight, store
-from tfcanary.cluster.layout import Layout, Ports, existing
+from tfcanary.cluster import (
+    binaries,
+    command,
+    components,
+    images,
+    istio,
+    lifecycle,
+    node,
+    pki,
+    preflight,
+    store,
+)
+from tfcanary.cluster.layout import Layout, Ports, clusters_folder, existing
 from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process
 from tfcanary.errors import UnreachableError, UsageError
@@ -91,6 +102,24 @@ def test_a_cluster_exists_once_its_ports_are_chosen() -> None:
     assert [Layout("one")] == existing()
     assert Ports(api=1, gateway=2) == Layout("one").read_ports()
     assert Layout("two").read_ports() is None
+
+
+def test_records_that_a_crash_emptied_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A file that was written right before the machine stopped is often there, with nothing in it.
+    """
+    layout = Layout("one")
+    layout.state.mkdir(parents=True)
+    layout.config.mkdir()
+    for name in ("ports.json", "images.json", "istio.json"):
+        (layout.state / name).touch()
+    monkeypatch.setattr(istio, "_call", lambda *_: None)
+
+    assert layout.read_ports() is None
+    images.import_into(layout, [])
+    istio.install(layout, Ports(1, 2), istio=Path(), tools=Path(), kubernetes=Path(), pulled=False)
+
+    assert "istiod" in (layout.state / "istio.json").read_text()
 
 
 def test_a_second_cluster_takes_other_ports() -> None:
@@ -185,6 +214,20 @@ def test_a_cluster_that_is_not_there(arguments: list[str], capsys: pytest.Captur
 def test_down_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == command.main(["down", "--name", "nowhere"])
     assert "cluster nowhere: nothing to take down\n" == capsys.readouterr().out
+
+
+def test_down_ends_what_another_down_began(capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    One that was killed in the middle had removed the ports, and left keys.
+    """
+    Layout("one").pki.mkdir(parents=True)
+    (clusters_folder() / "No Cluster").mkdir()
+
+    assert 0 == command.main(["down", "--all"])
+
+    assert "cluster one is down\n" == capsys.readouterr().out
+    assert not Layout("one").state.exists()
+    assert (clusters_folder() / "No Cluster").exists()
 
 
 def test_logs_reads_nothing_but_logs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tfcanary import REPOSITORY
 from tfcanary.cluster import binaries
-from tfcanary.cluster.layout import Layout, cache_folder
+from tfcanary.cluster.layout import Layout, cache_folder, read_record
 from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError
 
@@ -320,7 +320,7 @@ def importing(layout: Layout, images: Iterable[Image]) -> Iterator[None]:
         UnreachableError: containerd refused, with what it said.
     """
     record = layout.state / "images.json"
-    imported = json.loads(record.read_text()) if record.exists() else {}
+    imported = read_record(record)
     missing = [image for image in images if imported.get(image.reference) != image.archive.name]
     started = []
     for image in missing:

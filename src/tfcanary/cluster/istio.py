@@ -17,6 +17,7 @@ from tfcanary.cluster.layout import (
     HOST_ADDRESS_ANNOTATION,
     Layout,
     Ports,
+    read_record,
 )
 from tfcanary.errors import UnreachableError
 
@@ -105,7 +106,7 @@ def install(
         UnreachableError: Helm or a rollout failed, with what was said.
     """
     record = layout.state / "istio.json"
-    installed = json.loads(record.read_text()) if record.exists() else {}
+    installed = read_record(record)
     waiting: list[str] = []
     for chart in charts(layout, ports, pulled=pulled):
         values = json.dumps(chart.values, sort_keys=True)

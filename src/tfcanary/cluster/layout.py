@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tfcanary.errors import UsageError
 
@@ -120,10 +121,8 @@ class Layout:
         """
         The ports chosen when the cluster was first brought up, if it was.
         """
-        try:
-            return Ports(**json.loads((self.state / "ports.json").read_text()))
-        except FileNotFoundError:
-            return None
+        kept = read_record(self.state / "ports.json")
+        return Ports(**kept) if kept else None
 
     def write_ports(self, ports: Ports) -> None:
         """
@@ -133,9 +132,20 @@ class Layout:
         (self.state / "ports.json").write_text(json.dumps({"api": ports.api, "gateway": ports.gateway}))
 
 
+def read_record(record: Path) -> dict[str, Any]:
+    """
+    What a cluster's JSON record says; nothing if there is none, or a crash of the machine cut it short.
+    """
+    try:
+        said: dict[str, Any] = json.loads(record.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return said
+
+
 def existing() -> list[Layout]:
     """
     Every cluster that has state on this machine.
     """
-    folder = clusters_folder()
-    return [Layout(entry.parent.name) for entry in sorted(folder.glob("*/ports.json"))]
+    folders = sorted(clusters_folder().glob("*/"))
+    return [Layout(folder.name) for folder in folders if NAME.fullmatch(folder.name)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tfcanary.cluster import binaries, components, images, istio, node, pki, preflight
 from tfcanary.cluster.components import Component, Programs
-from tfcanary.cluster.layout import Layout, Ports, cache_folder, clusters_folder
+from tfcanary.cluster.layout import Layout, Ports, cache_folder, clusters_folder, existing
 from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process, network_of, spawn
 from tfcanary.errors import UnreachableError, UsageError
@@ -132,9 +132,9 @@ def _choose_ports(layout: Layout, api: int | None, gateway: int | None) -> Ports
 
 
 def _neighbours(layout: Layout) -> Iterator[Ports]:
-    for entry in clusters_folder().glob("*/ports.json"):
-        ports = Layout(entry.parent.name).read_ports()
-        if entry.parent.name != layout.name and ports is not None:
+    for other in existing():
+        ports = other.read_ports()
+        if other != layout and ports is not None:
             yield ports
 
 
