@@ -8,7 +8,9 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,33 @@ def test_two_commands_do_not_change_one_cluster() -> None:
         lifecycle._alone(layout),
     ):
         pytest.fail("both were let in")
+
+
+def _has_open(file: Path, times: int) -> None:
+    found = sum(link.is_symlink() and link.readlink() == file for link in Path("/proc/self/fd").iterdir())
+    if found < times:
+        raise NotYet(f"opened {found} times")
+
+
+def test_a_lock_whose_file_was_removed_holds_nobody_off(tmp_path: Path) -> None:
+    """
+    `down` takes its lock's file away: who had that file open and waited for it must not take it for the lock.
+    """
+    lock = tmp_path / "lock"
+    entered: list[bool] = []
+
+    def wait() -> None:
+        with exclusive(lock):
+            entered.append(lock.exists())
+
+    waiting = threading.Thread(target=wait)
+    with exclusive(lock):
+        waiting.start()
+        wait_until("the second", partial(_has_open, lock, 2), timeout_seconds=10)
+        lock.unlink()
+    waiting.join()
+
+    assert [True] == entered
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["logs", "etcd"]])

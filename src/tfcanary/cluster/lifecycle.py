@@ -112,9 +112,13 @@ def _alone(layout: Layout) -> AbstractContextManager[None]:
     Keep two commands from changing one cluster at the same time.
     """
     return exclusive(
-        clusters_folder() / f".{layout.name}.lock",
+        _lock(layout),
         busy=f"cluster {layout.name}: expected to be alone, got another `up` or `down` of it; wait for its end",
     )
+
+
+def _lock(layout: Layout) -> Path:
+    return clusters_folder() / f".{layout.name}.lock"
 
 
 def _choose_ports(layout: Layout, api: int | None, gateway: int | None) -> Ports:
@@ -430,5 +434,5 @@ def down(layout: Layout) -> bool:
         if there:
             LOG.info("removing %s", layout.state)
             shutil.rmtree(layout.state)
-    (clusters_folder() / f".{layout.name}.lock").unlink(missing_ok=True)
+        _lock(layout).unlink()
     return there
