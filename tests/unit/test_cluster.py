@@ -345,6 +345,26 @@ def test_preflight_names_everything_at_once(monkeypatch: pytest.MonkeyPatch, tmp
     assert "GiB of disk" in str(caught.value)
 
 
+def test_services_may_start_again_after_an_installation_that_was_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    What keeps them from it is removed by the next installation; a policy of the machine's own stays.
+    """
+    policy = tmp_path / "policy-rc.d"
+    monkeypatch.setattr(preflight._no_services_started, "_policy", policy)
+
+    preflight._no_services_started().__enter__()
+    with preflight._no_services_started():
+        assert 101 == subprocess.run([policy], check=False).returncode
+    assert not policy.exists()
+
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    with preflight._no_services_started():
+        pass
+    assert policy.exists()
+
+
 @pytest.mark.parametrize(("seen", "enough"), [(5.79, True), (4.8, False)])
 def test_the_kernel_sees_less_memory_than_a_machine_has(
     monkeypatch: pytest.MonkeyPatch, seen: float, *, enough: bool
