@@ -188,9 +188,11 @@ def environment(session: nox.Session) -> None:
     """
     wanted = hashlib.sha256((HERE / "requirements.lock").read_bytes()).hexdigest()
     stamp = ENVIRONMENT / "installed"
-    if stamp.is_file() and stamp.read_text() == wanted:
+    # A link to a Python that is gone does not exist; pip comes last, so without it virtualenv was interrupted.
+    whole = PYTHON.exists() and PYTHON.with_name("pip").exists()
+    if whole and stamp.is_file() and stamp.read_text() == wanted:
         return
-    if not PYTHON.exists():
+    if not whole:
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         # virtualenv came with nox; venv is a package of its own on Debian.
         session.run(sys.executable, "-m", "virtualenv", "--quiet", str(ENVIRONMENT), external=True)
