@@ -4,7 +4,6 @@ The command behind `scripts/local_cluster.py`.
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from tfcanary import cli
 from tfcanary.cluster import layout as layouts
 from tfcanary.cluster import lifecycle
 from tfcanary.errors import UsageError
-
-LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,8 +4,6 @@ The node: namespaces held open by one process, and the cgroups under which its p
 
 import re
 import shlex
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from tfcanary.cluster.layout import NODE_ADDRESS, SERVICE_CIDR, Layout
@@ -78,13 +76,6 @@ def start(layout: Layout, pause: Path) -> Process:
     return process
 
 
-def inside(process: Process, command: Sequence[str]) -> list[str]:
-    """
-    The command line that runs `command` in the node's namespaces.
-    """
-    return ["nsenter", "--target", str(process.pid), "--mount", "--uts", "--net", "--pid", "--", *command]
-
-
 def hierarchies() -> list[Path]:
     """
     The mount points of all cgroup hierarchies, version 1 and 2.
@@ -135,20 +126,3 @@ def mounts_below(folder: Path) -> list[Path]:
     # mountinfo writes blanks and backslashes in octal, and names no symbolic link.
     decoded = (Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)) for point in points)
     return [point for point in decoded if point.is_relative_to(folder.resolve())]
-
-
-def run(process: Process, command: Sequence[str], *, timeout_seconds: float = 120) -> str:
-    """
-    Run a command in the node and return what it printed.
-
-    Raises:
-        UnreachableError: it failed, with what it said.
-    """
-    done = subprocess.run(
-        inside(process, command), capture_output=True, text=True, timeout=timeout_seconds, check=False
-    )
-    if done.returncode != 0:
-        raise UnreachableError(
-            f"{command[0]}: expected success, got exit code {done.returncode}: {done.stderr}"
-        )
-    return done.stdout

@@ -28,7 +28,7 @@ TOOLS = {
     "iptables": ("iptables", "Istio CNI's redirection"),
     "mount": ("mount", "the node's mount namespace"),
     "ip": ("iproute2", "the node's network"),
-    "nsenter": ("util-linux", "commands inside the node"),
+    "unshare": ("util-linux", "namespaces of their own for the node and for buildah"),
     "buildah": ("buildah", "builds the images from their Containerfiles"),
     "mmdebstrap": ("mmdebstrap", "the images' root file system"),
 }
