@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".nox" / "tfcanary"
 PYTHON = ENVIRONMENT / "bin" / "python"
 TEST_CLUSTER = "tests"
+# The locked TensorFlow is published for these.
+PYTHONS = ("3.11", "3.12", "3.13")
 
 
 @nox.session(default=False)
@@ -193,6 +195,11 @@ def environment(session: nox.Session) -> None:
     if whole and stamp.is_file() and stamp.read_text() == wanted:
         return
     if not whole:
+        has = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if has not in PYTHONS:
+            session.error(
+                f"Python: expected {' or '.join(PYTHONS)}, got {has}; python{PYTHONS[-1]} -m nox runs nox by one"
+            )
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         # virtualenv came with nox; venv is a package of its own on Debian.
         session.run(sys.executable, "-m", "virtualenv", "--quiet", str(ENVIRONMENT), external=True)

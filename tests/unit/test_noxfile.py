@@ -45,7 +45,10 @@ def session() -> SimpleNamespace:
             (programs / "python").symlink_to(sys.executable)
             (programs / "pip").touch()
 
-    return SimpleNamespace(asked=asked, run=run, log=lambda _: None)
+    def error(message: str) -> None:
+        raise RuntimeError(message)
+
+    return SimpleNamespace(asked=asked, run=run, log=lambda _: None, error=error)
 
 
 def test_an_environment_is_made_once(noxfile: ModuleType, session: SimpleNamespace) -> None:
@@ -74,3 +77,14 @@ def test_an_environment_that_cannot_work_is_made_anew(
     noxfile.environment(session)
 
     assert ["virtualenv", "pip", "pip"] == session.asked
+
+
+def test_a_python_that_tensorflow_is_not_published_for(
+    noxfile: ModuleType, session: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noxfile, "PYTHONS", ("3.0",))
+
+    with pytest.raises(RuntimeError, match=r"Python: expected 3\.0, got 3\.\d+; python3\.0 -m nox"):
+        noxfile.environment(session)
+
+    assert not session.asked
