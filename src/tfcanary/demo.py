@@ -355,8 +355,7 @@ def _summary(reports: Sequence[tuple[str, evidence.Report]]) -> str:
 def _next_lines(cluster: Cluster, gateway: str) -> str:
     lines = ["", "The cluster stays up. Next:"]
     if cluster.layout is not None:
-        tools = ":".join(str(binaries.ensure(tree)) for tree in ("tools", "kubernetes"))
-        lines.append(f"  export KUBECONFIG={shlex.quote(str(cluster.layout.kubeconfig))} PATH={tools}:$PATH")
+        lines.append(f"  {lifecycle.export(cluster.layout)}")
     python = Path(sys.executable)
     if python.is_relative_to(REPOSITORY):
         python = python.relative_to(REPOSITORY)

@@ -240,6 +240,21 @@ def test_a_cluster_that_is_not_there(arguments: list[str], capsys: pytest.Captur
     assert 1 == len(capsys.readouterr().err.splitlines())
 
 
+def test_up_says_how_to_use_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    A bare machine has neither kubectl nor helm on its PATH.
+    """
+    monkeypatch.setattr(lifecycle, "up", lambda *_, **__: Ports(api=1, gateway=2))
+    monkeypatch.setattr(binaries, "ensure", Path("/cache").joinpath)
+
+    assert 0 == command.main(["up"])
+
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert f"export KUBECONFIG={Layout('demo').kubeconfig} PATH=/cache/tools:/cache/kubernetes:$PATH" in said
+
+
 def test_down_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == command.main(["down", "--name", "nowhere"])
     assert "cluster nowhere: nothing to take down\n" == capsys.readouterr().out

@@ -73,7 +73,7 @@ def _up(arguments: argparse.Namespace) -> int:
     else:
         _print(f"cluster {layout.name} is up after {seconds:.0f} s")
         _print(f"  gateway     http://127.0.0.1:{ports.gateway}")
-        _print(f"  kubeconfig  export KUBECONFIG={layout.kubeconfig}")
+        _print(f"  to use it   {lifecycle.export(layout)}")
     return 0
 
 

@@ -5,6 +5,7 @@ Bring a cluster up, say how it is, take it down.
 import datetime as dt
 import json
 import logging
+import shlex
 import shutil
 import socket
 import subprocess
@@ -402,6 +403,14 @@ def _workloads(layout: Layout) -> Iterator[Line]:
         yield Line(
             item["metadata"]["name"], "ready" if good else "not ready", None, f"{ready} of {wanted} pods"
         )
+
+
+def export(layout: Layout) -> str:
+    """
+    The line that makes a shell use the cluster, with the kubectl and helm that were built for it.
+    """
+    programs = ":".join(str(binaries.ensure(tree)) for tree in ("tools", "kubernetes"))
+    return f"export KUBECONFIG={shlex.quote(str(layout.kubeconfig))} PATH={shlex.quote(programs)}:$PATH"
 
 
 def _require(layout: Layout) -> Ports:
