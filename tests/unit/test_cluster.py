@@ -3,6 +3,7 @@ The parts of the local cluster that need no cluster.
 """
 
 import dataclasses
+import json
 import os
 import platform
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -538,6 +540,30 @@ def test_tls_is_verified_everywhere() -> None:
     for text in texts:
         for word in ("insecure", "skip", "AlwaysAllow", "anonymous-auth=true"):
             assert word not in text
+
+
+def test_a_clock_that_was_set_since_changes_no_ones_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A machine that was suspended gets the time back at once; pods that run in the node are still this node's.
+    """
+    layout = Layout("one")
+    layout.run.mkdir(parents=True)
+    (layout.run / node.RECORD).touch()
+    os.utime(layout.run / node.RECORD, (1000, 1000))
+    state = {"running": {"startedAt": "1970-01-01T00:16:45Z"}}
+    pod = {"metadata": {"name": "a"}, "status": {"containerStatuses": [{"ready": True, "state": state}]}}
+    monkeypatch.setattr(lifecycle, "_kubectl", lambda *_: json.dumps({"items": [pod]}))
+    monkeypatch.setattr(lifecycle, "wait_until", lambda _, probe, **__: probe())
+    monkeypatch.setattr(lifecycle, "network_of", lambda _: nullcontext())
+    monkeypatch.setattr(components, "gateway_serves", lambda: None)
+    first = Process.of(os.getpid())
+    assert first is not None
+
+    lifecycle._await_workloads(layout, Path("kubectl"), first)
+
+    state["running"]["startedAt"] = "1970-01-01T00:16:35Z"
+    with pytest.raises(NotYet, match="a is not ready in this node"):
+        lifecycle._await_workloads(layout, Path("kubectl"), first)
 
 
 @pytest.mark.parametrize(

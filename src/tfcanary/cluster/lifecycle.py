@@ -318,7 +318,7 @@ def _await_workloads(layout: Layout, kubectl: Path, first: Process) -> None:
 
     Right after a node's start the apiserver still has what the one before reported.
     """
-    started = first.started_at()
+    started = node.started_at(layout)
 
     def running() -> None:
         said = _kubectl(layout, kubectl, "get", "pods", f"--namespace={istio.NAMESPACE}", "--output=json")

@@ -2,6 +2,7 @@
 The node: namespaces held open by one process, and the cgroups under which its pods run.
 """
 
+import datetime as dt
 import re
 import shlex
 from pathlib import Path
@@ -74,6 +75,13 @@ def start(layout: Layout, pause: Path) -> Process:
 
     wait_until("node", ready, timeout_seconds=10, interval_seconds=0.02)
     return process
+
+
+def started_at(layout: Layout) -> dt.datetime:
+    """
+    When the node was started, to the second, by the clock as it was then: it may have been set since.
+    """
+    return dt.datetime.fromtimestamp(int((layout.run / RECORD).stat().st_mtime), dt.UTC)
 
 
 def hierarchies() -> list[Path]:

@@ -3,7 +3,6 @@ Processes that outlive the command that starts them, inside the node's namespace
 """
 
 import ctypes
-import datetime as dt
 import json
 import os
 import signal
@@ -75,14 +74,6 @@ class Process:
     def alive(self) -> bool:
         """Whether this very process runs."""
         return Process.of(self.pid) == self
-
-    def started_at(self) -> dt.datetime:
-        """
-        When it started, to the second.
-        """
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-        seconds = int(boot.split()[1]) + self.started // os.sysconf("SC_CLK_TCK")
-        return dt.datetime.fromtimestamp(seconds, dt.UTC)
 
     def end(self, *, grace_seconds: float = 5) -> None:
         """
