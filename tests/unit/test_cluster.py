@@ -566,6 +566,16 @@ def test_a_clock_that_was_set_since_changes_no_ones_age(monkeypatch: pytest.Monk
         lifecycle._await_workloads(layout, Path("kubectl"), first)
 
 
+def test_cgroups_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(node, "hierarchies", lambda: [tmp_path / "file"])
+
+    with pytest.raises(
+        UnreachableError, match=r"cgroup .*file/tfcanary-one: expected to make it, got .*machine"
+    ):
+        node.make_cgroups("tfcanary-one")
+
+
 @pytest.mark.parametrize(
     ("point", "folder"),
     [

@@ -95,14 +95,22 @@ def hierarchies() -> list[Path]:
 def make_cgroups(name: str) -> None:
     """
     Make the pods' parent cgroup, which kubelet expects to find in every hierarchy.
+
+    Raises:
+        UnreachableError: the kernel refused, as it does in most containers.
     """
     for hierarchy in hierarchies():
         controllers = hierarchy / "cgroup.controllers"
-        # Beside version 1 hierarchies the version 2 one only names processes; kubelet then leaves it alone.
-        if controllers.exists() and hierarchy == Path("/sys/fs/cgroup"):
-            wanted = " ".join(f"+{controller}" for controller in controllers.read_text().split())
-            (hierarchy / "cgroup.subtree_control").write_text(wanted)
-        (hierarchy / name).mkdir(exist_ok=True)
+        try:
+            # Beside version 1 hierarchies the version 2 one only names processes; kubelet then leaves it alone.
+            if controllers.exists() and hierarchy == Path("/sys/fs/cgroup"):
+                wanted = " ".join(f"+{controller}" for controller in controllers.read_text().split())
+                (hierarchy / "cgroup.subtree_control").write_text(wanted)
+            (hierarchy / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UnreachableError(
+                f"cgroup {hierarchy / name}: expected to make it, got {error}; run on the machine itself"
+            ) from error
 
 
 def remove_cgroups(name: str) -> None:
