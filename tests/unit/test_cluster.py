@@ -362,6 +362,33 @@ def test_preflight_names_everything_at_once(monkeypatch: pytest.MonkeyPatch, tmp
     assert "GiB of disk" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("busy", "expected"),
+    [("update", ["update", "update", "install"]), ("install", ["update", "install", "install"])],
+)
+def test_another_installation_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy: str, expected: list[str]
+) -> None:
+    """
+    As of a machine's own upgrades, right after its first boot.
+    """
+    apt = tmp_path / "apt-get"
+    apt.write_text(
+        "#!/bin/sh\n"
+        f"echo $1 >> {tmp_path}/asked\n"
+        f"if [ $1 = {busy} ] && mkdir {tmp_path}/once 2>/dev/null; then\n"
+        '  echo "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (apt)" >&2; exit 100\n'
+        "fi\n"
+    )
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(preflight._no_services_started, "_policy", tmp_path / "policy-rc.d")
+
+    preflight._install(["etcd-server"])
+
+    assert expected == (tmp_path / "asked").read_text().split()
+
+
 def test_services_may_start_again_after_an_installation_that_was_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tfcanary import cli
 from tfcanary.cluster.layout import cache_folder
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.wait import NotYet, wait_until
 
 LOG = logging.getLogger(__name__)
 
@@ -134,20 +135,38 @@ def install_missing(packages: Mapping[str, str]) -> None:
 
 def _install(packages: list[str]) -> None:
     LOG.info("installing distribution packages: %s", " ".join(packages))
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     # Never at the price of a package that is there: Docker's containerd.io conflicts with containerd.
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", "--no-remove", *packages]
-    with _no_services_started():
-        done = subprocess.run(
-            ["apt-get", "update"], env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode == 0:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = ["install", "--yes", "--no-install-recommends", "--no-remove", *packages]
+    done = _apt_get(["update"])
+    if done.returncode == 0:
+        done = _apt_get(command)
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise UnreachableError(
             f"{' '.join(done.args[:2])}: expected success, got {tail}; install by hand: {' '.join(packages)}"
         )
+
+
+def _apt_get(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """
+    Run apt-get when no other does: a new machine upgrades itself right after its first boot.
+    """
+    command = ["apt-get", *arguments]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    told = set()
+
+    def attempt() -> subprocess.CompletedProcess[str]:
+        with _no_services_started():
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        busy = [line for line in done.stderr.splitlines() if "Could not get lock" in line]
+        if done.returncode != 0 and busy:
+            if busy[0] not in told:
+                LOG.info("waiting: %s", busy[0])
+                told.add(busy[0])
+            raise NotYet(busy[0])
+        return done
+
+    return wait_until("apt-get", attempt, timeout_seconds=600, interval_seconds=1)
 
 
 class _no_services_started:  # noqa: N801 - reads as the phrase it is
