@@ -121,7 +121,7 @@ def test_status_has_a_line_for_each_component(life: Layout) -> None:
 
 def test_up_twice_changes_nothing(life: Layout) -> None:
     """
-    Not one process is another, and no file of the state but logs and leases is written.
+    Not one process is another, and nothing is started or installed.
     """
     first = pids()
 
