@@ -873,7 +873,10 @@ class _Run:
         asked = [(path, rest.raw("GET", path.format(model=model))) for path in CLOSED_PATHS]
         asked += [(method, grpc.raw(method)) for method in CLOSED_METHODS]
         for api, about in ((Api.REST, "paths"), (Api.GRPC, "methods")):
-            found = [(name, answer) for name, answer in asked if answer.api is api and answer.reached]
+            its = [(name, answer) for name, answer in asked if answer.api is api]
+            found = [(name, answer) for name, answer in its if answer.reached]
+            # A door that nobody answered at may as well be open.
+            silent = [f"{name.format(model=model)}: {answer}" for name, answer in its if not answer.reached]
             # With a track's name it was routed there: only the mesh's denial then keeps it from the model server.
             through = [
                 f"{name.format(model=model)}: {answer.status} {f'from {answer.track}' if answer.track else ''}".strip()
@@ -886,10 +889,11 @@ class _Run:
                     "security",
                     f"closed {about}",
                     api,
-                    Decision.FAILED if through else Decision.HELD if found else Decision.NOT_ENOUGH,
+                    Decision.FAILED if through else Decision.NOT_ENOUGH if silent else Decision.HELD,
                     "all refused by the mesh",
                     "; ".join(through) or f"{len(found)} refused",
                     len(found),
+                    detail=f"no answer to {'; '.join(silent)}" if silent else "",
                 )
             )
 

@@ -290,9 +290,9 @@ class RestClient:
 
     def raw(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """
-        Ask for any path, for what comes back.
+        Ask for any path as it is written, for what comes back.
         """
-        return self._ask(method, path, headers)
+        return self._ask(method, path, headers, raw=True)
 
     def _ask(
         self,
@@ -303,9 +303,13 @@ class RestClient:
         body: object = None,
         prediction: Callable[[Any], Prediction] | None = None,
         interface: Callable[[Any], Interface] | None = None,
+        raw: bool = False,
     ) -> Answer:
         # The name that is asked for is the one that the certificate must have.
-        more = {"sni_hostname": self._host} if self._host else {}
+        more: dict[str, Any] = {"sni_hostname": self._host} if self._host else {}
+        if raw:
+            # httpx would resolve the dots of /a/../b, and so ask for another path.
+            more["target"] = path.encode()
         request = self._client.build_request(
             method, path, headers=dict(headers or {}), json=body, extensions=more
         )
@@ -318,7 +322,7 @@ class RestClient:
             return Answer(Api.REST, status, ok=False, reached=False, track=None, revision=None,
                           latency_seconds=took, error=short(str(exc)))  # fmt: skip
         kind = response.headers.get("content-type", "json")
-        if response.status_code == 200 and "json" not in kind:
+        if response.status_code == 200 and "json" not in kind and not raw:
             # A proxy's page, a login: whatever answers there, it is not the model server behind its gateway.
             took = time.perf_counter() - start
             return Answer(Api.REST, "200", ok=False, reached=False, track=None, revision=None,

@@ -11,7 +11,7 @@ import math
 
 import pytest
 
-from tfcanary import check, evidence, jwt, live, predictions, routing
+from tfcanary import check, evidence, jwt, live, predict, predictions, routing
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.evidence import Limits, Subject
 from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api
@@ -791,7 +791,15 @@ def test_what_is_closed_is_seen_to_be_refused(gateway, tenth, pictures):
 
 
 @pytest.mark.parametrize(
-    "path", ["/monitoring/", "/V1/", "/v1//", "/v1/models%2F", "/v1/models/resnet-other"]
+    "path",
+    [
+        "/monitoring/",
+        "/V1/",
+        "/v1//",
+        "/v1/models%2F",
+        "/v1/models/resnet-other",
+        "/v1/models/resnet/../other",
+    ],
 )
 def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
     """
@@ -804,6 +812,26 @@ def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
     assert {"security closed paths (REST)"} == titles(report)
     (row,) = (row for row in report.checks if row.title == "security closed paths (REST)")
     assert path in row.observed
+
+
+def test_what_nobody_answers_is_not_seen_to_be_closed(gateway, tenth, pictures, monkeypatch):
+    """
+    A call that runs until its deadline may have reached the model server: the other refusals say nothing of it.
+    """
+    refused = predict.GrpcClient.raw
+
+    def raw(client, method, headers=None):
+        answer = refused(client, method, headers)
+        late = dataclasses.replace(answer, status="DEADLINE_EXCEEDED", reached=False)
+        return late if "Reload" in method else answer
+
+    monkeypatch.setattr(predict.GrpcClient, "raw", raw)
+
+    report = check.check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
+
+    assert {"security closed methods (gRPC)"} == titles(report, Decision.NOT_ENOUGH)
+    (row,) = (row for row in report.checks if row.title == "security closed methods (gRPC)")
+    assert "HandleReloadConfigRequest: DEADLINE_EXCEEDED" in row.detail
 
 
 def door(name, double):
