@@ -6,6 +6,7 @@ Its text is a secret: it goes out in a header, and into no log, report or argume
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from tfcanary.errors import UsageError
 
 # Envoy takes no request whose headers are larger than 60 KiB together.
 MOST_BYTES = 32 * 1024
+
+_PART = re.compile(rb"[A-Za-z0-9_=-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ def read(file: Path) -> Token:
     except OSError as exc:
         raise UsageError(f"{where}: cannot be read: {exc.strerror}") from exc
     parts = content.strip().split(b".")
-    if len(content) > MOST_BYTES or len(parts) != 3 or not all(parts):
+    # A line break inside would make a header that is illegal, and errors about such show it whole.
+    if len(content) > MOST_BYTES or len(parts) != 3 or not all(map(_PART.fullmatch, parts)):
         raise UsageError(
             f"{where}: expected one signed JWT of at most {MOST_BYTES} bytes, got something else"
         )
