@@ -802,7 +802,7 @@ class _RestPool:
         if len(self._open) + len(self._connecting) < self._most:
             task = self._loop.create_task(self._connect(data, done))
             self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            task.add_done_callback(self._connected)
         else:
             self._waiting.append((data, done))
 
@@ -823,6 +823,17 @@ class _RestPool:
         self._open.add(connection)
         connection.send(data, done)
 
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting.discard(task)
+        self._next()
+
+    def _next(self) -> None:
+        """
+        Serve who waits first, if there may be one connection more: another was lost, or never came about.
+        """
+        if self._waiting and len(self._open) + len(self._connecting) < self._most:
+            self.send(*self._waiting.popleft())
+
     def free(self, connection: "_Connection") -> None:
         if self._waiting:
             connection.send(*self._waiting.popleft())
@@ -833,8 +844,7 @@ class _RestPool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        if self._waiting:
-            self.send(*self._waiting.popleft())
+        self._next()
 
     def close(self) -> None:
         for connection in list(self._open):

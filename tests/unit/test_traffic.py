@@ -191,6 +191,17 @@ def test_a_gateway_that_is_not_there_fails_every_request():
     }
 
 
+def test_requests_that_wait_for_a_connection_fail_with_it():
+    """
+    No connection comes about: those that waited for one are not left waiting for ever.
+    """
+    load = Traffic("127.0.0.1:1", BOTH[:1], rate=2000, connections=1, most=20)
+    load.__enter__()  # the end of a with block would wait for ever as well
+    load.wait_for(20, timeout_seconds=5)
+
+    assert 20 == load.join().failed.sum()
+
+
 @pytest.fixture
 def says() -> Iterator[Callable[..., str]]:
     """
