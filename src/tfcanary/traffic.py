@@ -789,24 +789,30 @@ class _RestPool:
         self._tls = tls.context() if tls else None
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
-        self._waiting: deque[tuple[bytes, Done]] = deque()
+        self._waiting: deque[tuple[bytes, Done, float]] = deque()
         self._connecting: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def send(self, data: bytes, done: Done) -> None:
+        """
+        Send on a connection that is free; from now on the deadline counts, waiting included.
+        """
+        self._send(data, done, self._loop.time() + self._deadline)
+
+    def _send(self, data: bytes, done: Done, until: float) -> None:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
-                connection.send(data, done)
+                connection.send(data, done, until)
                 return
         if len(self._open) + len(self._connecting) < self._most:
-            task = self._loop.create_task(self._connect(data, done))
+            task = self._loop.create_task(self._connect(data, done, until))
             self._connecting.add(task)
             task.add_done_callback(self._connected)
         else:
-            self._waiting.append((data, done))
+            self._waiting.append((data, done, until))
 
-    async def _connect(self, data: bytes, done: Done) -> None:
+    async def _connect(self, data: bytes, done: Done, until: float) -> None:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(predict.CONNECT_SECONDS):
@@ -821,7 +827,7 @@ class _RestPool:
             done(_RestAnswer(started, error=predict.short(f"no connection: {type(exc).__name__} {exc}")))
             return
         self._open.add(connection)
-        connection.send(data, done)
+        connection.send(data, done, until)
 
     def _connected(self, task: asyncio.Task[None]) -> None:
         self._connecting.discard(task)
@@ -831,14 +837,24 @@ class _RestPool:
         """
         Serve who waits first, if there may be one connection more: another was lost, or never came about.
         """
+        self._give_up()
         if self._waiting and len(self._open) + len(self._connecting) < self._most:
-            self.send(*self._waiting.popleft())
+            self._send(*self._waiting.popleft())
 
     def free(self, connection: "_Connection") -> None:
+        self._give_up()
         if self._waiting:
             connection.send(*self._waiting.popleft())
         else:
             self._idle.append(connection)
+
+    def _give_up(self) -> None:
+        """
+        Those that waited longer than the deadline have failed without being sent.
+        """
+        while self._waiting and self._waiting[0][2] <= self._loop.time():
+            _, done, _ = self._waiting.popleft()
+            done(_RestAnswer(time.perf_counter(), error=f"no connection free within {self._deadline:g} s"))
 
     def lost(self, connection: "_Connection") -> None:
         self._open.discard(connection)
@@ -874,12 +890,12 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
-    def send(self, data: bytes, done: Done) -> None:
+    def send(self, data: bytes, done: Done, until: float) -> None:
         self._done = done
         self._buffer, self._length, self._status, self._headers = b"", None, _NO_STATUS, {}
         self._sent = time.perf_counter()
         self._uses += 1
-        self._timer = self._loop.call_later(self._deadline, self._too_late)
+        self._timer = self._loop.call_at(until, self._too_late)
         if self._transport is None or self._transport.is_closing():
             self._fail("connection closed before the request")
             return

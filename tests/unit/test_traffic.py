@@ -290,6 +290,19 @@ def test_an_answer_that_never_comes_has_its_deadline(says):
     assert {"no answer within 0.2 s": 1} == records.counts("error")
 
 
+def test_the_deadline_counts_while_a_request_waits_for_a_connection(says):
+    """
+    One connection, and a gateway that answers nobody: all fail after their own deadline, not one after the other.
+    """
+    with Traffic(
+        says(b"HTTP/1.1 2"), BOTH[:1], rate=1000, most=10, connections=1, deadline_seconds=0.2
+    ) as load:
+        records = load.join()
+
+    assert 10 == records.failed.sum()
+    assert 1 > records.latency.max()
+
+
 def test_a_tls_gateway_that_is_none_fails_with_its_reason(gateway, tenth):
     """
     Plain HTTP where TLS is expected: every request says so, over both APIs.
