@@ -582,6 +582,16 @@ class _Run:
                 for name in (SERVING_DEFAULT, SERVING_PREPROCESS)
                 if name not in found
             ]
+            default, encoded = found.get(SERVING_DEFAULT), found.get(SERVING_PREPROCESS)
+            if default and predictions.picture_size(default) is None:
+                problems.append(
+                    f"{where}: {SERVING_DEFAULT} takes {predictions.inputs(default)}, expected one picture: batch, "
+                    f"height, width, channels, of at most {predictions.MOST_SIZE} each"
+                )
+            if encoded and len(encoded.inputs) != 1:
+                problems.append(
+                    f"{where}: {SERVING_PREPROCESS} takes {predictions.inputs(encoded)}, expected one input"
+                )
         first = next(iter(described), "")
         problems += [
             f"{where} differs from {first}: {predictions.difference(described[first], found)}"
@@ -616,12 +626,13 @@ class _Run:
         for signature in (SERVING_DEFAULT, SERVING_PREPROCESS):
             if signature not in found or len(found[signature].inputs) != 1:
                 continue
-            name, tensor = next(iter(found[signature].inputs.items()))
+            name = next(iter(found[signature].inputs))
+            values: Sequence[Any] = [picture.content for picture in self._pictures]
             if signature == SERVING_DEFAULT:
-                height, width = (size if size > 0 else 224 for size in tensor.shape[1:3])
-                values = self._tensors(height, width)
-            else:
-                values = [picture.content for picture in self._pictures]
+                size = predictions.picture_size(found[signature])
+                if size is None:
+                    continue
+                values = self._tensors(*size)
             self._signature(session, signature, name, values)
 
     def _signature(self, session: _Session, signature: str, name: str, values: Sequence[Any]) -> None:
@@ -663,7 +674,7 @@ class _Run:
         One number of classes everywhere, and the same answer over REST as over gRPC.
         """
         classes = {
-            f"{track} {signature} over {api.value}": len(answer.prediction.class_probabilities)
+            f"{track} {signature} over {api.value}": answer.prediction.class_probabilities.size
             for (api, signature, track), answer in self._answers.items()
             if answer.prediction is not None
         }
@@ -789,12 +800,16 @@ class _Run:
                 alternatives=[{_COPIED: 0, _ALONE: 100}],
             )
             count, interface = self._subject.predictions, self._interface_of(session, probe)
-            if count is not None and SERVING_DEFAULT in interface:
-                tensor = interface[SERVING_DEFAULT].inputs
-                self._mirror(session, probe, planned, functools.partial(count, mirror.track), tensor)
+            size = (
+                predictions.picture_size(interface[SERVING_DEFAULT]) if SERVING_DEFAULT in interface else None
+            )
+            if count is not None and size is not None:
+                name = next(iter(interface[SERVING_DEFAULT].inputs))
+                picture = (name, self._tensors(*size)[0])
+                self._mirror(session, probe, planned, functools.partial(count, mirror.track), picture)
                 continue
             lost = (
-                f"no answer described {SERVING_DEFAULT}"
+                f"no answer described a picture for {SERVING_DEFAULT}"
                 if count
                 else "only the pods of a --release can be asked"
             )
@@ -816,12 +831,11 @@ class _Run:
         probe: Probe,
         planned: split.Plan,
         count: Callable[[], int],
-        inputs: Mapping[str, predict.Tensor],
+        picture: tuple[str, Any],
     ) -> None:
         mirror = probe.aimed_at.mirror
         assert mirror is not None  # noqa: S101 - told apart by the caller
-        name, tensor = next(iter(inputs.items()))
-        value = self._tensors(*(size if size > 0 else 224 for size in tensor.shape[1:3]))[0]
+        name, value = picture
         sent = 0
         try:
             before = _settled(count)

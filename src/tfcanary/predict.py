@@ -499,7 +499,7 @@ class GrpcClient:
                 prediction=prediction(response) if prediction else None,
                 interface=interface(response) if interface else None,
             )
-        except (ValueError, TypeError, LookupError) as exc:
+        except (ValueError, TypeError, LookupError, AttributeError) as exc:
             return answer(ok=False, error=f"not an answer of the model: {exc!r}")
 
     def _interface(self, response: Any) -> Interface:
@@ -674,6 +674,9 @@ def from_tensor(tensor: Any) -> npt.NDArray[Any]:
     """
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = math.prod(shape)
+    if size > MAX_MESSAGE_BYTES:
+        # A few bytes may declare any shape, for repetitions of the last value are left out.
+        raise ValueError(f"a tensor of shape {list(shape)}, expected at most {MAX_MESSAGE_BYTES} elements")
     if tensor.dtype == _STRING:
         values: npt.NDArray[Any] = np.array(list(tensor.string_val), dtype=object)
     else:

@@ -20,6 +20,8 @@ SUM_TOLERANCE = 1e-3
 # Of the largest class probability: an unsure model's are all near 1/classes, where any fixed distance holds. float32
 # has 7 digits, and two machines may differ in the fifth.
 AGREEMENT_TOLERANCE = 1e-3
+# What a size is taken to be where a signature leaves it open, and the largest that a picture is made for.
+OPEN_SIZE, MOST_SIZE = 224, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,25 @@ def decoded(picture: Picture, height: int, width: int) -> Any:
         return predict.picture_tensor(picture.content, height, width)
     except OSError as exc:
         raise UsageError(f"picture {picture.name!r}: expected a JPEG file: {exc}") from exc
+
+
+def picture_size(signature: predict.Signature) -> tuple[int, int] | None:
+    """
+    Height and width of the one picture that a signature takes; None if it takes anything else.
+    """
+    shapes = [tensor.shape for tensor in signature.inputs.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0]) > MOST_SIZE:
+        return None
+    height, width = (size if size > 0 else OPEN_SIZE for size in shapes[0][1:3])
+    return height, width
+
+
+def inputs(signature: predict.Signature) -> str:
+    """
+    What a signature takes, in words.
+    """
+    found = (f"{name} {_tensor(tensor)}" for name, tensor in sorted(signature.inputs.items()))
+    return ", ".join(found) or "nothing"
 
 
 def problems(answer: Answer) -> Iterator[str]:

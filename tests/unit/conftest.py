@@ -275,7 +275,10 @@ def _grpc_server(double: Double) -> tuple[grpc.Server, int]:  # noqa: C901 - a s
         given = double.predict(Api.GRPC, track, value)
         response = found.predict_pb2.PredictResponse()
         labels = [[label.encode() if isinstance(label, str) else label for label in given["labels"]]]
-        response.outputs["labels"].CopyFrom(to_tensor(labels[0]))
+        texts = all(isinstance(label, bytes) for label in labels[0])
+        response.outputs["labels"].CopyFrom(
+            to_tensor(labels[0] if texts else np.array(labels[0], np.float32))
+        )
         del response.outputs["labels"].tensor_shape.dim[:]
         for size in (1, len(labels[0])):
             response.outputs["labels"].tensor_shape.dim.add(size=size)

@@ -296,6 +296,11 @@ ANSWERS = {("answers", api) for api in BOTH}
             {("interface", None)},
             id="input-renamed-over-grpc",
         ),
+        pytest.param(
+            {"outputs": only(Api.REST, canary(lambda _: {"class_probabilities": 0.5}))},
+            {("answers", "REST"), ("classes", None), ("REST = gRPC", None)},
+            id="one-probability-for-all-classes",
+        ),
     ],
 )  # fmt: skip
 def test_a_fault_is_found_by_name(gateway, tenth, pictures, faults, found):
@@ -483,6 +488,22 @@ def test_one_broken_pod_of_three_is_met(gateway, tenth, pictures):
     report = check.check_gateway(subject(double, tenth, pods={"stable": 1, "canary": 3}), QUICK, pictures)
 
     assert {"answers"} == {name for name, _ in kinds(report)} - {"REST = gRPC"}
+
+
+@pytest.mark.parametrize("shape", [(), (-1, 784), (-1, 10**9, 10**9, 3)])
+def test_a_model_that_takes_no_pictures_is_found(gateway, tenth, pictures, shape):
+    """
+    There is nothing to ask it; the report says what it takes, and is whole.
+    """
+
+    def interface(_api, _track, found):
+        return {**found, "serving_default": ("x", "DT_FLOAT", shape)}
+
+    report = check.check_gateway(subject(gateway(tenth, interface=interface), tenth), QUICK, pictures)
+
+    assert {("interface", None)} == kinds(report)
+    (row,) = (row for row in report.checks if row.name == "interface")
+    assert f"serving_default takes x DT_FLOAT{list(shape)}, expected one picture" in row.observed
 
 
 def test_there_are_enough_faults():

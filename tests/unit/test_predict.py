@@ -128,6 +128,17 @@ def test_a_prediction_without_an_output_is_no_answer(gateway, everyone, missing)
     assert missing in answer.error
 
 
+def test_labels_that_are_numbers_are_no_answer(gateway, everyone):
+    def outputs(_api, _track, found):
+        return {**found, "labels": [1.0] * 5}
+
+    with GrpcClient(gateway(everyone, outputs=outputs).address, "resnet") as client:
+        answer = client.predict("serving_preprocess", "image_bytes", b"jpeg")
+
+    assert not answer.ok
+    assert "not an answer of the model" in answer.error
+
+
 @pytest.mark.parametrize(("more", "ok"), [(0, True), (-1, False)], ids=["at-the-limit", "one-byte-less"])
 def test_the_receive_limit_is_the_one_that_is_set(gateway, everyone, more, ok):
     """
@@ -230,6 +241,14 @@ def test_a_type_outside_the_contract_is_refused():
         from_tensor(tensor)
     with pytest.raises(UsageError, match="a tensor of complex64"):
         to_tensor(np.zeros(1, np.complex64))
+
+
+def test_a_shape_that_is_larger_than_any_answer_is_refused():
+    tensor = to_tensor(np.zeros(1, np.float32))
+    tensor.tensor_shape.dim[0].size = 10**15
+
+    with pytest.raises(ValueError, match="expected at most"):
+        from_tensor(tensor)
 
 
 def test_contents_that_do_not_fill_the_shape_are_refused():
