@@ -332,8 +332,8 @@ class RestClient:
             Api.REST,
             str(response.status_code),
             reached=True,
-            track=response.headers.get(TRACK_HEADER),
-            revision=response.headers.get(REVISION_HEADER),
+            track=_word(response.headers.get(TRACK_HEADER)),
+            revision=_word(response.headers.get(REVISION_HEADER)),
             cookie=_cookie(response.headers.get("set-cookie")),
             latency_seconds=time.perf_counter() - start,
         )
@@ -510,14 +510,14 @@ class GrpcClient:
 
         def tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
             return {
-                name: Tensor(
+                printable(name): Tensor(
                     types_pb2.DataType.Name(info.dtype), tuple(dim.size for dim in info.tensor_shape.dim)
                 )
                 for name, info in infos.items()
             }
 
         return {
-            name: Signature(tensors(signature.inputs), tensors(signature.outputs))
+            printable(name): Signature(tensors(signature.inputs), tensors(signature.outputs))
             for name, signature in signatures.signature_def.items()
             if not name.startswith("__")
         }
@@ -730,15 +730,16 @@ def _grpc_prediction(response: Any) -> Prediction:
 def _rest_interface(body: Any) -> Interface:
     def tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
         return {
-            name: Tensor(
-                info["dtype"], tuple(int(dim["size"]) for dim in info["tensor_shape"].get("dim", []))
+            printable(name): Tensor(
+                printable(info["dtype"]),
+                tuple(int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])),
             )
             for name, info in infos.items()
         }
 
     signatures = body["metadata"]["signature_def"]["signature_def"]
     return {
-        name: Signature(tensors(signature["inputs"]), tensors(signature["outputs"]))
+        printable(name): Signature(tensors(signature["inputs"]), tensors(signature["outputs"]))
         for name, signature in signatures.items()
         if not name.startswith("__")
     }
@@ -756,12 +757,24 @@ def _attribution(call: Any) -> tuple[str | None, str | None, str | None]:
     Track, revision and cookie; an error without a body has all its headers in the trailing metadata.
     """
     found = {**dict(call.trailing_metadata() or ()), **dict(call.initial_metadata() or ())}
-    return found.get(TRACK_HEADER), found.get(REVISION_HEADER), _cookie(found.get("set-cookie"))
+    track, revision = _word(found.get(TRACK_HEADER)), _word(found.get(REVISION_HEADER))
+    return track, revision, _cookie(found.get("set-cookie"))
+
+
+def _word(header: str | None) -> str | None:
+    return None if header is None else printable(header)
+
+
+def printable(text: str) -> str:
+    """
+    The text without what a terminal obeys (escape sequences, line breaks), or no file can hold (half a surrogate).
+    """
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def short(text: str, most: int = 200) -> str:
     """
-    The text on one line, and not longer than that.
+    The text on one line, printable, and not longer than that.
     """
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from tfcanary import predict, predictions, routing
 from tfcanary.errors import UsageError
-from tfcanary.predict import Api, GrpcClient, RestClient, from_tensor, to_tensor
+from tfcanary.predict import REVISION_HEADER, Api, GrpcClient, RestClient, from_tensor, to_tensor
 
 
 @pytest.fixture
@@ -241,6 +241,26 @@ def test_a_type_outside_the_contract_is_refused():
         from_tensor(tensor)
     with pytest.raises(UsageError, match="a tensor of complex64"):
         to_tensor(np.zeros(1, np.complex64))
+
+
+def test_what_a_gateway_says_is_no_terminals_command(gateway, everyone):
+    """
+    An answer's words go to a terminal and into files: no escape sequence, no half of a surrogate.
+    """
+
+    def interface(_api, _track, found):
+        return {**found, "named\x1b[2J\ud800\n": ("x", "DT_FLOAT", (-1,))}
+
+    def attribute(_api, _count, headers):
+        return {**headers, REVISION_HEADER: "rev\x1b[2J"}
+
+    double = gateway(everyone, interface=interface, attribute=attribute)
+    with RestClient(double.address, "resnet") as rest:
+        answer = rest.metadata(parse=True)
+
+    assert {"serving_default", "serving_preprocess", "named�[2J��"} == set(answer.interface)
+    assert "rev�[2J" == answer.revision
+    assert "a b�[31mc" == predict.short("a\nb\x1b[31mc")
 
 
 def test_a_shape_that_is_larger_than_any_answer_is_refused():
