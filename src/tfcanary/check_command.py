@@ -5,6 +5,7 @@ The command behind `scripts/check_gateway.py`.
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def parser() -> cli.Parser:
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    if arguments.timeout <= 0:
+    if math.isnan(arguments.timeout) or arguments.timeout <= 0:
         raise UsageError(f"--timeout: expected seconds above 0, got {arguments.timeout:g}")
     if arguments.concurrency < 1:
         raise UsageError(f"--concurrency: expected at least 1, got {arguments.concurrency}")
@@ -117,13 +118,14 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.tls:
         subject = dataclasses.replace(subject, tls=predict.Tls(arguments.ca))
     made = check.check_gateway(subject, limits, pictures)
-    _written(arguments.junit, made, report.junit)
-    _written(arguments.report, made, report.html)
     if arguments.json:
         sys.stdout.write(json.dumps(made.to_json(), indent=2) + "\n")
         sys.stderr.write(made.table() + "\n")
     else:
         sys.stdout.write(made.table() + "\n")
+    # After the table: a file that cannot be written takes nothing away from what was found.
+    _written(arguments.junit, made, report.junit)
+    _written(arguments.report, made, report.html)
     if made.interrupted:
         raise UnreachableError(made.interrupted)
     return made.exit_code

@@ -596,8 +596,10 @@ def checked(address: str) -> str:
     """
     The address, if it is one.
     """
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", address)
-    if not found or not 0 < int(found[2]) < 65536:
+    found = re.fullmatch(
+        r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?):([0-9]{1,5})", address
+    )
+    if not found or not 0 < int(found[3]) < 65536:
         raise UsageError(f"gateway: expected HOST:PORT, got {address!r}")
     return address
 
@@ -704,8 +706,11 @@ def picture_tensor(picture: bytes, height: int, width: int) -> npt.NDArray[np.fl
         raise UsageError(
             f"signature {SERVING_DEFAULT}: pictures are decoded by pillow: pip install pillow"
         ) from exc
-    with Image.open(io.BytesIO(picture)) as image:
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except Image.DecompressionBombError as exc:
+        raise OSError(str(exc)) from exc
     return np.asarray(resized, dtype=np.float32)
 
 

@@ -5,11 +5,13 @@ The check at the gateway, against a double that does what it is told: each fault
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import json
 import math
 
 import pytest
+from PIL import Image
 
 from tfcanary import check, evidence, jwt, live, predict, predictions, routing
 from tfcanary.errors import UnreachableError, UsageError
@@ -945,6 +947,17 @@ def test_a_picture_that_is_none_is_refused_before_any_request(gateway, tenth):
         check.check_gateway(subject(double, tenth), QUICK, [predictions.Picture("a.txt", b"text")])
 
     assert 0 == double.counts.total()
+
+
+def test_a_picture_that_is_too_large_to_decode_is_refused():
+    """
+    A few kilobytes may be a picture of 200 million pixels, which pillow does not decode.
+    """
+    file = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(file, "PNG")
+
+    with pytest.raises(UsageError, match=r"picture 'large': expected a JPEG file: .* exceeds limit"):
+        predictions.decoded(predictions.Picture("large", file.getvalue()), 8, 8)
 
 
 def test_no_picture_is_refused(tenth):

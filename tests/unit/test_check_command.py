@@ -315,6 +315,7 @@ def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, messa
         ),
         pytest.param(["--token", "missing"], 2, "token 'missing': cannot be read", id="no-token"),
         pytest.param(["--timeout", "0"], 2, "--timeout: expected seconds above 0, got 0", id="timeout"),
+        pytest.param(["--timeout", "nan"], 2, "--timeout: expected seconds above 0, got nan", id="no-number"),
         pytest.param(
             ["--concurrency", "0"], 2, "--concurrency: expected at least 1, got 0", id="concurrency"
         ),
@@ -336,6 +337,7 @@ def test_wrong_use_is_one_line(fake_helm, capsys, arguments, code, message):
         pytest.param(["--alpha", "2"], "alpha=2", id="alpha"),
         pytest.param(["--gateway", "http://localhost:80/x"], "gateway: expected HOST:PORT", id="url"),
         pytest.param(["--gateway", "localhost"], "gateway: expected HOST:PORT", id="no-port"),
+        pytest.param(["--gateway", "a..b:80"], "gateway: expected HOST:PORT", id="no-name"),
     ],
 )
 def test_a_wrong_number_or_address_is_one_line(tmp_path, capsys, more, message):
