@@ -37,6 +37,8 @@ PENDING_SECONDS = 90.0
 
 _ROUTING_KINDS = {"VirtualService", "DestinationRule"}
 _BASELINE = re.compile(r"\[baseline (\d+)\]")
+# What Helm itself says of a revision that went back, by hand or after a failed upgrade.
+_ROLLBACK = re.compile(r"Rollback to (\d+)")
 
 _UNREACHABLE = (
     "cluster unreachable",
@@ -327,7 +329,7 @@ class Releases:
         Where the release is now; or, in the middle of a rollout, where that began.
         """
         current = self.current(name)
-        recorded = _BASELINE.search(current.description)
+        recorded = _BASELINE.search(self._step(current).description)
         number = int(recorded[1]) if recorded else current.number
         values = self._run(
             f"helm get values {name}",
@@ -335,6 +337,18 @@ class Releases:
             self._command.get_values(name, namespace=self._namespace, revision=number),
         )
         return Baseline(name, number, values or {})
+
+    def _step(self, revision: Revision) -> Revision:
+        """
+        The revision whose values this one has: another where it went back to that.
+        """
+        while back := _ROLLBACK.fullmatch(revision.description):
+            older = [one for one in self.history(revision.name) if one.number < revision.number]
+            found = [one for one in older if one.number == int(back[1])]
+            if not found:
+                break
+            revision = found[0]
+        return revision
 
     def restore(self, baseline: Baseline, *, chart: Path | str = routing.CHART) -> Revision:
         """

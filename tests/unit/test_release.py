@@ -301,6 +301,27 @@ def test_the_baseline_is_where_the_rollout_began(helm):
     assert ["--revision", "3"] == helm.asked()[-1][0][5:7]
 
 
+@pytest.mark.parametrize(
+    ("steps", "baseline"),
+    [
+        pytest.param({5: "canary 10 % [baseline 3]", 6: "canary 50 % [baseline 3]"}, 3, id="step"),
+        pytest.param({5: "Rollback to 4", 4: "canary 10 % [baseline 3]"}, 3, id="twice"),
+        pytest.param({5: "Upgrade complete"}, 7, id="no-step"),
+        pytest.param({6: "canary 50 % [baseline 3]"}, 7, id="pruned"),
+    ],
+)
+def test_a_step_that_was_rolled_back_is_still_in_the_rollout(helm, steps, baseline):
+    """
+    Helm says only where it went back to; that is a step of the rollout, and not its baseline.
+    """
+    status = {**STATUS, "info": {**STATUS["info"], "description": "Rollback to 5"}}
+    history = [{**entry(number, "superseded"), "description": text} for number, text in steps.items()]
+
+    found = helm(status=json.dumps(status), history=json.dumps(history), get="{}").baseline("resnet")
+
+    assert baseline == found.revision
+
+
 def test_a_step_records_its_baseline(helm):
     helm(stdout=json.dumps(STATUS), get="").apply("resnet", baseline=release.Baseline("resnet", 3, {}))
 
