@@ -4,6 +4,7 @@ Read what is live in the cluster: the VirtualService, the pods, the gateway's ad
 
 import contextlib
 import os
+import re
 import socket
 import socketserver
 import threading
@@ -380,8 +381,15 @@ def _fits(match: Mapping[str, Any], path: str, headers: Mapping[str, str]) -> bo
     conditions = {**match.get("headers", {}), **({":path": match["uri"]} if "uri" in match else {})}
     request = {**headers, ":path": path}
     for name, condition in conditions.items():
-        kind, value = next(iter(condition.items()))
-        if not HeaderMatch(name, Kind(kind), value).fits(request):
+        # A header without a condition has to be there, whatever it says.
+        kind, value = next(iter(condition.items()), (Kind.REGEX.value, "(?s).*"))
+        try:
+            fits = HeaderMatch(name, Kind(kind), value).fits(request)
+        except (ValueError, re.error) as exc:
+            raise NoEvidenceError(
+                f"VirtualService: {name} {kind} {value!r} cannot be judged here: {exc}"
+            ) from exc
+        if not fits:
             return False
     return True
 

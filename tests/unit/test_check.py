@@ -1019,6 +1019,12 @@ GROUP = {"headers": {"user-group": {"exact": "canary"}}}
             "canary-users: user-group is a longer value: canary 100 %",
             id="rule-changed",
         ),
+        pytest.param(
+            [entry(REST, {"canary": 100}, headers={"user-group": {}}), entry(REST, {"stable": 100})],
+            Api.REST,
+            "canary-users: user-group is another value: canary 100 %",
+            id="any-value",
+        ),
     ],
 )
 def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api, observed):
@@ -1031,13 +1037,22 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
     assert observed in row.observed
 
 
-def test_a_match_that_cannot_be_judged_is_not_enough_evidence(user_group):
-    http = entry(REST, {"stable": 100}, method={"exact": "GET"})
-
-    row = live._live_routes(virtual_service(http), user_group, Api.REST)
+@pytest.mark.parametrize(
+    ("match", "observed"),
+    [
+        ({"method": {"exact": "GET"}}, "a match by method cannot be judged here"),
+        (
+            {"headers": {"user-group": {"regex": r"\pL+"}}},
+            r"user-group regex '\\pL+' cannot be judged here: bad escape \p",
+        ),
+    ],
+    ids=["method", "another-syntax"],
+)
+def test_a_match_that_cannot_be_judged_is_not_enough_evidence(user_group, match, observed):
+    row = live._live_routes(virtual_service(entry(REST, {"stable": 100}, **match)), user_group, Api.REST)
 
     assert Decision.NOT_ENOUGH is row.decision
-    assert "a match by method cannot be judged here" in row.observed
+    assert observed in row.observed
 
 
 def test_the_route_before_the_change_is_told_apart(gateway, values, pictures):
