@@ -388,6 +388,8 @@ class _Run:
             route = probe.aimed_at
             if probe.aim is not Aim.OWN or route.sticky is None or not self._routing.attribution:
                 continue
+            if not _can_send(session, probe):
+                continue
             same = sum((weight / 100) ** 2 for weight in route.weights.values())
             if same >= 1:
                 continue  # everyone has the same track anyway
@@ -422,25 +424,38 @@ class _Run:
         """
         Ask as one client, and say how many answers there were and where it did not stay.
         """
-        headers = dict(probe.headers)
-        wanted = None
+        ask = functools.partial(session.client.metadata, prefix=probe.prefix, version=probe.version)
+        headers, wanted = dict(probe.headers), None
         if probe.aimed_at.sticky is routing.Sticky.USER:
-            name = self._routing.user_header or "user-id"
-            headers[name] = f"check-{number}"
-            share = self._routing.decide(headers).weights
-            wanted = max(share, key=lambda track: share[track])
+            headers, wanted = self._user(probe, number)
         else:
-            first = session.record(session.client.metadata(headers))
+            first = session.record(ask(headers))
             if not first.ok:
                 return 0, []
             if first.cookie is None:
                 return 1, [f"client {number}: the first answer sets no cookie"]
             headers["cookie"] = "; ".join(filter(None, [headers.get("cookie"), first.cookie]))
             wanted = first.track
-        answers = [session.record(session.client.metadata(headers)) for _ in range(STICKY_REQUESTS)]
+        answers = [session.record(ask(headers)) for _ in range(STICKY_REQUESTS)]
         good = [answer for answer in answers if answer.ok]
         odd = [answer.track for answer in good if answer.track != wanted]
         return len(good), [f"client {number}: {odd[0]} instead of {wanted}"] if odd else []
+
+    def _user(self, probe: Probe, number: int) -> tuple[dict[str, str], str | None]:
+        """
+        The headers of a user whom the route takes, another for each number where it may be, and the user's track.
+        """
+        name = self._routing.user_header or "user-id"
+        others = {header: value for header, value in probe.headers.items() if header.lower() != name.lower()}
+        own = next((value for header, value in probe.headers.items() if header not in others), "")
+        for user in (f"check-{number}", f"{own}-{number}", own):
+            headers = {**others, name: user}
+            asked = Request(probe.path(self._routing.model), headers, probe.claims)
+            decision = self._routing.decision(asked)
+            if decision is not None and decision.route is probe.aimed_at:
+                break
+        share = decision.weights if decision is not None else {}
+        return headers, max(share, key=lambda track: share[track], default=None)
 
     def _plan(self, probe: Probe) -> split.Plan:
         """

@@ -549,6 +549,31 @@ def test_clients_that_stay_hold(gateway, values, pictures, by):
     assert all(row.n >= row.needed > 5 for row in rows)
 
 
+OWN_CLIENTS = {
+    "path": {"path": {"prefix": "/canary"}},
+    "user": {"users": ["user-1", "user-2"]},
+    "users": {"headers": {"user-id": {"prefix": "staff-"}}},
+}
+
+
+@pytest.mark.parametrize("by", ["user", "cookie"])
+@pytest.mark.parametrize("match", OWN_CLIENTS)
+@pytest.mark.parametrize("broken", [False, True], ids=["right", "drawn-anew"])
+def test_a_sticky_route_is_asked_as_its_own_clients(gateway, values, by, match, broken):
+    """
+    Another route's clients would say nothing of it, right or wrong.
+    """
+    entry = {"name": "kept", "match": OWN_CLIENTS[match], "weights": {"stable": 70, "canary": 30}}
+    everyone = {"name": "everyone", "weights": {"stable": 100}}
+    expected = routing.from_values(values({**entry, "sticky": {"by": by}}, everyone))
+    actual = routing.from_values(values(entry, everyone)) if broken else expected
+
+    report = check.check_gateway(subject(gateway(actual, attribute=setting_cookies), expected), QUICK)
+
+    rows = [row for row in report.checks if row.name == "sticky"]
+    assert [Decision.FAILED if broken else Decision.HELD] * 2 == [row.decision for row in rows]
+
+
 def forgetful(_api, headers):
     return {name: value for name, value in headers.items() if name.lower() not in ("cookie", "user-id")}
 
