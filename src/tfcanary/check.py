@@ -864,9 +864,12 @@ class _Run:
             self._add("mirror", probe.aimed_at.name, session, held=Decision.NOT_ENOUGH, expected=_mirrored(mirror),
                       observed="not counted", n=sent, detail=str(exc), needed=planned.n)  # fmt: skip
             return
-        verdict = split.judge(planned, {_COPIED: min(came, sent), _ALONE: max(sent - came, 0)})
+        copied = min(max(came, 0), sent)
+        verdict = split.judge(planned, {_COPIED: copied, _ALONE: sent - copied})
         decision, detail = verdict.decision, verdict.reason
-        if came > sent:
+        if came < 0:
+            decision, detail = Decision.NOT_ENOUGH, f"a pod of {mirror.track} went, and took its count along"
+        elif came > sent:
             decision, detail = Decision.NOT_ENOUGH, f"others send predictions to {mirror.track} as well"
         elif decision is Decision.FAILED:
             detail += "; are bodies larger than the gateway's buffer? see Envoy's retry_or_shadow_abandoned"

@@ -723,6 +723,14 @@ def growing():
     return lambda _: 1000 * (next(seen) // 2)
 
 
+def restarting():
+    """
+    A pod that starts anew between two counts, and none while it is looked at twice.
+    """
+    seen = itertools.count()
+    return lambda _: 1000 // (1 + next(seen) // 2)
+
+
 def counting(double):
     return lambda track: double.ran[track]
 
@@ -786,6 +794,7 @@ def unreadable(_track):
         pytest.param(None, "only the pods of a --release can be asked", id="no-cluster"),
         pytest.param(unreadable, "its metrics cannot be read", id="no-right"),
         pytest.param(growing(), "send predictions to canary", id="others"),
+        pytest.param(restarting(), "a pod of canary went", id="restarted"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("at_once")
