@@ -80,6 +80,12 @@ def from_release(
     if files:
         findings.insert(0, _live_values(live, expected, files))
     lost = [] if expected.attribution else [f"tracks and revisions: {OFF}"]
+    try:
+        before = _before(releases, name, model)
+    except UsageError as exc:
+        # It may be of another chart; what is live now is none the worse for it.
+        before = None
+        lost.append(f"the routes before the newest revision, which cannot be read: {exc}")
     doors: tuple[Door, ...] = ()
     if each_pod:
         doors = tuple(
@@ -95,7 +101,7 @@ def from_release(
         host=host or _host(expected),
         release=name,
         revision=mesh.route_revision(virtual_service) if expected.attribution and live.attribution else None,
-        before=_before(releases, name, model),
+        before=before,
         findings=tuple(findings),
         lost=tuple(lost),
         doors=doors,

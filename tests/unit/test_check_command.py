@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tfcanary import check_command, routing
+from tfcanary import check_command, release, routing
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--alpha", "1e-4", "--power", "0.99", "--detect", "40", "--timeout", "0.5"]
@@ -210,6 +210,25 @@ def test_the_routes_before_the_newest_revision_are_told_apart(live, fake_helm):
         for arguments, _ in fake_helm.asked()
         if "--revision" in arguments
     ]
+
+
+def test_a_revision_before_of_another_chart_is_not_checked_and_said_so(live, capsys, monkeypatch):
+    read = release.Releases.values
+
+    def values(releases, name, revision=None):
+        return {"replicaCount": 1} if revision else read(releases, name)
+
+    monkeypatch.setattr(release.Releases, "values", values)
+    history = [
+        {"revision": number, "status": status, "updated": "2026-01-02T03:04:05Z"}
+        for number, status in ((1, "superseded"), (2, "deployed"))
+    ]
+
+    assert 0 == check_command.main(live(history=history))
+    assert (
+        "not checked: the routes before the newest revision, which cannot be read: tracks: expected"
+        in capsys.readouterr().out
+    )
 
 
 def test_json_is_alone_on_stdout(live, capsys):
