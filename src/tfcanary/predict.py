@@ -310,9 +310,9 @@ class RestClient:
         if raw:
             # httpx would resolve the dots of /a/../b, and so ask for another path.
             more["target"] = path.encode()
-        request = self._client.build_request(
-            method, path, headers=dict(headers or {}), json=body, extensions=more
-        )
+        # The gateway compares bytes, and values files are UTF-8.
+        sent = {name.encode(): value.encode() for name, value in (headers or {}).items()}
+        request = self._client.build_request(method, path, headers=sent, json=body, extensions=more)
         start = time.perf_counter()
         try:
             response = self._client.send(request)

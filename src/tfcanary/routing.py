@@ -34,6 +34,7 @@ _HEADERS = {
 _MATCHES = ("headers", *_HEADERS, "cookie", "claims", "path", "sourceLabels")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METADATA = re.compile(r"[0-9A-Za-z_.-]+")
 _NOT_RE2 = re.compile(r"\(\?(=|!|<=|<!)|\\[1-9]")
 
 
@@ -239,7 +240,7 @@ class Probe:
 
     Attributes:
         headers: those that the client sends, its token's among them.
-        rest_only: gRPC cannot ask so: its metadata has no upper case, and its path no version.
+        rest_only: gRPC cannot ask so: its metadata is ASCII of fewer names, none in upper case; its path has no version.
         prefix: what stands before the path of the API.
         version: the model version that a REST path names.
         claims: what its token says.
@@ -434,7 +435,7 @@ class Routing:
                     route,
                     MappingProxyType({**headers, **(token.header if token else {})}),
                     route,
-                    rest_only=named is not None,
+                    rest_only=named is not None or not all(map(_is_metadata, headers, headers.values())),
                     prefix=route.prefix or "",
                     version=named[1] if named else None,
                     claims=token.claims if token else {},
@@ -862,6 +863,13 @@ def _is_int(value: object) -> bool:
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:
     return next((value for key, value in headers.items() if key.lower() == name.lower()), None)
+
+
+def _is_metadata(name: str, value: str) -> bool:
+    """
+    Whether gRPC can send a header, in lower case; what ends in -bin it would encode.
+    """
+    return bool(_METADATA.fullmatch(name)) and not name.lower().endswith("-bin") and value.isascii()
 
 
 def _examples(match: HeaderMatch) -> list[str]:

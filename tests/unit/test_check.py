@@ -524,6 +524,24 @@ def test_there_are_enough_faults():
     assert 40 <= len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize(("name", "value"), [("user-group", "größe"), ("x-group-bin", "a"), ("x!group", "a")])
+def test_a_header_that_grpc_cannot_send_is_proven_over_rest(gateway, values, pictures, name, value):
+    """
+    The gateway compares the bytes of UTF-8, which the double's library reads as Latin-1.
+    """
+    entry = {"name": "group", "match": {"headers": {name: {"exact": value}}}, "weights": {"canary": 100}}
+    expected = routing.from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}))
+
+    def see(_api, headers):
+        return {key: text.encode("latin-1").decode() for key, text in headers.items()}
+
+    report = check.check_gateway(subject(gateway(expected, see_headers=see), expected), QUICK, pictures)
+
+    assert set() == titles(report)
+    splits = {title for title in titles(report, Decision.HELD) if title.startswith("split ")}
+    assert {"split group (REST)", "split everyone (REST)", "split everyone (gRPC)"} == splits
+
+
 def sticky(values, by):
     entry = {"name": "everyone", "sticky": {"by": by}, "weights": {"stable": 70, "canary": 30}}
     return routing.from_values(values(entry))
