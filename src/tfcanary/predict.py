@@ -8,9 +8,11 @@ left no other).
 """
 
 import base64
+import contextlib
 import enum
 import functools
 import io
+import json
 import logging
 import math
 import re
@@ -231,6 +233,7 @@ class RestClient:
         host: str | None = None,
         deadline_seconds: float = DEADLINE_SECONDS,
         connections: int = CONCURRENCY,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
         tls: Tls | None = None,
     ) -> None:
         """
@@ -257,6 +260,8 @@ class RestClient:
         )
         self._path = f"/v1/models/{model}"
         self._host = host
+        self._deadline_seconds = deadline_seconds
+        self._max_message_bytes = max_message_bytes
 
     def metadata(
         self,
@@ -315,18 +320,18 @@ class RestClient:
         request = self._client.build_request(method, path, headers=sent, json=body, extensions=more)
         start = time.perf_counter()
         try:
-            response = self._client.send(request)
+            response, content = self._received(request, start)
         except httpx.HTTPError as exc:
             status = type(exc).__name__
             took = time.perf_counter() - start
             return Answer(Api.REST, status, ok=False, reached=False, track=None, revision=None,
                           latency_seconds=took, error=short(str(exc)))  # fmt: skip
-        kind = response.headers.get("content-type", "json")
+        kind, text = response.headers.get("content-type", "json"), content.decode("utf-8", "replace")
         if response.status_code == 200 and "json" not in kind and not raw:
             # A proxy's page, a login: whatever answers there, it is not the model server behind its gateway.
             took = time.perf_counter() - start
             return Answer(Api.REST, "200", ok=False, reached=False, track=None, revision=None,
-                          latency_seconds=took, error=f"not the model server: {kind} {short(response.text, 60)}")  # fmt: skip
+                          latency_seconds=took, error=f"not the model server: {kind} {short(text, 60)}")  # fmt: skip
         answer = functools.partial(
             Answer,
             Api.REST,
@@ -338,16 +343,33 @@ class RestClient:
             latency_seconds=time.perf_counter() - start,
         )
         if response.status_code != 200:
-            return answer(ok=False, error=short(response.text))
+            return answer(ok=False, error=short(text))
         try:
-            parsed = response.json() if prediction or interface else None
+            parsed = json.loads(content) if prediction or interface else None
             return answer(
                 ok=True,
                 prediction=prediction(parsed) if prediction else None,
                 interface=interface(parsed) if interface else None,
             )
-        except (ValueError, TypeError, LookupError, AttributeError) as exc:
-            return answer(ok=False, error=f"not an answer of the model: {exc!r}: {short(response.text)}")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
+            return answer(ok=False, error=f"not an answer of the model: {exc!r}: {short(text)}")
+
+    def _received(self, request: httpx.Request, start: float) -> tuple[httpx.Response, bytes]:
+        """
+        The answer and all of its body, which comes before the deadline and is no larger than gRPC's may be.
+
+        httpx's own timeout is for each piece, so that an answer in pieces may take for ever.
+        """
+        content = bytearray()
+        response = self._client.send(request, stream=True)
+        with contextlib.closing(response):
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > self._max_message_bytes:
+                    raise httpx.ReadError(f"an answer of more than {self._max_message_bytes} bytes")
+                if time.perf_counter() - start > self._deadline_seconds:
+                    raise httpx.ReadTimeout(f"no whole answer within {self._deadline_seconds:g} s")
+        return response, bytes(content)
 
     def close(self) -> None:
         """

@@ -2,11 +2,14 @@
 The REST and the gRPC client: one kind of answer, nothing tried twice, nobody's TensorFlow loaded.
 """
 
+import gzip
 import subprocess
 import sys
 import threading
+import time
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -172,6 +175,44 @@ def test_a_deadline_is_kept(gateway, everyone, client):
 
     assert answer.status in {"ReadTimeout", "DEADLINE_EXCEEDED"}
     assert not answer.ok
+
+
+def test_an_answer_in_pieces_has_the_same_deadline(gateway, everyone, monkeypatch):
+    """
+    Each piece comes in time, and the whole does not.
+    """
+
+    def pieces(response):
+        for piece in whole(response):
+            for byte in piece:
+                time.sleep(0.01)
+                yield bytes([byte])
+
+    whole = httpx.Response.iter_raw
+    monkeypatch.setattr(httpx.Response, "iter_raw", pieces)
+    with RestClient(gateway(everyone).address, "resnet", deadline_seconds=0.1) as rest:
+        answer = rest.metadata()
+
+    assert ("ReadTimeout", "no whole answer within 0.1 s") == (answer.status, answer.error)
+    assert 1 > answer.latency_seconds
+
+
+def test_a_rest_answer_is_no_larger_than_one_over_grpc(gateway, everyone):
+    double = gateway(everyone, body=lambda body: gzip.compress(b" " * 100_000 + body))
+    double.attribute = lambda _api, _count, headers: {**headers, "content-encoding": "gzip"}
+    with RestClient(double.address, "resnet", max_message_bytes=100_000) as rest:
+        answer = rest.metadata()
+
+    assert not answer.ok
+    assert "more than 100000 bytes" in answer.error
+
+
+def test_an_answer_that_is_nested_too_deeply_is_none(gateway, everyone):
+    with RestClient(gateway(everyone, body=lambda _: b"[" * 100_000).address, "resnet") as rest:
+        answer = rest.metadata(parse=True)
+
+    assert not answer.ok
+    assert "not an answer of the model: RecursionError" in answer.error
 
 
 def test_the_host_is_the_one_that_is_asked_for(gateway, everyone, client):
