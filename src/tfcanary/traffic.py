@@ -947,6 +947,8 @@ class _Connection(asyncio.Protocol):
             version, status, *_ = lines[0].split(" ", 2)
             if not version.startswith("HTTP/1."):
                 raise ValueError(f"expected HTTP/1.1, got {lines[0][:40]!r}")
+            if len(status) != 3:
+                raise ValueError(f"expected a status of three digits, got {lines[0][:40]!r}")
             self._status = int(status)
             self._headers = {}
             for line in lines[1:]:

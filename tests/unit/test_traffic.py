@@ -266,6 +266,7 @@ JSON = b"content-type: application/json\r\n"
         ),
         pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", True, "connection closed without", id="cut-off"),
         pytest.param(b"", True, "connection closed without an answer", id="closed"),
+        pytest.param(b"HTTP/1.1 99999 OK\r\n\r\n", False, "expected a status of three digits", id="status"),
         pytest.param(b"SSH-2.0-OpenSSH\r\n\r\n", False, "not HTTP", id="another-protocol"),
     ],
 )  # fmt: skip
