@@ -291,6 +291,20 @@ def test_an_answer_that_never_comes_has_its_deadline(says):
     assert {"no answer within 0.2 s": 1} == records.counts("error")
 
 
+def test_a_call_that_cannot_be_sent_has_its_record(gateway, tenth):
+    """
+    Metadata whose name ends in -bin is bytes; text is refused before anything is sent.
+    """
+    double = gateway(tenth)
+    asked = [traffic.metadata(Api.GRPC, "resnet", {"x-bin": "text"})]
+
+    with Traffic(double.address, asked, concurrency=1, most=2) as load:
+        records = load.join()
+
+    assert 2 == records.failed.sum()
+    assert all("not sent: TypeError" in error for error in records.counts("error"))
+
+
 def test_the_deadline_counts_while_a_request_waits_for_a_connection(says):
     """
     One connection, and a gateway that answers nobody: all fail after their own deadline, not one after the other.
