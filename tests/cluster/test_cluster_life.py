@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from tfcanary import REPOSITORY
+from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout
 from tfcanary.cluster.processes import Process, network_of
+from tfcanary.wait import NotYet, wait_until
 
 NAME = "life"
 DOOR = REPOSITORY / "scripts/local_cluster.py"
@@ -185,6 +187,43 @@ def test_up_repairs_the_gateway(life: Layout) -> None:
 
     assert 0 == said.returncode, said.stderr
     assert 0 == cluster("status", "--name", life.name).returncode
+
+
+def test_up_takes_over_from_a_killed_helm(life: Layout) -> None:
+    """
+    Killed in the middle of Istio's installation, helm leaves a revision that is pending, and refuses the next.
+    """
+    helm = [
+        str(binaries.program("tools", "helm")),
+        f"--kubeconfig={life.kubeconfig}",
+        "--namespace=istio-system",
+    ]
+    chart = binaries.ensure("istio") / "charts/gateway"
+    upgrade = [*helm, "upgrade", "istio-ingressgateway", str(chart), "--reuse-values", "--wait",
+               "--set=podAnnotations.again=yes"]  # fmt: skip
+    process = subprocess.Popen(upgrade, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def status() -> str:
+        said = subprocess.run(
+            [*helm, "status", "istio-ingressgateway", "--output=json"], capture_output=True, text=True, check=True
+        ).stdout  # fmt: skip
+        found: str = json.loads(said)["info"]["status"]
+        return found
+
+    def pending() -> None:
+        if status() != "pending-upgrade":
+            raise NotYet(status())
+
+    wait_until("an upgrade", pending, timeout_seconds=30, interval_seconds=0.02)
+    process.kill()
+    process.wait()
+    assert "pending-upgrade" == status()
+    (life.state / "istio.json").unlink()
+
+    done = cluster("up", "--name", NAME)
+
+    assert 0 == done.returncode, done.stderr
+    assert "deployed" == status()
 
 
 def test_up_repairs_the_node(life: Layout) -> None:

@@ -117,6 +117,7 @@ def install(
                 _roll_out(layout, kubernetes, waiting)
                 waiting.clear()
             LOG.info("installing %s", chart.release)
+            _forget_pending(layout, kubernetes, chart.release)
             file = layout.config / f"{chart.release}.json"
             file.write_text(values)
             _call(layout, [
@@ -128,6 +129,19 @@ def install(
         if chart.workload:
             waiting.append(chart.workload)
     _roll_out(layout, kubernetes, waiting)
+
+
+def _forget_pending(layout: Layout, kubernetes: Path, release: str) -> None:
+    """
+    Remove what a killed helm left of a revision that it never finished: it would refuse every later one.
+
+    Nobody else can be at work on it, as one command at a time changes a cluster. What the revision made stays, and is
+    taken over.
+    """
+    _call(layout, [
+        str(kubernetes / "kubectl"), "delete", "secrets", f"--namespace={NAMESPACE}", "--ignore-not-found",
+        f"--selector=owner=helm,name={release},status in (pending-install,pending-upgrade,pending-rollback)",
+    ])  # fmt: skip
 
 
 def _roll_out(layout: Layout, kubernetes: Path, workloads: Sequence[str]) -> None:
