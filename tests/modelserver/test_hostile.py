@@ -5,10 +5,13 @@ Requests that would cost the server its memory or its connections.
 import gzip
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tfcanary.modelserver.limits import require_shallow
 
 HALF = "/v1/models/half:predict"
 
@@ -60,6 +63,15 @@ def test_brackets_in_strings_are_no_depth(server: Any) -> None:
     )
 
     assert answer.json()["predictions"][0]["upper"] == text
+
+
+def test_a_string_of_escaped_quotes_that_never_ends_takes_no_longer_than_any_other() -> None:
+    """Tried again from each quote, these would take half a minute, and nobody else would be answered meanwhile."""
+    began = time.monotonic()
+
+    require_shallow(b'{"instances": ["' + b'\\"' * 50_000, 64)
+
+    assert time.monotonic() - began < 5
 
 
 def test_the_limits_come_from_the_environment(open_server: Any, models: Path) -> None:

@@ -37,8 +37,9 @@ class Limits:
 
 MOST_BYTES = 2**31 - 1
 MOST_DEPTH = 64
-# Strings first, so that what is in them counts for nothing; one that never ends is the parser's to refuse.
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Strings first, so that what is in them counts for nothing. One that never ends is the parser's to refuse, and is taken
+# as a whole: tried again from each of its quotes, it would take the square of its length.
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[[*b"[{"]] = 1
 _STEPS[[*b"]}"]] = -1
