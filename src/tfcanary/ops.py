@@ -80,6 +80,7 @@ ALLOWED = frozenset(
 )
 # What every SavedModel holds to save and restore its own variables, and nothing else may use.
 SAVER = frozenset({"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"})
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _RUN_AT_LOAD = ("saved_model_main_op", "legacy_init_op")
 
 
@@ -130,7 +131,7 @@ class _Graph:
         saver = self.meta_graph.saver_def
         restore = self.reached([saver.restore_op_name])
         save = self.reached([saver.save_tensor_name])
-        served = self.reached(self.entries())
+        served = self.reached(self.entries(), self.stand_ins())
         everything = [
             ("", self.meta_graph.graph_def.node),
             *((name, function.node_def) for name, function in self.functions.items()),
@@ -168,13 +169,19 @@ class _Graph:
             if key in self.meta_graph.collection_def:
                 yield from self.meta_graph.collection_def[key].node_list.value
 
-    def reached(self, tensors: Iterable[str]) -> "_Reached":
+    def stand_ins(self) -> Iterator[str]:
         """
-        Follow inputs and calls from some tensors.
+        Name the functions that TensorFlow may run in the place of others: whatever calls those, calls these.
+        """
+        return (name for name, function in self.functions.items() if "api_implements" in function.attr)
+
+    def reached(self, tensors: Iterable[str], called: Iterable[str] = ()) -> "_Reached":
+        """
+        Follow inputs and calls from some tensors, and from functions that are called anyway.
         """
         result = _Reached()
         nodes = [name for name in map(_node, tensors) if name]
-        functions: list[str] = []
+        functions = list(called)
         while nodes or functions:
             if nodes:
                 node = self.nodes.get(nodes.pop())
@@ -209,26 +216,35 @@ class _Graph:
         In a function that is one of its arguments, in a TF1 graph the saver's placeholder.
         """
         nodes = {inner.name: inner for inner in self.functions[function].node_def} if function else self.nodes
-        source = _node(node.input[0])
-        while source in nodes and nodes[source].op == "Identity":
-            source = _node(nodes[source].input[0])
+        source = _input(node, 0)
+        for _ in nodes:  # there are no more to pass, unless they stand in a circle
+            if _node(source) not in nodes or nodes[_node(source)].op != "Identity":
+                break
+            source = _input(nodes[_node(source)], 0)
         if not function:
-            return source == _node(self.meta_graph.saver_def.filename_tensor_name)
+            return _output(source) == _output(self.meta_graph.saver_def.filename_tensor_name)
         arguments = self.functions[function].signature.input_arg
-        if source not in {argument.name for argument in arguments}:
-            return False
-        return self.given(function, [argument.name for argument in arguments].index(source))
+        # One that stands for several would move those behind it.
+        single = not any(argument.number_attr or argument.type_list_attr for argument in arguments)
+        names = [argument.name for argument in arguments]
+        return single and source in names and self.given(function, names.index(source))
 
     def given(self, function: str, position: int) -> bool:
         """
         Whether every call of a function gives it the saver's file name as its argument at `position`.
+
+        Only plain calls do: a branch has its condition before the arguments, a loop gives others the second time.
         """
-        wanted = _node(self.meta_graph.saver_def.filename_tensor_name)
+        wanted = _output(self.meta_graph.saver_def.filename_tensor_name)
         inner = any(
             function in self.called(node) for other in self.functions.values() for node in other.node_def
         )
         calls = [node for node in self.nodes.values() if function in self.called(node)]
-        return not inner and all(_node(node.input[position]) == wanted for node in calls)
+        return not inner and all(
+            (node.op == function or (node.op in _CALLS and node.attr["f"].func.name == function))
+            and _output(_input(node, position)) == wanted
+            for node in calls
+        )
 
 
 @dataclass(slots=True)
@@ -245,3 +261,17 @@ def _node(tensor: str) -> str:
     The node of a tensor's name: ``^node``, ``node:0`` and ``node:output:0`` are its other forms.
     """
     return tensor.removeprefix("^").partition(":")[0]
+
+
+def _output(tensor: str) -> str:
+    """
+    A tensor of the graph in its full form: ``node`` is short for ``node:0``.
+    """
+    return tensor if ":" in tensor else f"{tensor}:0"
+
+
+def _input(node: Any, position: int) -> str:
+    """
+    The name of a node's input; of one that is missing, a name that no tensor has.
+    """
+    return node.input[position] if position < len(node.input) else "^"

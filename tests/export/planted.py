@@ -119,12 +119,65 @@ def restores_another(meta_graph: Any) -> None:
     next(n for n in restoring.node_def if n.op == "RestoreV2").input[0] = "elsewhere:output:0"
 
 
-def restores_another_by_argument(meta_graph: Any) -> None:
+def elsewhere(meta_graph: Any) -> Any:
+    """Give the node that calls the restore function, and the graph a constant to take the file name's place."""
     constant = meta_graph.graph_def.node.add(name="elsewhere", op="Const")
     constant.attr["value"].tensor.string_val.append(b"/etc/elsewhere")
     name = meta_graph.saver_def.restore_op_name
-    call = next(node for node in meta_graph.graph_def.node if node.name == name)
-    call.input[0] = "elsewhere"
+    return next(node for node in meta_graph.graph_def.node if node.name == name)
+
+
+def restores_another_by_argument(meta_graph: Any) -> None:
+    elsewhere(meta_graph).input[0] = "elsewhere"
+
+
+def restores_another_in_a_branch(meta_graph: Any) -> None:
+    """The file name is the condition, which may be text; what the function gets stands behind it."""
+    call = elsewhere(meta_graph)
+    call.op = "If"
+    call.input.insert(1, "elsewhere")
+    for branch in ("then_branch", "else_branch"):
+        call.attr[branch].CopyFrom(call.attr["f"])
+    del call.attr["f"]
+
+
+def restores_another_by_output(meta_graph: Any) -> None:
+    """The loader gives a value to the first output of a node only."""
+    call = elsewhere(meta_graph)
+    meta_graph.graph_def.node.add(name="both", op="IdentityN", input=[call.input[0], "elsewhere"])
+    meta_graph.saver_def.filename_tensor_name = "both:0"
+    call.input[0] = "both:1"
+
+
+def restores_another_behind_a_list(meta_graph: Any) -> None:
+    """One argument that stands for two moves the next one."""
+    call = elsewhere(meta_graph)
+    arguments = function_with(meta_graph, "RestoreV2").signature.input_arg
+    arguments.insert(0, type(arguments[0])(name="two", number_attr="N"))
+    name = call.input[0]
+    call.input[:1] = [name, name, "elsewhere"]
+
+
+def restores_from_a_circle(meta_graph: Any) -> None:
+    restoring = function_with(meta_graph, "RestoreV2")
+    for name, other in (("one", "other"), ("other", "one")):
+        restoring.node_def.add(name=name, op="Identity", input=[f"{other}:output:0"])
+    next(n for n in restoring.node_def if n.op == "RestoreV2").input[0] = "one:output:0"
+
+
+def restores_nothing(meta_graph: Any) -> None:
+    restoring = function_with(meta_graph, "RestoreV2")
+    del next(n for n in restoring.node_def if n.op == "RestoreV2").input[:]
+
+
+def saves_in_anothers_place(meta_graph: Any) -> None:
+    """TensorFlow runs the function that is for this device, whichever of the two is called."""
+    saving = function_with(meta_graph, "SaveV2")
+    other = meta_graph.graph_def.library.function.add()
+    other.signature.name = "for_another_device"
+    for function, device in ((saving, b"CPU"), (other, b"GPU")):
+        function.attr["api_implements"].s = b"the same"
+        function.attr["api_preferred_device"].s = device
 
 
 def unreached(meta_graph: Any) -> None:
@@ -151,7 +204,11 @@ def main(base: Path) -> None:
     table = Table(base / "vocabulary.txt")
     tf.saved_model.save(table, str(base / "InitializeTableFromTextFileV2"), signatures=table.lookup)
     first_style(base / "first-style")
-    for edit in (custom, saves_at_load, restores_another, restores_another_by_argument, unreached):
+    for edit in (
+        custom, saves_at_load, restores_another, restores_another_by_argument, restores_another_in_a_branch,
+        restores_another_by_output, restores_another_behind_a_list, restores_from_a_circle, restores_nothing,
+        saves_in_anothers_place, unreached,
+    ):  # fmt: skip
         change(base / "none", base / edit.__name__, edit)
     change(base / "none", base / "text", lambda _: None)
     (base / "text" / "saved_model.pbtxt").write_text("saved_model_schema_version: 1\n")

@@ -56,6 +56,24 @@ def test_what_every_model_holds_is_allowed(planted: Path, name: str) -> None:
         pytest.param(
             "restores_another_by_argument", "RestoreV2 reads another file", id="restore an argument"
         ),
+        pytest.param(
+            "restores_another_in_a_branch",
+            "RestoreV2 reads another file",
+            id="restore an argument of a branch",
+        ),
+        pytest.param(
+            "restores_another_by_output", "RestoreV2 reads another file", id="restore another output"
+        ),
+        pytest.param(
+            "restores_another_behind_a_list", "RestoreV2 reads another file", id="restore behind a list"
+        ),
+        pytest.param("restores_from_a_circle", "RestoreV2 reads another file", id="restore from a circle"),
+        pytest.param("restores_nothing", "RestoreV2 reads another file", id="restore without a file"),
+        pytest.param(
+            "saves_in_anothers_place",
+            "SaveV2 is allowed to the saver only, and a signature",
+            id="save in another's place",
+        ),
         pytest.param("unreached", "SaveV2 is allowed to the saver only, and something else", id="unreached"),
         pytest.param("text", "no text graph, got saved_model.pbtxt", id="pbtxt"),
     ],
