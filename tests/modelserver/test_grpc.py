@@ -164,6 +164,17 @@ def test_a_tensor_of_any_size_is_refused_before_it_is_made(server: Any) -> None:
     assert details == f"tensor of {2**42} bytes is larger than {2**20}"
 
 
+def test_tensors_that_the_signature_has_not_are_not_made(server: Any) -> None:
+    """Of a few bytes each, and there may be thousands of them."""
+    message = with_shape(2**40)
+    message.inputs["z"].CopyFrom(message.inputs["x"])
+
+    code, details = failure(server, message)
+
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "Sent extra: {z}" in details
+
+
 def test_a_message_over_the_limit_is_refused_and_the_server_lives(server: Any) -> None:
     assert failure(server, request("half", x=np.zeros(2**19, np.float32)))[0] == (
         grpc.StatusCode.RESOURCE_EXHAUSTED

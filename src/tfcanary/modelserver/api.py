@@ -13,7 +13,7 @@ from tfcanary.modelserver.examples import CLASSIFY, REGRESS
 from tfcanary.modelserver.limits import Limits
 from tfcanary.modelserver.manager import Manager
 from tfcanary.modelserver.metrics import Metrics
-from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable
+from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, check_names
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import Array, from_proto, to_proto
 
@@ -38,6 +38,7 @@ class Api:
         spec = request.model_spec
         with self._manager.using(spec) as servable:
             signature = servable.signature(spec.signature_name)
+            check_names(signature, request.inputs)
             limit = self._limits.tensor_bytes
             inputs = {alias: from_proto(proto, alias, limit) for alias, proto in request.inputs.items()}
             outputs = self._run(servable, signature, inputs, list(request.output_filter), timeout_seconds)

@@ -3,7 +3,7 @@ One version of one model, loaded: what it can be asked, and the asking.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -303,20 +303,27 @@ def _run_batch(
     return {fetches[alias]: array for alias, array in outputs.items()}
 
 
-def _check_inputs(signature: Any, inputs: Mapping[str, Array]) -> None:
-    wanted, sent = set(signature.inputs), set(inputs)
+def check_names(signature: Any, names: Iterable[str]) -> None:
+    """
+    Refuse inputs that are not those of a signature, before anything is made of them.
+    """
+    wanted, sent = set(signature.inputs), set(names)
     if len(sent) != len(wanted):
         raise invalid(
             f"input size does not match signature: {len(sent)}!={len(wanted)} "
             f"len({{{_joined(sent)}}}) != len({{{_joined(wanted)}}}). Sent extra: {{{_joined(sent - wanted)}}}. "
             f"Missing but required: {{{_joined(wanted - sent)}}}."
         )
+    for alias in sorted(sent - wanted):
+        raise invalid(
+            f"input tensor alias not found in signature: {alias}. "
+            f"Inputs expected to be in the set {{{_joined(wanted)}}}."
+        )
+
+
+def _check_inputs(signature: Any, inputs: Mapping[str, Array]) -> None:
+    check_names(signature, inputs)
     for alias, array in inputs.items():
-        if alias not in wanted:
-            raise invalid(
-                f"input tensor alias not found in signature: {alias}. "
-                f"Inputs expected to be in the set {{{_joined(wanted)}}}."
-            )
         expected = signature.inputs[alias].dtype
         if array.dtype != numpy_type(expected):
             # The session would convert it; TensorFlow Serving does not.
