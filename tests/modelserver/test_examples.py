@@ -53,6 +53,17 @@ def test_regress_gives_a_number_for_each_example(server: Any) -> None:
     assert [entry.value for entry in answer.result.regressions] == [23.0, 16.0]
 
 
+def test_a_context_counts_for_each_example(server: Any) -> None:
+    request = protos.RegressionRequest(model_spec=spec("regress"), input=source(*[1.0] * 200, context=10))
+    padding = request.input.example_list_with_context.context.features.feature["padding"]
+    padding.bytes_list.value.append(b"x" * 2**13)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        server.call(SERVICE + "Regress", request, protos.RegressionResponse)
+
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def multi(*tasks: tuple[str, str]) -> Any:
     request = protos.MultiInferenceRequest(input=source(1.0))
     for signature, method in tasks:

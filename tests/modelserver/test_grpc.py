@@ -164,6 +164,17 @@ def test_a_tensor_of_any_size_is_refused_before_it_is_made(server: Any) -> None:
     assert details == f"tensor of {2**42} bytes is larger than {2**20}"
 
 
+def test_a_text_that_is_repeated_counts_as_often(server: Any) -> None:
+    """TensorFlow makes a copy for each element."""
+    message = request("mixed", "strings", text_bytes=np.array([b"x" * 2**10], dtype=object))
+    message.inputs["text_bytes"].tensor_shape.dim[0].size = 2**11
+
+    assert failure(server, message) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"tensor of {2**21} bytes is larger than {2**20}",
+    )
+
+
 def test_tensors_that_the_signature_has_not_are_not_made(server: Any) -> None:
     """Of a few bytes each, and there may be thousands of them."""
     message = with_shape(2**40)

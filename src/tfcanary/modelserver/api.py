@@ -135,7 +135,14 @@ class Api:
         signature_name = spec.signature_name or DEFAULT_SIGNATURE
         with self._manager.using(spec) as servable:
             started = time.monotonic()
-            result = examples.ask(servable, signature_name, method, request.input, timeout_seconds)
+            result = examples.ask(
+                servable,
+                signature_name,
+                method,
+                request.input,
+                limit=self._limits.tensor_bytes,
+                timeout_seconds=timeout_seconds,
+            )
             self.metrics.run(servable.name, name, time.monotonic() - started)
         response.result.CopyFrom(result)
         _fill_spec(response.model_spec, servable, signature_name)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfcanary.modelserver import jsontensor, protos
 from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import DT_STRING, Array
+from tfcanary.modelserver.tensors import DT_STRING, Array, check_bytes
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -43,10 +43,16 @@ class Servable(Protocol):
 
 
 def ask(
-    servable: Servable, signature_name: str, method: str, source: Any, timeout_seconds: float | None = None
+    servable: Servable,
+    signature_name: str,
+    method: str,
+    source: Any,
+    *,
+    limit: int,
+    timeout_seconds: float | None = None,
 ) -> Any:
     """
-    Classify, or regress, the examples of an Input.
+    Classify, or regress, the examples of an Input, which may take `limit` bytes.
 
     Returns:
         a ClassificationResult or a RegressionResult.
@@ -55,14 +61,16 @@ def ask(
         raise invalid(f"No signature was found with the name: {signature_name}")
     signature = servable.signatures[signature_name]
     alias = input_name(signature, method, check_method_name=servable.check_method_names)
-    inputs = serialized(source)
+    inputs = serialized(source, limit)
     outputs = servable.predict(signature, {alias: inputs}, (), timeout_seconds)
     return (classification if method == CLASSIFY else regression)(outputs, len(inputs))
 
 
-def serialized(source: Any) -> Array:
+def serialized(source: Any, limit: int) -> Array:
     """
     Make the one tensor that such signatures take: each example in its serialised form, after the shared context.
+
+    A small message can hold many examples and one large context, so it is measured before it is made.
     """
     kind = source.WhichOneof("kind")
     context = b""
@@ -75,6 +83,7 @@ def serialized(source: Any) -> Array:
         context = source.example_list_with_context.context.SerializeToString()
     if not examples:
         raise invalid("Input is empty.")
+    check_bytes(len(context) * len(examples) + source.ByteSize(), limit)
     result = np.empty(len(examples), dtype=np.object_)
     result[:] = [context + example.SerializeToString() for example in examples]
     return result

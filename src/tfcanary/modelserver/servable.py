@@ -226,7 +226,8 @@ class Servable:
                 "regress_log": [(request, examples.REGRESS)],
             }.get(kind) or [(task, task.method_name) for task in request.tasks]
             for task, method in tasks:
-                examples.ask(self, task.model_spec.signature_name or DEFAULT_SIGNATURE, method, request.input)
+                name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+                examples.ask(self, name, method, request.input, limit=_WARMUP_TENSOR_BYTES)
             return
         if kind != "predict_log":
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}, in {path}")

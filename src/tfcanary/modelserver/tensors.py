@@ -59,10 +59,16 @@ def check_size(shape: Sequence[int], dtype: int, limit: int) -> int:
     Count the elements of a shape, and refuse one that would take more than `limit` bytes.
     """
     count = math.prod(shape)
-    size = count * np.dtype(numpy_type(dtype)).itemsize
+    check_bytes(count * np.dtype(numpy_type(dtype)).itemsize, limit)
+    return count
+
+
+def check_bytes(size: int, limit: int) -> None:
+    """
+    Refuse a tensor that takes more than `limit` bytes.
+    """
     if size > limit:
         raise ServingError(Code.RESOURCE_EXHAUSTED, f"tensor of {size} bytes is larger than {limit}")
-    return count
 
 
 def from_proto(proto: Any, alias: str, limit: int) -> Array:
@@ -95,7 +101,9 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
         raise wrong
     if len(values) < count:
         default = b"" if proto.dtype == DT_STRING else 0
-        last = values[-1] if len(values) else default
+        last: Any = values[-1] if len(values) else default
+        if proto.dtype == DT_STRING:
+            check_bytes(count * len(last), limit)  # TensorFlow makes a copy for each element
         padded = np.full(count, last, dtype=kind)
         padded[: len(values)] = values
         values = padded
