@@ -75,6 +75,11 @@ def scalar(x):
     return {"y": x}
 
 
+@signature(tf.TensorSpec([], tf.string, "text"))
+def one_text(text):
+    return {"text": tf.identity(text)}
+
+
 @signature(tf.TensorSpec([None], tf.complex64, "c64"), tf.TensorSpec([None], tf.complex128, "c128"))
 def complexes(c64, c128):
     return {"c64_out": tf.identity(c64), "c128_out": tf.identity(c128)}
@@ -192,6 +197,7 @@ def main(directory: Path) -> None:
         slow=slow,
         sizes=sizes,
         scalar=scalar,
+        one_text=one_text,
         complexes=complexes,
         kinds=kinds,
         classify=classify,

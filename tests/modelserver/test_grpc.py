@@ -90,6 +90,12 @@ def test_strings_are_bytes(server: Any) -> None:
     assert list(answer.outputs["same_bytes"].string_val) == [b"ab", b"\xff\x00"]
 
 
+def test_a_text_without_dimensions_keeps_its_last_zero(server: Any) -> None:
+    message = request("mixed", "one_text", text=np.array(b"\xff\x00", dtype=object))
+
+    assert list(server.predict(message).outputs["text"].string_val) == [b"\xff\x00"]
+
+
 def test_output_filter_chooses_outputs(server: Any) -> None:
     message = request("mixed", a=floats(1, 2).reshape(1, 2), b=np.array([3], dtype=np.int64))
     message.output_filter.append("twice")

@@ -62,6 +62,12 @@ def test_one_base64_value_in_column_form_is_a_scalar(post: Post) -> None:
     assert answer.json()["outputs"]["same_bytes"] == [b64(b"x")]
 
 
+def test_a_text_without_dimensions_is_read_and_written(post: Post) -> None:
+    answer = post("mixed", signature_name="one_text", inputs=b64("ü\x00".encode()))
+
+    assert answer.json() == {"outputs": "ü\x00"}
+
+
 def test_not_finite_outputs_are_written_as_bare_words(post: Post) -> None:
     answer = post("mixed", signature_name="not_finite", instances=[1.0])
 

@@ -54,7 +54,7 @@ class Graph:
             raise ServingError(Code(error.error_code), error.message) from error
         except (TypeError, ValueError) as error:
             raise invalid(str(error)) from error
-        return {alias: np.asarray(result) for alias, result in results.items()}
+        return {alias: _array(result) for alias, result in results.items()}
 
     def close(self) -> None:
         """
@@ -77,6 +77,11 @@ def session_config(base: Any | None, intra_op_threads: int, inter_op_threads: in
         # Without it each session gets whatever the first one of the process asked for.
         config.use_per_session_threads = True
     return config
+
+
+def _array(result: Any) -> Array:
+    # A text without dimensions comes as bytes, of which numpy would make a type of its own that ends at the last zeros.
+    return np.array(result, dtype=np.object_) if isinstance(result, bytes) else np.asarray(result)
 
 
 def _load_error(error: Exception) -> ServingError:
