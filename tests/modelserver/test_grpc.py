@@ -90,6 +90,38 @@ def test_strings_are_bytes(server: Any) -> None:
     assert list(answer.outputs["same_bytes"].string_val) == [b"ab", b"\xff\x00"]
 
 
+def texts_as_content(content: bytes) -> Any:
+    message = protos.PredictRequest(model_spec={"name": "mixed", "signature_name": "strings"})
+    tensor = message.inputs["text_bytes"]
+    tensor.dtype = protos.DataType.Value("DT_STRING")
+    tensor.tensor_shape.dim.add(size=3)
+    tensor.tensor_content = content
+    return message
+
+
+def test_texts_may_come_as_content(server: Any) -> None:
+    """As TensorFlow encodes them: all lengths, then all texts."""
+    message = texts_as_content(b"\x02\x00\x81\x01" + b"ab" + b"c" * 129)
+
+    assert list(server.predict(message).outputs["same_bytes"].string_val) == [b"ab", b"", b"c" * 129]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x01\x01", id="lengths that are missing"),
+        pytest.param(b"\x01\x01\x02abc", id="a text that is cut"),
+        pytest.param(b"\x01\x01\x00abc", id="more than the texts"),
+        pytest.param(b"\x80" * 20, id="a length that does not end"),
+    ],
+)
+def test_content_that_is_no_texts_is_invalid(server: Any, content: bytes) -> None:
+    assert failure(server, texts_as_content(content)) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "tensor parsing error: text_bytes",
+    )
+
+
 def test_a_text_without_dimensions_keeps_its_last_zero(server: Any) -> None:
     message = request("mixed", "one_text", text=np.array(b"\xff\x00", dtype=object))
 

@@ -4,6 +4,7 @@ Tensors between protos and numpy.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import ml_dtypes
@@ -35,6 +36,7 @@ _KINDS: dict[int, tuple[Any, str, Any]] = {
 }
 DT_STRING: int = DataType.Value("DT_STRING")
 _MOST_DIMENSIONS = 64
+_VARINT_BITS = 28  # before its last byte
 
 
 def type_name(dtype: int) -> str:
@@ -89,13 +91,10 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
     if any(size < 0 for size in shape) or len(shape) > _MOST_DIMENSIONS:
         raise wrong
     count = check_size(shape, proto.dtype, limit)
-    if proto.tensor_content and proto.dtype != DT_STRING:
-        if len(proto.tensor_content) != count * np.dtype(kind).itemsize:
-            raise wrong
-        return _shaped(np.frombuffer(proto.tensor_content, dtype=kind), shape, wrong)
+    content = proto.tensor_content
     try:
-        values = _values(getattr(proto, field), kind, bits)
-    except (OverflowError, ValueError):
+        values = _of_content(content, kind, count) if content else _values(getattr(proto, field), kind, bits)
+    except (IndexError, OverflowError, ValueError):
         raise wrong from None
     if len(values) > count:
         raise wrong
@@ -115,6 +114,41 @@ def _shaped(values: Array, shape: list[int], wrong: ServingError) -> Array:
         return values.reshape(shape)
     except ValueError:  # nothing in it, and yet larger than an array may be
         raise wrong from None
+
+
+def _of_content(content: bytes, kind: Any, count: int) -> Array:
+    if kind is np.object_:
+        return _texts(content, count)
+    if len(content) != count * np.dtype(kind).itemsize:
+        raise ValueError
+    return np.frombuffer(content, dtype=kind)
+
+
+def _texts(content: bytes, count: int) -> Array:
+    """
+    Read texts as TensorFlow encodes them: the length of each as a varint of 32 bits, then all of them.
+
+    Raises:
+        IndexError, ValueError: the content is not that.
+    """
+    sizes: list[int] = []
+    position = 0
+    while len(sizes) < count:
+        size = shift = 0
+        byte = 0x80
+        while byte & 0x80:
+            if shift > _VARINT_BITS:
+                raise ValueError
+            byte = content[position]
+            size |= (byte & 0x7F) << shift
+            position, shift = position + 1, shift + 7
+        sizes.append(size)
+    starts = list(accumulate(sizes, initial=position))
+    if starts[-1] != len(content):
+        raise ValueError
+    texts = np.empty(count, dtype=np.object_)
+    texts[:] = [content[start:end] for start, end in pairwise(starts)]
+    return texts
 
 
 def _values(field: Any, kind: Any, bits: Any) -> Array:
