@@ -186,6 +186,20 @@ def test_a_new_version_that_fails_leaves_the_old_one_in_service(
     assert loader.events == ["load 3", "fail 4"]
 
 
+def test_a_version_that_failed_is_tried_again_once_it_was_taken_away(
+    started: Started, base: Path, loader: Loader
+) -> None:
+    """As a broken export is mended: under its own number."""
+    manager = started()
+    loader.failures = {4: 1}
+    for change in (Path.mkdir, Path.rmdir, Path.mkdir):
+        change(base / "4")
+        manager.refresh()
+
+    assert loader.events == ["load 3", "fail 4", "load 4"]
+    assert serving(manager) == [4]
+
+
 def test_a_load_is_tried_again_as_often_as_asked(started: Started, loader: Loader) -> None:
     loader.failures = {3: 2}
 

@@ -51,6 +51,8 @@ class _Model:
     # Replaced whole, never changed, so that requests read it without a lock.
     serving: dict[int, Servable] = field(default_factory=dict)
     latest: int | None = None
+    # Not tried again for as long as they are wanted.
+    failed: set[int] = field(default_factory=set)
 
 
 class Manager:
@@ -185,6 +187,7 @@ class Manager:
                 if not found:
                     continue  # an empty or unreadable directory takes nothing out of service
                 wanted = aspired(found, model.config, name)
+                model.failed &= set(wanted)
                 errors += self._load_new(name, model, {version: found[version] for version in wanted})
                 if wanted and not set(wanted) & set(model.serving):
                     continue  # what should replace the old version failed, so the old one stays
@@ -195,9 +198,8 @@ class Manager:
     def _load_new(self, name: str, model: _Model, wanted: dict[int, Path]) -> list[ServingError]:
         errors = []
         for version, path in sorted(wanted.items(), reverse=True):
-            known = model.states.get(version)
-            if version in model.serving or (known is not None and known.error is not None):
-                continue  # it is there; or it failed, and only a restart or a new version tries again
+            if version in model.serving or version in model.failed:
+                continue
             error = self._load_version(name, model, version, path)
             if error is not None:
                 errors.append(error)
@@ -218,6 +220,7 @@ class Manager:
                     log.error("%s version %d failed to load: %s", name, version, error)  # noqa: TRY400 - the message says it all
                     state.error = error
                     state.state = State.END
+                    model.failed.add(version)
                     return ServingError(
                         error.code,
                         f"1 servable(s) did not become available: {{{{name: {name} version: {version}}} "
