@@ -45,8 +45,9 @@ def living(base: Path, tmp_path: Path, open_server: Any) -> Any:
     )
 
 
-def written(base: Path, name: str = "half") -> str:
-    return f'model_config_list {{ config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" }} }}'
+def written(base: Path, name: str = "half", more: str = "") -> str:
+    fields = f'name: "{name}" base_path: "{base}" model_platform: "tensorflow" {more}'
+    return f"model_config_list {{ config {{ {fields} }} }}"
 
 
 def answer(server: Any, model: str = "half") -> float:
@@ -172,6 +173,28 @@ def test_a_configuration_that_changes_is_taken_over_and_a_broken_one_is_not(
 
     wait_until("the new configuration", taken, timeout_seconds=30)
     assert answer(living, "other") == 2.0
+
+
+def test_a_configuration_whose_label_comes_before_its_version_is_taken_over_once_that_is_there(
+    living: Any, models: Path, base: Path, tmp_path: Path
+) -> None:
+    label = 'version_labels { key: "canary" value: 2 }'
+    (tmp_path / "models.config").write_text(written(base, more=label))
+
+    def refused() -> None:
+        if "version 2 of model half, which is not currently available" not in living.log.read_text():
+            raise NotYet("nothing in the log")
+
+    wait_until("the label to be refused", refused, timeout_seconds=30)
+    shutil.copytree(models / "half" / "2", tmp_path / "2")
+    (tmp_path / "2").rename(base / "2")
+
+    def taken() -> None:
+        status = living.rest.get("/v1/models/half/labels/canary").status_code
+        if status != 200:
+            raise NotYet(f"HTTP {status}")
+
+    wait_until("the label", taken, timeout_seconds=30)
 
 
 def test_models_can_be_changed_by_request(living: Any, base: Path) -> None:

@@ -167,7 +167,7 @@ class Server:
 
     def _poll_config(self) -> None:
         """
-        Look at the configuration again and again; one that cannot be read or served is logged and passed over.
+        Look at the configuration again and again; one that cannot be read or served is logged, and tried again.
         """
         from tfcanary.modelserver import config  # noqa: PLC0415
 
@@ -177,8 +177,8 @@ class Server:
             try:
                 models = config.read_models(path)
                 if models != known:
-                    known = models
                     self._manager.reload(models)
+                    known = models
             except CanaryError as error:
                 log.error("%s: not taken over: %s", path, error)  # noqa: TRY400 - the message says it all
 
