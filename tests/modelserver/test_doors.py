@@ -209,6 +209,15 @@ def test_a_session_has_the_threads_that_it_is_given(open_server: Any, models: Pa
     assert [39, 39, 79] == [pytest.approx(count - one, abs=5) for count in (flags, config_file, above)]
 
 
+@pytest.mark.parametrize("milliseconds", [0, -1])
+def test_without_a_timeout_rest_requests_have_none(open_server: Any, models: Path, milliseconds: int) -> None:
+    server = open_server(
+        "/v1/models/half/metadata", *half(models), f"--rest_api_timeout_in_ms={milliseconds}"
+    )
+
+    assert server.rest.post("/v1/models/half:predict", json={"instances": [1.0]}).status_code == 200
+
+
 def test_channel_arguments_reach_grpc(open_server: Any, models: Path) -> None:
     """A limit that is lower than the server's own."""
     server = open_server(

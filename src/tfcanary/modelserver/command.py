@@ -141,7 +141,9 @@ class Server:
             api,
             ThreadPoolExecutor(arguments.rest_api_num_threads or default_threads, "rest"),
             limits,
-            timeout_seconds=arguments.rest_api_timeout_in_ms / 1000,
+            timeout_seconds=arguments.rest_api_timeout_in_ms / 1000
+            if arguments.rest_api_timeout_in_ms > 0
+            else None,
             metrics_path=metrics_path,
         )
 

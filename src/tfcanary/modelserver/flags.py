@@ -46,7 +46,9 @@ FLAGS = (
     Flag("grpc_socket_path", "", Use.SERVED, "UNIX socket for the gRPC API"),
     Flag("rest_api_port", 0, Use.SERVED, "TCP port of the REST API; 0 for none"),
     Flag("rest_api_num_threads", 0, Use.SERVED, "threads for REST requests; 0 for 4 per processor"),
-    Flag("rest_api_timeout_in_ms", 30000, Use.SERVED, "timeout of REST requests, in milliseconds"),
+    Flag(
+        "rest_api_timeout_in_ms", 30000, Use.SERVED, "timeout of REST requests, in milliseconds; 0 for none"
+    ),
     Flag("rest_api_enable_cors_support", False, Use.ABSENT, "add CORS headers"),
     Flag("enable_batching", False, Use.SERVED, "run concurrent requests as one batch"),
     Flag(

@@ -45,7 +45,7 @@ class RestDoor:
         executor: Executor,
         limits: Limits,
         *,
-        timeout_seconds: float,
+        timeout_seconds: float | None,
         metrics_path: str | None,
     ) -> None:
         self._api = api
