@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from tfcanary.modelserver import config, protos
 from tfcanary.modelserver.metrics import Metrics
 from tfcanary.modelserver.status import Code
 from tfcanary.modelserver.tensors import to_proto
+from tfcanary.wait import NotYet, wait_until
 
 COUNT = ":tensorflow:serving:request_count"
 LATENCY = ":tensorflow:serving:request_latency"
@@ -90,6 +92,26 @@ def test_the_server_counts_what_both_doors_answered(server: Any) -> None:
         "runs": 2,
         "missing": 1,
     }
+
+
+def test_a_request_whose_deadline_passes_is_counted_as_that(server: Any) -> None:
+    """The server is told that nobody waits any more before the run has ended."""
+    message = protos.PredictRequest(model_spec={"name": "mixed", "signature_name": "slow"})
+    to_proto(np.array(10**9), 9, message.inputs["count"])
+    keys = [
+        f'{COUNT}{{model_name="mixed",status="{status}"}}' for status in ("DEADLINE_EXCEEDED", "INTERNAL")
+    ]
+    before = [value(server.rest.get("/metrics").text, key) for key in keys]
+
+    with pytest.raises(grpc.RpcError):
+        server.predict(message, timeout=0.3)
+
+    def counted() -> None:
+        page = server.rest.get("/metrics").text
+        if [value(page, key) - known for key, known in zip(keys, before, strict=True)] != [1, 0]:
+            raise NotYet(page)
+
+    wait_until("the request to be counted", counted, timeout_seconds=10)
 
 
 @pytest.mark.parametrize(

@@ -112,22 +112,31 @@ class GrpcDoor:
             started = time.monotonic()
             remaining = context.time_remaining()
             request = _parse(kind, data)
-            code = Code.INTERNAL
 
-            def work() -> bytes:
-                message: bytes = answer(request, remaining).SerializeToString()
-                return message
-
-            try:
-                message = await asyncio.get_running_loop().run_in_executor(self._executor, work)
-                code = Code.OK
-            except ServingError as error:
-                code = error.code
-                raise
-            finally:
+            def count(code: Code) -> None:
                 seconds = time.monotonic() - started
                 self._api.metrics.request(_model_name(request), name, "GRPC", code, seconds)
-            return message
+
+            def work() -> bytes:
+                code = Code.INTERNAL
+                try:
+                    message: bytes = answer(request, remaining).SerializeToString()
+                    code = Code.OK
+                except ServingError as error:
+                    code = error.code
+                    raise
+                finally:
+                    count(code)
+                return message
+
+            job = self._executor.submit(work)
+            try:
+                return await asyncio.wrap_future(job)
+            except asyncio.CancelledError:
+                # The client waits no longer. What runs counts as what it ends with, as in the original.
+                if job.cancel():
+                    count(Code.CANCELLED)
+                raise
 
         return name, handle
 
