@@ -117,6 +117,14 @@ def test_a_rest_port_that_is_taken_ends_the_server(models: Path, server: Any, en
             "--num_tflite_interpreters_per_pool: expected 1 or more",
             id="interpreters",
         ),
+        pytest.param(
+            ["--grpc_max_threads=-1", "--model_base_path=/m"], "expected 0 or more, got -1", id="grpc-threads"
+        ),
+        pytest.param(
+            ["--rest_api_num_threads=-1", "--model_base_path=/m"],
+            "expected 0 or more, got -1",
+            id="rest-threads",
+        ),
         pytest.param(["--port=70000", "--model_base_path=/m"], "got 70000", id="port-too-large"),
         pytest.param(
             ["--port=1", "--rest_api_port=1", "--model_base_path=/m"],

@@ -126,10 +126,9 @@ class Server:
         if self._scheduler is not None:
             self._scheduler.observe = partial(metrics.queued, self._scheduler.name)
         api = Api(self._manager, metrics, limits, as_content=arguments.enable_serialization_as_tensor_content)
-        default_threads = 4 * len(os.sched_getaffinity(0))
         self._grpc = GrpcDoor(
             api,
-            ThreadPoolExecutor(arguments.grpc_max_threads or default_threads, "grpc"),
+            _threads("grpc_max_threads", arguments.grpc_max_threads, "grpc"),
             limits,
             _channel_arguments(arguments.grpc_channel_arguments),
             health=arguments.enable_grpc_healthcheck_service,
@@ -139,7 +138,7 @@ class Server:
         )
         self._rest = RestDoor(
             api,
-            ThreadPoolExecutor(arguments.rest_api_num_threads or default_threads, "rest"),
+            _threads("rest_api_num_threads", arguments.rest_api_num_threads, "rest"),
             limits,
             timeout_seconds=arguments.rest_api_timeout_in_ms / 1000
             if arguments.rest_api_timeout_in_ms > 0
@@ -231,6 +230,12 @@ class Server:
                 )
             ).serve(sockets=[listening])
         await grpc_server.wait_for_termination()
+
+
+def _threads(flag: str, count: int, name: str) -> ThreadPoolExecutor:
+    if count < 0:
+        raise UsageError(f"--{flag}: expected 0 or more, got {count}")
+    return ThreadPoolExecutor(count or 4 * len(os.sched_getaffinity(0)), name)
 
 
 def _batching(arguments: argparse.Namespace) -> tuple[Any, Any]:
