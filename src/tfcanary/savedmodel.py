@@ -103,9 +103,12 @@ def read(directory: Path) -> Any:
             f"{path}: expected a SavedModel's version directory, got none; name it as BASE/VERSION"
         )
     try:
-        return saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError has moved between releases
         raise UsageError(f"{path}: expected a SavedModel, got {error}") from error
+    if not saved.meta_graphs:  # as of a file without a byte
+        raise UsageError(f"{path}: expected a SavedModel, got one without a graph")
+    return saved
 
 
 def require_allowed(directory: Path) -> None:
@@ -161,6 +164,7 @@ def inspect(directory: Path, *, labelled: Path | None = None) -> dict[str, Any]:
         if path.is_file()
     }
     written = (directory / manifest.NAME).is_file()
+    problems = list(manifest.problems(directory)) if written else []
     facts = json.loads((directory / manifest.NAME).read_text(encoding="utf-8")) if written else {}
     measured = None
     if labelled is not None and not lines:
@@ -174,7 +178,7 @@ def inspect(directory: Path, *, labelled: Path | None = None) -> dict[str, Any]:
         "files": sizes,
         "ops": ops.used(saved),
         "refused": lines,
-        "manifest": {"written": written, "problems": list(manifest.problems(directory)) if written else []},
+        "manifest": {"written": written, "problems": problems},
         "facts": {name: facts[name] for name in _FACTS if name in facts},
         "accuracy": measured,
     }

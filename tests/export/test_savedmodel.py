@@ -46,12 +46,23 @@ def test_inspect_of_a_damaged_model_ends_in_exit_code_1(
     assert "variables/variables.index: expected by manifest.json, got none" in capsys.readouterr().err
 
 
+def test_inspect_of_a_malformed_manifest_names_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / manifest.NAME).write_text("{")
+
+    assert 2 == module.main(["inspect", str(copy)])
+    assert "manifest.json: expected a list of files with their sha256" in capsys.readouterr().err
+
+
 def test_inspect_of_something_else_names_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected a SavedModel's version directory"):
         savedmodel.read(tmp_path)
 
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff")
     with pytest.raises(UsageError, match="expected a SavedModel, got"):
+        savedmodel.read(tmp_path)
+
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(UsageError, match="got one without a graph"):
         savedmodel.read(tmp_path)
 
 
