@@ -8,9 +8,10 @@ Only the standard library is used, so that a container without TensorFlow can ch
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tfcanary import cli
 from tfcanary.errors import DoesNotHoldError, UsageError
@@ -52,13 +53,13 @@ def problems(directory: Path) -> Iterator[str]:
     Say of each file what is not as the manifest has it; nothing if all are.
 
     Raises:
-        UsageError: there is no manifest, or it is malformed.
+        UsageError: there is no manifest, or it is malformed, or something cannot be read.
     """
     listed = _listed(directory)
     # A link may point to anything, today to this file and tomorrow to another.
     found = {
         path.relative_to(directory).as_posix(): path
-        for path in sorted(directory.rglob("*"))
+        for path in _below(directory)
         if path != directory / NAME and (path.is_symlink() or not path.is_dir())
     }
     for name in sorted(listed.keys() | found.keys()):
@@ -69,8 +70,27 @@ def problems(directory: Path) -> Iterator[str]:
             yield f"{name}: expected only the files of {NAME}, got one more"
         elif path.is_symlink() or not path.is_file():
             yield f"{name}: expected a file, got a link or a device"
-        elif (got := sha256(path)) != listed[name]:
-            yield f"{name}: expected sha256 {listed[name]}, got {got}"
+        else:
+            try:
+                got = sha256(path)
+            except OSError as error:
+                _unreadable(error)
+            if got != listed[name]:
+                yield f"{name}: expected sha256 {listed[name]}, got {got}"
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    """
+    Give everything below a directory; one that cannot be listed may hold anything, and is an error.
+    """
+    for folder, folders, names in os.walk(directory, onerror=_unreadable):
+        yield from (Path(folder, name) for name in (*folders, *names))
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UsageError(
+        f"{error.filename}: cannot read it: {error.strerror}; it is read as the user that runs this"
+    ) from error
 
 
 def _listed(directory: Path) -> dict[str, str]:
@@ -80,7 +100,7 @@ def _listed(directory: Path) -> dict[str, str]:
         result = {str(name): str(entry["sha256"]) for name, entry in listed.items()}
     except OSError as error:
         raise UsageError(f"{path}: cannot read it: {error.strerror}; export_resnet.py writes it") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: expected a list of files with their sha256, got {error!r}") from error
     if not result:
         raise UsageError(f"{path}: expected at least one file, got none")

@@ -1,9 +1,11 @@
+import errno
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,13 +89,45 @@ def test_any_damage_ends_in_exit_code_1_and_one_line_that_names_the_file(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"files": {}}', '{"files": []}', '{"files": {"saved_model.pb": {}}}', "\x00"]
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"files": {}}',
+        '{"files": []}',
+        '{"files": {"saved_model.pb": {}}}',
+        "\x00",
+        "[" * 100_000,
+    ],
+    ids=range(8),
 )
 def test_a_manifest_that_lists_no_files_is_refused(model: Path, text: str) -> None:
     (model / manifest.NAME).write_text(text)
 
     with pytest.raises(UsageError, match=r"manifest\.json: expected"):
         list(manifest.problems(model))
+
+
+def test_what_cannot_be_read_is_refused_and_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root may read everything, so permissions alone would not show it."""
+
+    def refuse(path: Path, *_: object) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    scan = os.scandir
+    (model / "closed").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda path: refuse(path) if "closed" in str(path) else scan(path))
+        assert 2 == manifest.main(["verify", str(model)])
+    assert f"error: {model}/closed: cannot read it: Permission denied" in capsys.readouterr().err
+
+    (model / "closed").rmdir()
+    monkeypatch.setattr(manifest, "sha256", refuse)
+    assert 2 == manifest.main(["verify", str(model)])
+    assert f"error: {model}/saved_model.pb: cannot read it: Permission denied" in capsys.readouterr().err
 
 
 def test_a_model_without_a_manifest_is_refused(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
