@@ -229,6 +229,9 @@ def test_a_wrong_request_gets_a_status_and_a_reason(
         pytest.param("POST", "/v1/models/half:predict", b"{", 400, id="no-json"),
         pytest.param("POST", "/v1/models/half:predict", b"[]", 400, id="no-object"),
         pytest.param("POST", "/v1/models/half:predict", b"\xff\xfe{", 400, id="no-text"),
+        pytest.param(
+            "POST", "/v1/models/half:predict", '{"instances":[1]}'.encode("utf-16"), 400, id="utf-16"
+        ),
         pytest.param("POST", "/v1/models/half:predict", b"[" * 200_000, 400, id="deep"),
         pytest.param(
             "POST", "/v1/models/half:predict", b'{"instances":[' + b"9" * 5000 + b"]}", 400, id="digits"

@@ -59,7 +59,8 @@ def _loads_leniently(body: bytes) -> Any:
     Parse what the API takes and JSON does not: NaN, Infinity, and integers of any length.
     """
     try:
-        return json.loads(body)
+        # As bytes it would take UTF-16, too, where a bracket may look like part of a string to who counts them.
+        return json.loads(body.decode())
     except RecursionError:
         raise invalid("JSON Parse error: nested too deeply") from None
     except ValueError as error:
