@@ -181,6 +181,11 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
             "expected model_platform 'tensorflow', got 'caffe'",
             id="platform",
         ),
+        pytest.param(
+            'model_config_list { config { name: "m" base_path: "/m\\000" model_platform: "tensorflow" } }',
+            "model m: expected a base_path, got '/m\\x00'",
+            id="no-path-of-any-file-system",
+        ),
         pytest.param("custom_model_config { }", "custom_model_config is not supported", id="custom"),
     ],
 )

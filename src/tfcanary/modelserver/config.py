@@ -89,6 +89,8 @@ def check_models(models: list[Any]) -> None:
     for model in models:
         if not model.name or not model.base_path:
             raise UsageError(f"model {model.name!r}: expected a name and a base_path")
+        if "\0" in model.base_path:  # no file system has it, and Python raises no OSError for it
+            raise UsageError(f"model {model.name}: expected a base_path, got {model.base_path!r}")
         if model.name in names:
             raise UsageError(f"Illegal to list model {model.name} multiple times in config list")
         names.add(model.name)
