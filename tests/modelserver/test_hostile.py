@@ -2,6 +2,7 @@
 Requests that would cost the server its memory or its connections.
 """
 
+import contextlib
 import gzip
 import json
 import socket
@@ -122,6 +123,42 @@ def test_ten_thousand_made_up_models_are_one_line_on_the_page(server: Any) -> No
     page = server.rest.get("/metrics").text
     assert "made-up" not in page
     assert works(server)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        pytest.param(b"GET /v1/models/", id="line"),
+        pytest.param(b"GET /v1/models/half HTTP/1.1\r\nHost: ", id="header"),
+    ],
+)
+def test_a_head_without_an_end_is_refused(server: Any, beginning: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as connection:
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # it is closed while more is on its way
+            connection.sendall(beginning)
+            for _ in range(64):
+                connection.sendall(b"x" * (1 << 14))
+            answer = connection.recv(1 << 10)
+
+    assert answer[:13] in {b"", b"HTTP/1.1 400 "}
+    assert works(server)
+
+
+def test_heads_are_counted_one_by_one_and_without_their_bodies(server: Any) -> None:
+    """Of one connection, and whatever of them comes at once."""
+    body = b'{"instances": [1.0' + b" " * (100 << 10) + b"]}"
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nX-More: %b\r\nContent-Length: %d\r\n\r\n"
+    request = head % (HALF.encode(), b"x" * (30 << 10), len(body)) + body
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as connection:
+        connection.sendall(request * 4)
+        answers = b""
+        while answers.count(b"3.5") < 4:
+            received = connection.recv(1 << 16)
+            assert received, answers
+            answers += received
+
+    assert answers.count(b"HTTP/1.1 200 ") == 4
 
 
 def test_connections_that_never_finish_a_request_hold_nobody_up(server: Any) -> None:

@@ -215,10 +215,13 @@ class Server:
         if listening is not None:
             import uvicorn  # noqa: PLC0415
 
+            from tfcanary.modelserver.head import BoundedHead  # noqa: PLC0415
+
             log.info("Exporting HTTP/REST API at:%s:%d ...", ADDRESS, arguments.rest_api_port)
             await uvicorn.Server(
                 uvicorn.Config(
                     self._rest,
+                    http=BoundedHead,
                     log_config=None,
                     log_level="warning",
                     access_log=False,
