@@ -82,6 +82,16 @@ def test_multi_inference_answers_every_task(server: Any) -> None:
     assert (first.model_spec.signature_name, first.model_spec.version.value) == ("classify", 7)
 
 
+def test_one_version_answers_all_of_a_multi_inference(server: Any) -> None:
+    """The one that the first task means: half of an answer must not come of the next version."""
+    request = multi(("classify", examples.CLASSIFY), ("regress", examples.REGRESS))
+    request.tasks[1].model_spec.version.value = 8
+
+    answer = server.call(SERVICE + "MultiInference", request, protos.MultiInferenceResponse)
+
+    assert [result.model_spec.version.value for result in answer.results] == [7, 7]
+
+
 @pytest.mark.parametrize(
     ("request_", "code"),
     [

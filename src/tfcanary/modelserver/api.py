@@ -17,6 +17,9 @@ from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, check_nam
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import Array, from_proto, to_proto
 
+# As the metrics name them.
+_APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
+
 
 class Api:
     """
@@ -71,7 +74,7 @@ class Api:
         Answer a ClassificationRequest.
         """
         response = protos.ClassificationResponse()
-        self._judge("Classify", request, CLASSIFY, response, timeout_seconds)
+        self._judge(request, CLASSIFY, response, timeout_seconds)
         return response
 
     def regress(self, request: Any, timeout_seconds: float | None) -> Any:
@@ -79,12 +82,14 @@ class Api:
         Answer a RegressionRequest.
         """
         response = protos.RegressionResponse()
-        self._judge("Regress", request, REGRESS, response, timeout_seconds)
+        self._judge(request, REGRESS, response, timeout_seconds)
         return response
 
     def multi_inference(self, request: Any, timeout_seconds: float | None) -> Any:
         """
         Answer a MultiInferenceRequest: several signatures of one model for one input.
+
+        One version answers all of it, the one that the first task means.
         """
         names = [task.model_spec.name for task in request.tasks]
         signatures = [task.model_spec.signature_name or DEFAULT_SIGNATURE for task in request.tasks]
@@ -95,21 +100,21 @@ class Api:
         for name in signatures:
             if signatures.count(name) > 1:
                 raise invalid(f"Duplicate evaluation of signature: {name}")
-        response = protos.MultiInferenceResponse()
         for task in request.tasks:
-            result = response.results.add()
-            part = protos.ClassificationRequest(model_spec=task.model_spec, input=request.input)
-            if task.method_name == CLASSIFY:
-                answer = self.classify(part, timeout_seconds)
-                result.classification_result.CopyFrom(answer.result)
-            elif task.method_name == REGRESS:
-                answer = self.regress(part, timeout_seconds)
-                result.regression_result.CopyFrom(answer.result)
-            else:
+            if task.method_name not in _APIS:
                 raise ServingError(
                     Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
                 )
-            result.model_spec.CopyFrom(answer.model_spec)
+        response = protos.MultiInferenceResponse()
+        with self._manager.using(request.tasks[0].model_spec) as servable:
+            for task, name in zip(request.tasks, signatures, strict=True):
+                result = response.results.add()
+                answer = self._ask(servable, name, task.method_name, request.input, timeout_seconds)
+                if task.method_name == CLASSIFY:
+                    result.classification_result.CopyFrom(answer)
+                else:
+                    result.regression_result.CopyFrom(answer)
+                _fill_spec(result.model_spec, servable, name)
         return response
 
     def classify_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
@@ -128,24 +133,33 @@ class Api:
         request = protos.RegressionRequest(model_spec=spec, input=source)
         return examples.regression_json(self.regress(request, timeout_seconds).result)
 
-    def _judge(
-        self, name: str, request: Any, method: str, response: Any, timeout_seconds: float | None
-    ) -> None:
+    def _judge(self, request: Any, method: str, response: Any, timeout_seconds: float | None) -> None:
         spec = request.model_spec
         signature_name = spec.signature_name or DEFAULT_SIGNATURE
         with self._manager.using(spec) as servable:
-            started = time.monotonic()
-            result = examples.ask(
-                servable,
-                signature_name,
-                method,
-                request.input,
-                limit=self._limits.tensor_bytes,
-                timeout_seconds=timeout_seconds,
-            )
-            self.metrics.run(servable.name, name, time.monotonic() - started)
+            result = self._ask(servable, signature_name, method, request.input, timeout_seconds)
         response.result.CopyFrom(result)
         _fill_spec(response.model_spec, servable, signature_name)
+
+    def _ask(
+        self,
+        servable: Servable,
+        signature_name: str,
+        method: str,
+        source: Any,
+        timeout_seconds: float | None,
+    ) -> Any:
+        started = time.monotonic()
+        result = examples.ask(
+            servable,
+            signature_name,
+            method,
+            source,
+            limit=self._limits.tensor_bytes,
+            timeout_seconds=timeout_seconds,
+        )
+        self.metrics.run(servable.name, _APIS[method], time.monotonic() - started)
+        return result
 
     def reload(self, request: Any) -> Any:
         """
