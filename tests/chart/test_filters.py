@@ -1,0 +1,140 @@
+"""
+What the gateway's filters do with a request, by a real Envoy: it has the rendered filters, and answers what it then sees.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from tfcanary.cluster import binaries
+from tfcanary.errors import UnreachableError
+
+TYPES = "type.googleapis.com/envoy.extensions.filters"
+HOSTS = ["a.example", "*.wild.example"]
+VALUES = {
+    "gateway": {"hosts": HOSTS},
+    "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}'}},
+}
+FORGED = {"user-group": "canary", "user-id": "alice", "x-bucket-resnet": "00"}
+
+
+def answers(path):
+    """
+    Whether somebody listens there: the file is made before.
+    """
+    with socket.socket(socket.AF_UNIX) as tried:
+        return not tried.connect_ex(str(path))
+
+
+@pytest.fixture(scope="module")
+def gateway(render, tmp_path_factory):
+    """
+    What arrives behind the filters of the headers that are asked for, by the host that a client names.
+    """
+    try:
+        program = binaries.envoy()
+    except UnreachableError as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(exc))
+    folder = tmp_path_factory.mktemp("envoy")
+    patches = render("stable", values=VALUES).one("EnvoyFilter")["spec"]["configPatches"]
+    scripts = [patch["patch"]["value"] for patch in patches if "inline_string" in json.dumps(patch)]
+    assert len(scripts) == 2
+    seen = [
+        {"header": {"key": f"x-saw-{name}", "value": f"%REQ({name})%"}}
+        for name in [*FORGED, "x-envoy-retry-on"]
+    ]
+    manager = {
+        "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "gateway",
+        "route_config": {
+            # As Istio says it of every gateway.
+            "ignore_port_in_host_matching": True,
+            "virtual_hosts": [
+                {
+                    "name": name,
+                    "domains": domains,
+                    "routes": [
+                        {
+                            "match": {"prefix": "/"},
+                            "direct_response": {"status": 200},
+                            "response_headers_to_add": seen,
+                        }
+                    ],
+                }
+                for name, domains in (("ours", HOSTS), ("others", ["*"]))
+            ],
+        },
+        "http_filters": [
+            *scripts,
+            {"name": "router", "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"}},
+        ],
+    }
+    listener = {
+        "name": "gateway",
+        "address": {"pipe": {"path": f"{folder}/gateway"}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+    (folder / "envoy.json").write_text(json.dumps({"static_resources": {"listeners": [listener]}}))
+    command = [program, "-c", folder / "envoy.json", "--use-dynamic-base-id", "--concurrency", "1"]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            until = time.monotonic() + 30
+            while not answers(folder / "gateway"):
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < until, (folder / "log").read_text()
+                time.sleep(0.05)
+            with httpx.Client(transport=httpx.HTTPTransport(uds=f"{folder}/gateway"), timeout=30) as client:
+
+                def ask(host, headers):
+                    answer = client.get("http://gateway/", headers={"host": host, **headers})
+                    assert 200 == answer.status_code
+                    return {name: answer.headers.get(f"x-saw-{name}") for name in headers}
+
+                yield ask
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a.example",
+        "A.Example",
+        "a.example:80",
+        "a.example:",
+        "a.example:x",
+        "a.example:80x",
+        "b.wild.example",
+        "b.wild.example:",
+    ],
+)
+def test_clients_do_not_speak_for_the_gateway(gateway, host):
+    """
+    B5: what only the gateway may say is taken away, however a client writes a host name that Envoy takes for the release's.
+    """
+    assert dict.fromkeys(FORGED) == gateway(host, FORGED)
+
+
+@pytest.mark.parametrize("host", ["c.example", "aa.example", "a.example.c", "wild.example:80"])
+def test_other_hosts_are_left_alone(gateway, host):
+    """
+    Releases with other names behind the same gateway say for themselves whom they believe.
+    """
+    headers = {"user-group": "canary", "user-id": "alice"}
+
+    assert headers == gateway(host, headers)
+
+
+@pytest.mark.parametrize("host", ["a.example", "c.example"])
+def test_headers_of_envoy_are_taken_away(gateway, host):
+    """
+    Envoy's own headers are not for clients to say.
+    """
+    assert {"x-envoy-retry-on": None} == gateway(host, {"x-envoy-retry-on": "5xx"})
