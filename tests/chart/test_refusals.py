@@ -110,6 +110,12 @@ RULES = [
         id="track-name-long",
     ),
     pytest.param(
+        {"tracks": {"test": {"version": 1, "replicas": 1}}},
+        "tracks.test: expected another name, since `helm test` makes and deletes the ConfigMap resnet-test, which would be the "
+        "track's",
+        id="track-name-of-the-test",
+    ),
+    pytest.param(
         {"server": {"timeoutSeconds": 35}},
         "routing.timeoutSeconds: must exceed server.timeoutSeconds (35), so that the server answers before the gateway "
         "gives up, got 35",
