@@ -39,7 +39,7 @@ SOURCES = ("digits", "export", "faults", "manifest", "ops", "savedmodel", "warmu
 
 # A second release, whose answers can be right: two trainings of one small network, chosen by a header.
 DIGITS = "digits"
-# values/models/digits.yaml names the same versions and host.
+# values/models/digits.yaml names the same versions.
 DIGITS_MODELS = {1: ("resnet20", 20), 2: ("resnet20", 21)}
 DIGITS_HOST = "digits.example"
 # Pods first, traffic afterwards: the chart refuses both at once.
@@ -260,7 +260,7 @@ def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Righ
     for strategy in DIGITS_STRATEGIES:
         LOG.info("helm upgrade %s: %s", DIGITS, strategy)
         files = [cluster.environment, VALUES / "models/digits.yaml", VALUES / f"{strategy}.yaml"]
-        releases.apply(DIGITS, files=files)
+        releases.apply(DIGITS, files=files, values={"gateway": {"hosts": [DIGITS_HOST]}})
     # It also waits until the gateway has the routes.
     report = check.check_gateway(
         live.from_release(

@@ -30,22 +30,20 @@ def test_a_track_holds_if_it_is_right_as_often_as_its_manifest_says(
 
 
 @pytest.mark.parametrize(
-    ("name", "models", "hosts"),
+    ("name", "models"),
     [
-        pytest.param(demo.MODEL, demo.MODELS, ["*"], id="resnet"),
-        pytest.param(demo.DIGITS, demo.DIGITS_MODELS, [demo.DIGITS_HOST], id="digits"),
+        pytest.param(demo.MODEL, demo.MODELS, id="resnet"),
+        pytest.param(demo.DIGITS, demo.DIGITS_MODELS, id="digits"),
     ],
 )
-def test_the_models_values_name_what_is_published(
-    name: str, models: dict[int, tuple[str, int]], hosts: list[str]
-) -> None:
+def test_the_models_values_name_what_is_published(name: str, models: dict[int, tuple[str, int]]) -> None:
     """
     The demo publishes folders of its own knowledge; the values files say which ones are served.
     """
     files = [demo.LOCAL, demo.VALUES / f"models/{name}.yaml", demo.VALUES / "canary-10.yaml"]
     values = routing.coalesce(routing.chart_defaults(routing.CHART), routing.read_files(files))
 
-    assert (name, hosts) == (values["model"]["name"], values["gateway"]["hosts"])
+    assert name == values["model"]["name"]
     assert list(models) == [track["version"] for track in values["tracks"].values()]
 
 
