@@ -176,6 +176,28 @@ def test_verifying_can_be_turned_off(render):
     assert "persistentVolumeClaim" in volumes(rendered)["models"]
 
 
+def write(model):
+    """
+    A small model with its manifest.
+    """
+    (model / "variables").mkdir(parents=True)
+    contents = {"saved_model.pb": b"graph", "variables/variables.index": b"index", "a b.txt": b""}
+    files = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in contents.items()
+    }
+    for path, data in contents.items():
+        (model / path).write_bytes(data)
+    manifest = {
+        "arch": "resnet50",
+        "fault": None,
+        "files": files,
+        "interface": {"sha256": "x", "fault": "y"},
+        "zoo": {"a": {"sha256": "0" * 64}},
+    }
+    (model / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+
 @pytest.fixture
 def verify(render, tmp_path):
     """
@@ -186,25 +208,11 @@ def verify(render, tmp_path):
 
     def run(change, faulty="refuse-faulty"):
         model = tmp_path / "store" / "1"
-        (model / "variables").mkdir(parents=True)
-        contents = {"saved_model.pb": b"graph", "variables/variables.index": b"index", "a b.txt": b""}
-        files = {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in contents.items()
-        }
-        for path, data in contents.items():
-            (model / path).write_bytes(data)
-        manifest = {
-            "arch": "resnet50",
-            "fault": None,
-            "files": files,
-            "interface": {"sha256": "x", "fault": "y"},
-            "zoo": {"a": {"sha256": "0" * 64}},
-        }
-        (model / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        if not model.exists():
+            write(model)
         change(model)
         target = tmp_path / "models"
-        target.mkdir()
+        target.mkdir(exist_ok=True)
         local = script.replace("/models/.sha256sums", str(target / ".sha256sums"))
         done = subprocess.run(
             [shell, options, local, name, str(model), str(target / "resnet" / "1"), faulty],
@@ -213,6 +221,19 @@ def verify(render, tmp_path):
         return done.returncode, done.stdout + done.stderr
 
     return run
+
+
+def test_a_container_that_starts_again_begins_anew(verify):
+    """
+    A model that is still being written is refused; when it is complete, nothing of the first copy stands in the way.
+    """
+    part = "variables/variables.tempstate"
+
+    refused, _ = verify(lambda model: (model / part).write_text("x"))
+    code, said = verify(lambda model: (model / part).unlink())
+
+    assert refused != 0
+    assert 0 == code, said
 
 
 def flipped(model):

@@ -12,6 +12,11 @@ fault=$(sed -n 's/^  "fault": //p' "$from/manifest.json" | sed 's/,$//')
 if [ "${fault:-null}" != null ] && [ "$faulty" != allow-faulty ]; then
   fail "its manifest says that it was made faulty on purpose, $fault; for a drill set modelStore.allowFaulty"
 fi
+# A container that starts again finds its own first copy, whole or not, and as read-only as the store may be.
+if [ -e "$to" ]; then
+  chmod -R u+w "$to"
+  rm -r "$to"
+fi
 mkdir -p "$to"
 cp -R "$from/." "$to/"
 cd "$to"
