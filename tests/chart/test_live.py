@@ -344,6 +344,10 @@ def test_a_track_with_traffic_is_not_deleted(release, upgrade):
         ("canary-10", "canary-50", (50, 10)),
         ("canary-sticky-users", "canary-50", (50, 10)),
         ("canary-cookie", "promoted", (100, 10)),
+        ("canary-user-group", "canary-50", (50, 0)),
+        ("canary-caller", "canary-10", (10, 0)),
+        ("canary-region", "canary-1", (1, 0)),
+        ("blue-green", "canary-user-group", None),
         ("canary-10", "canary-10", None),
         ("canary-50", "canary-10", None),
         ("canary-50", "stable", None),
@@ -351,7 +355,8 @@ def test_a_track_with_traffic_is_not_deleted(release, upgrade):
 )
 def test_a_dead_track_gets_no_more(release, upgrade, before, then, more):
     """
-    A track without a Ready pod is given no more than it has; going back is always open.
+    A track without a Ready pod is given no more than it has, of those that a route matches and of everyone else; going back
+    is always open.
     """
     release(before).deployment("canary")["status"].pop("readyReplicas")
 

@@ -7,10 +7,15 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- /* Every namespace has this one: without it there is no cluster to ask. */}}
 {{- if and .Values.routing.requireReady (lookup "v1" "ServiceAccount" $namespace "default") }}
 {{- $now := dict }}
+{{- $everyoneNow := dict }}
 {{- range $name := list (include "tfserving-canary.name" .) (include "tfserving-canary.meshName" .) }}
-{{- $live := lookup "networking.istio.io/v1" "VirtualService" $namespace $name }}
-{{- range $track, $weight := include "tfserving-canary.weightsNow" $live | fromJson }}
+{{- $entries := lookup "networking.istio.io/v1" "VirtualService" $namespace $name | dig "spec" "http" list }}
+{{- range $track, $weight := include "tfserving-canary.weightsNow" $entries | fromJson }}
 {{- $_ := set $now $track (max (get $now $track | default 0 | int64) (int64 $weight)) }}
+{{- end }}
+{{- /* The last entry takes everyone else: all of a few clients are not more than some of all. */}}
+{{- range $track, $weight := include "tfserving-canary.weightsNow" (last $entries | list | compact) | fromJson }}
+{{- $_ := set $everyoneNow $track (max (get $everyoneNow $track | default 0 | int64) (int64 $weight)) }}
 {{- end }}
 {{- end }}
 {{- $next := dict }}
@@ -31,8 +36,15 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- if $reason }}
 {{- $problems = append $problems (printf "routing.routes: track %s has no traffic yet and cannot take it: %s; first upgrade without weight for it (-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides" $track $reason) }}
 {{- end }}
-{{- else if and (gt $had 0) (gt (get $next $track | int64) $had) (eq (dig "status" "readyReplicas" 0 $args.live | int64) 0) }}
-{{- $problems = append $problems (printf "routing.routes: track %s has no Ready pod and would get more traffic, %d and not %d of 100; first see why (kubectl get pods -l track=%s), or go back to a track that answers; routing.requireReady=false overrides" $track (get $next $track | int64) $had $track) }}
+{{- else if and (gt $had 0) (eq (dig "status" "readyReplicas" 0 $args.live | int64) 0) }}
+{{- $gets := get $next $track | int64 }}
+{{- if le $gets $had }}
+{{- $gets = get (last $.Values.routing.routes).weights $track | default 0 | int64 }}
+{{- $had = get $everyoneNow $track | default 0 | int64 }}
+{{- end }}
+{{- if gt $gets $had }}
+{{- $problems = append $problems (printf "routing.routes: track %s has no Ready pod and would get more traffic, %d and not %d of 100; first see why (kubectl get pods -l track=%s), or go back to a track that answers; routing.requireReady=false overrides" $track $gets $had $track) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- range $track := keys $now | sortAlpha }}
@@ -47,12 +59,11 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- $problems | toJson }}
 {{- end }}
 
-{{- /* Renders, as JSON, the tracks that a live VirtualService sends something to, each with the most of 100 that it gets by
-some route. Whoever is kept on a track (kept, bucket) is on it already, and is not more traffic. Passed the object, or
-nothing. */}}
+{{- /* Renders, as JSON, the tracks that entries of a live VirtualService send something to, each with the most of 100 that it
+gets by one of them. Whoever is kept on a track (kept, bucket) is on it already, and is not more traffic. Passed the entries. */}}
 {{- define "tfserving-canary.weightsNow" -}}
 {{- $tracks := dict }}
-{{- range $entry := dig "spec" "http" list . }}
+{{- range $entry := . }}
 {{- range $part := $entry.route }}
 {{- $track := dig "destination" "subset" "" $part }}
 {{- $weight := dig "weight" 100 $part | int64 }}
