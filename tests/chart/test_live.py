@@ -237,6 +237,16 @@ NOT_READY = {
         {"modelStore": {"basePath": "/models/other"}},
         "this upgrade would change its model's name or where it is read from",
     ),
+    "claim": (
+        lambda _: None,
+        {"modelStore": {"persistentVolumeClaim": {"claimName": "other"}}},
+        "this upgrade would change its model's name or where it is read from",
+    ),
+    "model-image": (
+        lambda _: None,
+        {"modelStore": {"persistentVolumeClaim": {"claimName": ""}, "image": {"reference": f"a/b@sha256:{'0' * 64}"}}},
+        "this upgrade would change its model's name or where it is read from",
+    ),
     "rolling": (
         lambda c: c.deployment("canary")["status"].update(replicas=2), {}, "its pods are being replaced",
     ),
@@ -367,6 +377,20 @@ def test_a_dead_track_gets_no_more(release, upgrade, before, then, more):
         assert (
             f"track canary has no Ready pod and would get more traffic, {more[0]} and not {more[1]}" in said
         )
+
+
+def test_the_name_of_a_route_is_no_sticky_track(release, upgrade):
+    """
+    What a route is called says nothing of who is kept: an upgrade that changes no route gives a dead track no more.
+    """
+    routes = [
+        {"name": "well-kept-pets", "match": {"users": ["alice"]}, "weights": {"stable": 50, "canary": 50}},
+        {"name": "everyone", "weights": {"stable": 100}},
+    ]
+    values = {"routing": {"routes": routes}}
+    release("stable", values=values).deployment("canary")["status"].pop("readyReplicas")
+
+    assert upgrade(values=values) is None
 
 
 def test_it_can_be_overridden(release, upgrade):

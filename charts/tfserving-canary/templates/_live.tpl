@@ -67,7 +67,7 @@ gets by one of them. Whoever is kept on a track (kept, bucket) is on it already,
 {{- range $part := $entry.route }}
 {{- $track := dig "destination" "subset" "" $part }}
 {{- $weight := dig "weight" 100 $part | int64 }}
-{{- if regexMatch "-(kept|bucket)-" ($entry.name | default "") }}{{ $weight = min 1 $weight }}{{ end }}
+{{- if regexMatch (printf "-(kept|bucket)-%s-(grpc|rest)$" $track) ($entry.name | default "") }}{{ $weight = min 1 $weight }}{{ end }}
 {{- if and $track (gt $weight 0) }}{{ $_ := set $tracks $track (max (get $tracks $track | default 0 | int64) $weight) }}{{ end }}
 {{- end }}
 {{- end }}
@@ -85,11 +85,16 @@ nothing). */}}
 {{- $version := dig "metadata" "labels" "app.kubernetes.io/version" "" .live }}
 {{- $image := (first .live.spec.template.spec.containers).image }}
 {{- $config := dig "metadata" "annotations" "checksum/config" "" .live.spec.template }}
+{{- $store := .root.Values.modelStore }}
+{{- $from := "" }}
+{{- range .live.spec.template.spec.volumes }}
+{{- if has .name (list "models" "store") }}{{ $from = dig "persistentVolumeClaim" "claimName" (dig "image" "reference" $from .) . }}{{ end }}
+{{- end }}
 {{- if ne $version (include "tfserving-canary.version" .) }}
 {{- printf "it serves version %s and this upgrade would change it to %s" $version (include "tfserving-canary.version" .) }}
 {{- else if ne $image (include "tfserving-canary.image" .root) }}
 {{- printf "it runs image %s and this upgrade would change it to %s" $image (include "tfserving-canary.image" .root) }}
-{{- else if ne $config (include "tfserving-canary.config" . | sha256sum) }}
+{{- else if or (ne $config (include "tfserving-canary.config" . | sha256sum)) (ne $from ($store.image.reference | default $store.persistentVolumeClaim.claimName)) }}
 {{- print "this upgrade would change its model's name or where it is read from" }}
 {{- else if eq $ready 0 }}
 {{- printf "0 of its %d pods are Ready" (dig "replicas" 0 $status | int64) }}
