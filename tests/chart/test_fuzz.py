@@ -96,7 +96,7 @@ FITTING = {
     "modelStore.verifyManifest": [True, False],
     "modelStore.allowFaulty": [True, False],
     "modelStore.s3Region": ["", "eu-west-1"],
-    "gateway.hosts": [["*"], ["a.example"], ["*.a.example", "b"], [], ["http://a"]],
+    "gateway.hosts": [["*"], ["a.example"], ["*.a.example", "b.example"], ["*.a.example", "b.a.example"], [], ["http://a"]],
     "gateway.port": [80, 443, 0, 65536],
     "gateway.tls": [{"enabled": True, "credentialName": "tls"}, {"enabled": True}, {"enabled": True, "port": 80}],
     "gateway.filters.enabled": [True, False],

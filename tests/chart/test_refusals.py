@@ -318,6 +318,17 @@ RULES += [
         id="s3-with-the-published-image",
     ),
     pytest.param(
+        {"gateway": {"hosts": ["a.example", "*.a.example", "b.a.example"]}},
+        "gateway.hosts: expected names that no other one takes as well, as Istio does, got *.a.example and b.a.example; leave one "
+        "out",
+        id="host-and-wildcard",
+    ),
+    pytest.param(
+        {"gateway": {"hosts": ["a.example", "*"]}},
+        "gateway.hosts: expected names that no other one takes as well, as Istio does, got * and a.example; leave one out",
+        id="host-and-any",
+    ),
+    pytest.param(
         {"helmTest": {"image": {"tag": "latest"}}},
         "helmTest.image.tag: must name a release, got latest",
         id="latest-test",
@@ -519,6 +530,11 @@ SCHEMA = [
         {"gateway": {"hosts": ["http://a"]}},
         "at '/gateway/hosts/0': 'http://a' does not match pattern",
         id="host",
+    ),
+    pytest.param(
+        {"gateway": {"hosts": ["models"]}},
+        "at '/gateway/hosts/0': 'models' does not match pattern",
+        id="host-without-a-dot",
     ),
     pytest.param({"gateway": {"port": 0}}, "at '/gateway/port': minimum: got 0, want 1", id="port"),
     pytest.param(
