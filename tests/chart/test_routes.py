@@ -137,6 +137,19 @@ def test_header_matchers(render, kind):
     assert [headers] * 2 == [entry["match"][0]["headers"] for entry in routes[:2]]
 
 
+@pytest.mark.parametrize("name", ["on", "null", "010", "1e3", "x-y"])
+def test_header_names_are_text(render, name):
+    """
+    A header keeps its name where YAML would read a number, a truth or nothing.
+    """
+    first = {"name": "some", "match": {"headers": {name: {"exact": "a"}}}, "weights": {"canary": 100}}
+    last = {"name": "everyone", "weights": {"stable": 100}}
+
+    routes = render(values={"routing": {"routes": [first, last]}}).routes
+
+    assert [{name: {"exact": "a"}}] * 2 == [entry["match"][0]["headers"] for entry in routes[:2]]
+
+
 def test_order_is_kept(render):
     """
     Routes are rendered in the order in which they are written, since the first match wins.

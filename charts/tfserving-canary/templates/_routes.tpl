@@ -127,7 +127,7 @@ variants), api (a dict: name, prefix, port). */}}
       {{- if $headers }}
       headers:
         {{- range $header, $matcher := $headers }}
-        {{ if hasPrefix "@" $header }}{{ $header | quote }}{{ else }}{{ $header }}{{ end }}:
+        {{ $header | quote }}:
           {{- range $kind, $value := $matcher }}
           {{ $kind }}: {{ $value | quote }}
           {{- end }}
