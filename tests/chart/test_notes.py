@@ -75,6 +75,30 @@ def test_notes_have_the_next_lines(notes, hosts, expected):
     )
 
 
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        pytest.param(["*"], "curl -ik https://$GATEWAY/v1/models/resnet\n", id="any"),
+        pytest.param(
+            ["a.example.com"],
+            "curl -i --connect-to ::$GATEWAY https://a.example.com/v1/models/resnet\n",
+            id="one",
+        ),
+    ],
+)
+def test_notes_speak_tls_where_the_gateway_does(notes, hosts, expected):
+    """
+    With TLS the plain port only redirects: the lines to type go to the other one, under the name of the certificate.
+    """
+    text = notes(
+        "stable", gateway={"hosts": hosts, "tls": {"enabled": True, "credentialName": "a", "port": 8443}}
+    )
+
+    assert "status.loadBalancer.ingress[0].ip}'):8443\n" in text
+    assert expected in text
+    assert "check_gateway.py --release resnet --namespace models --gateway $GATEWAY --tls" in text
+
+
 def test_notes_have_no_empty_lines_in_a_row(notes):
     """
     The notes are read in a terminal.
