@@ -110,6 +110,7 @@ FITTING = {
     "networkPolicy.enabled": [True, False],
     "networkPolicy.dnsAddresses": [[], ["10.0.0.10/32"], ["10.0.0.10"]],
     "networkPolicy.egress": [[{"cidr": "10.0.0.0/8", "ports": [443]}], [{"cidr": "x", "ports": [1]}], []],
+    "resources.requests.memory": ["1Gi", "4096Mi", "5Gi", 5000000000, "1.5G", "x"],
     "outlierDetection.enabled": [True, False],
     "priorityClassName": ["", "high"],
 }  # fmt: skip

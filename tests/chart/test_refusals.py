@@ -329,6 +329,16 @@ RULES += [
         id="host-and-any",
     ),
     pytest.param(
+        {"resources": {"requests": {"memory": "8Gi"}}},
+        "resources.requests.memory: must not exceed resources.limits.memory (3Gi), got 8Gi",
+        id="requests-and-limits",
+    ),
+    pytest.param(
+        {"resources": {"requests": {"cpu": 1.5}, "limits": {"cpu": "1400m"}}},
+        "resources.requests.cpu: must not exceed resources.limits.cpu (1400m), got 1.5",
+        id="requests-and-limits-in-thousandths",
+    ),
+    pytest.param(
         {"helmTest": {"image": {"tag": "latest"}}},
         "helmTest.image.tag: must name a release, got latest",
         id="latest-test",
@@ -735,6 +745,19 @@ def test_old_kubernetes(refused):
         "modelStore.image.reference: expected Kubernetes 1.35, or 1.33 with the feature gate ImageVolume, got v1.32.1; use "
         "modelStore.persistentVolumeClaim.claimName"
     ) in refused("stable", values=values, options=("--kube-version", "1.32.1"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"),
+    [("3Gi", "3Gi"), ("3072Mi", "3Gi"), ("1.5Gi", 2e9), (3221225472, "3Gi"), ("999m", 1), ("4G", "4Gi")],
+)
+def test_requests_within_limits_are_taken(render, asked, limit):
+    """
+    Quantities are compared as Kubernetes reads them, however they are written.
+    """
+    values = {"resources": {"requests": {"memory": asked}, "limits": {"memory": limit}}}
+
+    assert render(values=values).all("Deployment")
 
 
 @pytest.mark.parametrize("name", ["1st", "dotted.name"])

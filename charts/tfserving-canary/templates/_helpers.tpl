@@ -89,6 +89,18 @@ begun. Passed the root context. */}}
 {{ if and (include "tfserving-canary.fromVolume" .) .Values.modelStore.verifyManifest }}yes{{ end }}
 {{- end }}
 
+{{- /* Renders a quantity as a plain number, so that two can be compared. Passed the quantity. */}}
+{{- define "tfserving-canary.quantity" -}}
+{{- $factors := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 }}
+{{- range $power, $suffix := list "" "Ki" "Mi" "Gi" "Ti" "Pi" "Ei" }}
+{{- $factor := 1.0 }}
+{{- range until $power }}{{ $factor = mulf $factor 1024 }}{{ end }}
+{{- $_ := set $factors $suffix $factor }}
+{{- end }}
+{{- $suffix := regexFind "[A-Za-z]+$" (toString .) }}
+{{- mulf (toString . | trimSuffix $suffix) (get $factors $suffix) }}
+{{- end }}
+
 {{- /* Renders the security context of every container. */}}
 {{- define "tfserving-canary.containerSecurity" -}}
 allowPrivilegeEscalation: false
