@@ -62,7 +62,7 @@ ODD = [
 ]
 TRACKS = ["stable", "canary", "challenger", "wide"]
 NAMES = ["everyone", "one", "two", "three", "Bad Name", ""]
-HEADERS = ["user-group", "user-id", "x-client-region", "who", "cookie", "Who", "x y"]
+HEADERS = ["user-group", "user-id", "x-client-region", "who", "cookie", "x-bucket-resnet", "Who", "x y"]
 TEXTS = ["canary", "a|b", "é", "", "b*", "(", "a b", '"', "x'y: z", ".*"]
 # By path, values that fit more often than not.
 FITTING = {

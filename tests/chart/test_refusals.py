@@ -329,6 +329,24 @@ RULES += [
         id="host-and-any",
     ),
     pytest.param(
+        headers(**{"x-envoy-peer": {"exact": "a"}}),
+        "routing.routes[0] (some): match.headers: expected a header of the clients, since this one is the gateway's own, got "
+        '"x-envoy-peer"',
+        id="header-of-envoy",
+    ),
+    pytest.param(
+        headers(**{"x-bucket-resnet": {"exact": "05"}}),
+        "routing.routes[0] (some): match.headers: expected a header of the clients, since this one is the gateway's own, got "
+        '"x-bucket-resnet"',
+        id="header-of-the-gateway",
+    ),
+    pytest.param(
+        {"routing": {"headers": {"user": "x-envoy-user"}}},
+        "routing.headers.user: expected a header of the clients, since this one is the gateway's own, got "
+        '"x-envoy-user"',
+        id="user-header-of-envoy",
+    ),
+    pytest.param(
         {"resources": {"requests": {"memory": "8Gi"}}},
         "resources.requests.memory: must not exceed resources.limits.memory (3Gi), got 8Gi",
         id="requests-and-limits",
