@@ -206,6 +206,18 @@ def test_local_environment(values_folder):
     assert "tfcanary-models" == values["modelStore"]["persistentVolumeClaim"]["claimName"]
 
 
+def test_kind_environment(values_folder, render):
+    """
+    A kind cluster pulls nothing, so the file says how every image comes there, that of `helm test` too.
+    """
+    text = (values_folder / "env" / "kind.yaml").read_text()
+    loaded = re.findall(r"^#   kind load docker-image (.+)$", text, re.MULTILINE)
+
+    images = re.findall(r'image: "(.+)"', render("stable", environment="kind").text)
+    assert images
+    assert set(images) == set(" ".join(loaded).split())
+
+
 def test_readme_is_made_of_the_values(helm_docs, chart):
     """
     The README is what helm-docs makes of README.md.gotmpl and values.yaml. ``REWRITE_GOLDENS=1`` writes it anew.
