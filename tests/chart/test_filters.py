@@ -13,6 +13,7 @@ import pytest
 
 from tfcanary.cluster import binaries
 from tfcanary.errors import UnreachableError
+from tfcanary.routing import bucket
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
 HOSTS = ["a.example", "*.wild.example"]
@@ -20,6 +21,8 @@ VALUES = {
     "gateway": {"hosts": HOSTS},
     "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}'}},
 }
+# Another release of the same model behind the same gateway, which believes another header.
+OTHER = {"gateway": {"hosts": ["c.example"]}, "routing": {"headers": {"user": "name"}}}
 FORGED = {"user-group": "canary", "user-id": "alice", "x-bucket-resnet": "00"}
 
 
@@ -43,12 +46,17 @@ def gateway(render, tmp_path_factory):
             raise
         pytest.skip(str(exc))
     folder = tmp_path_factory.mktemp("envoy")
-    patches = render("stable", values=VALUES).one("EnvoyFilter")["spec"]["configPatches"]
-    scripts = [patch["patch"]["value"] for patch in patches if "inline_string" in json.dumps(patch)]
-    assert len(scripts) == 2
+    scripts = [
+        patch["patch"]["value"]
+        for rendered in (render("stable", values=VALUES), render("stable", values=OTHER, release="other"))
+        for patch in rendered.one("EnvoyFilter")["spec"]["configPatches"]
+        if "inline_string" in json.dumps(patch)
+    ]
+    assert len(scripts) == 4
+    scripts.sort(key=lambda script: "guard" not in script["name"])
     seen = [
         {"header": {"key": f"x-saw-{name}", "value": f"%REQ({name})%"}}
-        for name in [*FORGED, "x-envoy-retry-on"]
+        for name in [*FORGED, "name", "x-envoy-retry-on"]
     ]
     manager = {
         "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
@@ -130,6 +138,22 @@ def test_other_hosts_are_left_alone(gateway, host):
     headers = {"user-group": "canary", "user-id": "alice"}
 
     assert headers == gateway(host, headers)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        pytest.param("a.example", None, id="not-ours"),
+        pytest.param("c.example", f"{bucket('resnet', 'bob'):02}", id="theirs"),
+    ],
+)
+def test_another_release_gives_no_buckets_here(gateway, host, expected):
+    """
+    A client's bucket is that of its host's release, by the header which that release believes, and of no other's.
+    """
+    headers = {"name": "bob", "x-bucket-resnet": "00"}
+
+    assert {"name": "bob", "x-bucket-resnet": expected} == gateway(host, headers)
 
 
 @pytest.mark.parametrize("host", ["a.example", "c.example"])
