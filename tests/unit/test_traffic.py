@@ -16,7 +16,7 @@ from tfcanary import routing, traffic
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
 from tfcanary.predict import REVISION_HEADER, SERVING_PREPROCESS, Api, Tls
 from tfcanary.traffic import Population, Traffic
-from tfcanary.wait import WaitTimeoutError
+from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
 MODEL = "resnet"
 BOTH = [traffic.metadata(api, MODEL) for api in Api]
@@ -197,7 +197,12 @@ def test_requests_that_wait_for_a_connection_fail_with_it():
     """
     load = Traffic("127.0.0.1:1", BOTH[:1], rate=2000, connections=1, most=20)
     load.__enter__()  # the end of a with block would wait for ever as well
-    load.wait_for(20, timeout_seconds=5)
+
+    def ended() -> None:
+        if len(load.records()) < 20:
+            raise NotYet(f"{len(load.records())} of 20")
+
+    wait_until("all records", ended, timeout_seconds=5, interval_seconds=0.02)
 
     assert 20 == load.join().failed.sum()
 
