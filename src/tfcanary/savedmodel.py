@@ -95,8 +95,11 @@ def read(directory: Path) -> Any:
     with bare_tensorflow():
         from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415 - seconds, which --help has not
 
-    if texts := sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.pbtxt")):
-        raise DoesNotHoldError(f"{directory}: expected a binary {FILE} and no text graph, got {texts[0]}")
+    from tfcanary.modelserver.batching import PER_MODEL_FILE  # noqa: PLC0415 - numpy, as above
+
+    texts = {path.relative_to(directory).as_posix() for path in directory.rglob("*.pbtxt")} - {PER_MODEL_FILE}
+    if texts:
+        raise DoesNotHoldError(f"{directory}: expected a binary {FILE} and no text graph, got {min(texts)}")
     path = directory / FILE
     if not path.is_file():
         raise UsageError(

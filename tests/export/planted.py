@@ -211,6 +211,8 @@ def main(base: Path) -> None:
     ):  # fmt: skip
         change(base / "none", base / edit.__name__, edit)
     change(base / "none", base / "text", lambda _: None)
+    change(base / "none", base / "batched", lambda _: None)
+    (base / "batched" / "batching_params.pbtxt").write_text("max_batch_size { value: 8 }\n")
     (base / "text" / "saved_model.pbtxt").write_text("saved_model_schema_version: 1\n")
 
 

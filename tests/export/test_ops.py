@@ -85,6 +85,10 @@ def test_a_planted_model_is_refused_by_the_ops_name(planted: Path, name: str, me
     assert message in str(refused.value)
 
 
+def test_batching_parameters_beside_a_model_are_no_text_graph(planted: Path) -> None:
+    savedmodel.require_allowed(planted / "batched")
+
+
 def test_inspect_refuses_with_exit_code_1_and_one_line(
     planted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
