@@ -240,7 +240,6 @@ def test_a_wrong_request_gets_a_status_and_a_reason(
         pytest.param("POST", "/v1/models/half:nope", b"{}", 400, id="unknown-method"),
         pytest.param("GET", "/v1/models/half:predict", None, 400, id="get-predict"),
         pytest.param("GET", "/v1/models/half/versions/x", None, 400, id="version-no-number"),
-        pytest.param("GET", "/v1/models", None, 400, id="no-model"),
         pytest.param("GET", "/v1/models/nope", None, 404, id="unknown-model"),
         pytest.param("GET", "/v1/models/half/versions/9", None, 404, id="unknown-version"),
         pytest.param("GET", "/v1/models/half/versions/9/metadata", None, 404, id="unknown-version-metadata"),
@@ -253,6 +252,13 @@ def test_a_wrong_path_or_body_gets_its_status(
     server: Any, method: str, path: str, content: bytes | None, status: int
 ) -> None:
     assert server.rest.request(method, path, content=content).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/versions/1/metadata"])
+def test_a_status_of_no_model_is_refused(server: Any, path: str) -> None:
+    answer = server.rest.get(path)
+
+    assert (400, {"error": "Missing model name in request."}) == (answer.status_code, answer.json())
 
 
 def test_status_lists_every_version_newest_first(server: Any) -> None:

@@ -25,9 +25,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # As in tensorflow_serving/model_servers/http_rest_api_util.cc, which ignores case, too.
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_PREDICTION = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII)
-_STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
+_NAME, _VERSION = r"/(?P<name>[^/:]+)", r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_PREDICTION = re.compile(
+    rf"/v1/models{_NAME}{_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII
+)
+_STATUS = re.compile(rf"/v1/models(?:{_NAME})?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE | re.ASCII)
 _ROUTES = {"POST": _PREDICTION, "GET": _STATUS}
 _API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 
@@ -81,7 +83,7 @@ class RestDoor:
             body = error_body("internal error; see the server's log")
         await _reply(send, status, body, _JSON)
         # As the original: whatever the path named, with the method of a POST and none for a GET.
-        name = unquote(match["name"]) if match else ""
+        name = unquote(match["name"] or "") if match else ""
         api = match["method"].lower() if match and method == "POST" else ""
         self._api.metrics.request(name, api, "REST", code, time.monotonic() - started)
 
@@ -93,6 +95,8 @@ class RestDoor:
         return await self._predict(match, scope, receive)
 
     def _tell(self, match: re.Match[str]) -> bytes:
+        if match["name"] is None:
+            raise invalid("Missing model name in request.")
         spec = _spec(match)
         if match["metadata"]:
             return self._api.metadata(spec).metadata_json
