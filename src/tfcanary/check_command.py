@@ -3,7 +3,6 @@ The command behind `scripts/check_gateway.py`.
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -90,6 +89,7 @@ def _command(arguments: argparse.Namespace) -> int:
     )
     if arguments.ca and not arguments.tls:
         raise UsageError("--ca: expected --tls with it")
+    tls = predict.Tls(arguments.ca) if arguments.tls else None
     pictures = predictions.read_pictures(arguments.picture) or predictions.default_pictures()
     tokens = [jwt.read(file) for file in arguments.token]
     asked = (arguments.release, arguments.namespace, arguments.kubeconfig, arguments.context)
@@ -100,6 +100,7 @@ def _command(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             model=arguments.model,
             tokens=tokens,
+            tls=tls,
         )
     else:
         subject = live.from_release(
@@ -114,9 +115,8 @@ def _command(arguments: argparse.Namespace) -> int:
             model=arguments.model,
             each_pod=not arguments.no_gateway_pods,
             tokens=tokens,
+            tls=tls,
         )
-    if arguments.tls:
-        subject = dataclasses.replace(subject, tls=predict.Tls(arguments.ca))
     made = check.check_gateway(subject, limits, pictures)
     if arguments.json:
         sys.stdout.write(json.dumps(made.to_json(), indent=2) + "\n")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfcanary import jwt, mesh, release, routing
+from tfcanary import jwt, mesh, predict, release, routing
 from tfcanary.errors import NoEvidenceError, UsageError
 from tfcanary.evidence import OFF, SHOWN_FAILURES, Check, Door, Subject
 from tfcanary.predict import Api, metadata_paths
@@ -24,6 +24,7 @@ def from_files(
     model: str | None = None,
     chart: Path = routing.CHART,
     tokens: Sequence[jwt.Token] = (),
+    tls: predict.Tls | None = None,
 ) -> Subject:
     """
     What values files over the chart's defaults say, with no cluster to ask.
@@ -34,6 +35,7 @@ def from_files(
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
+        tls=tls,
         gateway=gateway,
         host=host or _host(expected),
         lost=(
@@ -57,6 +59,7 @@ def from_release(
     chart: Path = routing.CHART,
     each_pod: bool = True,
     tokens: Sequence[jwt.Token] = (),
+    tls: predict.Tls | None = None,
 ) -> Subject:
     """
     What the live release says, and values files over it; a difference between the two is a finding.
@@ -89,15 +92,17 @@ def from_release(
     doors: tuple[Door, ...] = ()
     if each_pod:
         doors = tuple(
-            Door(pod.name, functools.partial(cluster.forwarded, pod)) for pod in cluster.gateway_pods(name)
+            Door(pod.name, functools.partial(cluster.forwarded, pod))
+            for pod in cluster.gateway_pods(name, tls=tls is not None)
         )
     else:
         lost.append("each gateway pod by itself")
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
+        tls=tls,
         predictions=functools.partial(cluster.predictions, name) if each_pod else None,
-        gateway=gateway or cluster.gateway_address(name),
+        gateway=gateway or cluster.gateway_address(name, tls=tls is not None),
         host=host or _host(expected),
         release=name,
         revision=mesh.route_revision(virtual_service) if expected.attribution and live.attribution else None,

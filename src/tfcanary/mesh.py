@@ -8,7 +8,7 @@ import re
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ REQUEST_SECONDS = 10
 SERVER_PORT, METRICS_PATH = 8501, "/monitoring/prometheus/metrics"
 _RUNS = ":tensorflow:serving:runtime_latency_count{"
 
+_TLS_PROTOCOLS = {"HTTPS", "TLS"}
 _GROUP = "networking.istio.io"
 _VERSION = "v1"
 _NEXT_STEP = "give the gateway with --gateway HOST:PORT"
@@ -138,18 +139,20 @@ class Mesh:
             for pod in found.items
         )
 
-    def gateway_address(self, name: str) -> str:
+    def gateway_address(self, name: str, *, tls: bool = False) -> str:
         """
         Where the gateway of a release is reached from here, as HOST:PORT.
 
-        In this order: the address that a local cluster publishes (an annotation of the Service), a load
-        balancer, a node port.
+        In this order: the address that a local cluster publishes (an annotation of the Service, for what is not TLS),
+        a load balancer, a node port.
 
         Raises:
             UnreachableError: if no Service of the gateway's pods has an address.
+            UsageError: if the gateway speaks TLS and is to be asked without, or the other way round.
         """
-        services, port = self._gateway_services(name)
-        for find in (_annotated, _balanced, self._node_port):
+        services, port = self._gateway_services(name, tls=tls)
+        finds: list[Callable[[Any, int], Iterator[str]]] = [_balanced, self._node_port]
+        for find in finds if tls else [_annotated, *finds]:
             for service in services:
                 for address in find(service, port):
                     return address
@@ -159,14 +162,15 @@ class Mesh:
             f"forward a port to it and {_NEXT_STEP}"
         )
 
-    def gateway_pods(self, name: str) -> tuple[PodPort, ...]:
+    def gateway_pods(self, name: str, *, tls: bool = False) -> tuple[PodPort, ...]:
         """
         The pods of a release's gateway that are ready; each has to be given the routes for itself.
 
         Raises:
             UnreachableError: if there is none, or they cannot be listed.
+            UsageError: as `gateway_address`.
         """
-        services, port = self._gateway_services(name)
+        services, port = self._gateway_services(name, tls=tls)
         found = {}
         for service in services:
             entry = next((entry for entry in service.spec.ports if entry.port == port), None)
@@ -248,13 +252,13 @@ class Mesh:
         # The library leaves the websocket's own socket open where the other side said goodbye first.
         forward.websocket.shutdown()
 
-    def _gateway_services(self, name: str) -> tuple[list[Any], int]:
+    def _gateway_services(self, name: str, *, tls: bool) -> tuple[list[Any], int]:
         """
-        The Services in front of a release's gateway, and the gateway's port.
+        The Services in front of a release's gateway, and the gateway's port, for TLS or for what is not.
         """
         spec = self.gateway(name)["spec"]
         selector: Mapping[str, str] = spec.get("selector") or {}
-        port: int = spec["servers"][0]["port"]["number"]
+        port = _port(name, spec["servers"], tls=tls)
         services = [
             service
             for service in self._call("Services", self._core.list_service_for_all_namespaces).items
@@ -433,6 +437,27 @@ def _pump(source: Any, sink: Any) -> None:
     # A socket that is only closed stays open for as long as another thread waits in recv on it.
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_RDWR)
+
+
+def _port(name: str, servers: Sequence[Mapping[str, Any]], *, tls: bool) -> int:
+    """
+    The port of the first of a Gateway's servers that speaks TLS, or that does not.
+    """
+    for server in servers:
+        port: int = server["port"]["number"]
+        if (server["port"].get("protocol") in _TLS_PROTOCOLS) is not tls:
+            continue
+        if (server.get("tls") or {}).get("httpsRedirect"):
+            raise UsageError(
+                f"Gateway {name!r}: expected answers on port {port}, got redirections to TLS; "
+                "add --tls, and --ca FILE for authorities of your own"
+            )
+        return port
+    got = ", ".join(f"{server['port'].get('protocol')} on {server['port']['number']}" for server in servers)
+    raise UsageError(
+        f"Gateway {name!r}: expected a server {'with' if tls else 'without'} TLS, got {got}; "
+        f"{'leave --tls out' if tls else 'add --tls'}"
+    )
 
 
 def _annotated(service: Any, port: int) -> Iterator[str]:

@@ -6,6 +6,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfcanary.modelserver.config import batching_parameters
 
+CA = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
 # What tensorflow_model_server 2.20 is told; a flag that it does not know ends it at the start.
 FLAGS = {
     "port": "8500",
@@ -420,3 +421,34 @@ def test_models_from_a_bucket(render, path):
         assert {"config", "tmp"} == {mount["name"] for mount in server(pod)["volumeMounts"]}
     for account in rendered.all("ServiceAccount").values():
         assert {"iam.gke.io/gcp-service-account"} == account["metadata"]["annotations"].keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({}, ["80", "model", "resnet", "http"], id="plain"),
+        pytest.param(
+            {"gateway": {"hosts": ["*.a.example"], "tls": {"enabled": True, "credentialName": "cert"}}},
+            ["443", "model.a.example", "resnet", "https"],
+            id="tls",
+        ),
+        pytest.param(
+            {
+                "gateway": {"tls": {"enabled": True, "credentialName": "cert", "port": 8443}},
+                "helmTest": {"host": "a.example", "ca": CA},
+            },
+            ["8443", "a.example", "resnet", "https", "/test/ca.pem"],
+            id="own-authority",
+        ),
+    ],
+)
+def test_helm_test_asks_where_clients_do(render, values, expected):
+    """
+    The port, the host and the scheme; an authority of one's own is in the ConfigMap beside the program.
+    """
+    rendered = render("stable", values=values)
+
+    (container,) = rendered.one("Pod")["spec"]["containers"]
+    program = rendered.all("ConfigMap")["resnet-test"]["data"]
+    assert expected == container["command"][3:]
+    assert values.get("helmTest", {}).get("ca") == program.get("ca.pem")

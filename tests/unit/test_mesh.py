@@ -104,6 +104,43 @@ def test_an_address_that_is_not_found_says_what_to_do(cluster, items, message):
         live.gateway_address("resnet")
 
 
+REDIRECTING = {"port": {"number": 80, "protocol": "HTTP"}, "tls": {"httpsRedirect": True}}
+BY_TLS = {"port": {"number": 443, "protocol": "HTTPS"}, "tls": {"mode": "SIMPLE"}}
+
+
+def test_over_tls_it_is_the_port_that_speaks_it(cluster):
+    """
+    The address that a local cluster publishes is that of the port without.
+    """
+    found = service(
+        annotations={mesh.HOST_ADDRESS_ANNOTATION: "127.0.0.1:18080"},
+        ingress=[{"ip": "203.0.113.7"}],
+        port=443,
+    )
+    gateway = {**GATEWAY, "spec": {"selector": SELECTOR, "servers": [REDIRECTING, BY_TLS]}}
+    live = live_in(cluster, {GATEWAYS: gateway, SERVICES: {"items": [found]}, NODES: {"items": []}})
+
+    assert "203.0.113.7:443" == live.gateway_address("resnet", tls=True)
+
+
+@pytest.mark.parametrize(
+    ("servers", "tls", "message"),
+    [
+        pytest.param([REDIRECTING, BY_TLS], False, "on port 80, got redirections.*add --tls", id="redirects"),
+        pytest.param([BY_TLS], False, "without TLS, got HTTPS on 443; add --tls", id="only-tls"),
+        pytest.param(
+            GATEWAY["spec"]["servers"], True, "with TLS, got .* on 80; leave --tls out", id="no-tls"
+        ),
+    ],
+)
+def test_a_gateway_that_speaks_otherwise_is_wrong_use(cluster, servers, tls, message):
+    gateway = {**GATEWAY, "spec": {"selector": SELECTOR, "servers": servers}}
+    live = live_in(cluster, {GATEWAYS: gateway, SERVICES: {"items": [service()]}, NODES: {"items": []}})
+
+    with pytest.raises(UsageError, match=message):
+        live.gateway_address("resnet", tls=tls)
+
+
 def test_a_virtual_service_that_is_not_there_is_wrong_use(cluster):
     with pytest.raises(UsageError, match="VirtualService 'other': not found in namespace 'models'"):
         live_in(cluster, {}).virtual_service("other")

@@ -4,13 +4,16 @@ is written out as the HTTP/2 frames that it consists of.
 """
 
 import base64
+import http.client
 import json
 import socket
+import ssl
 import struct
 import sys
-import urllib.request
 
 ADDRESS, PORT, HOST, MODEL = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+# "http", or "https"; and a file of authorities to trust, in place of the system's.
+SCHEME, CA = sys.argv[5], (sys.argv[6:] or [None])[0]
 # A picture of 8 by 8 grey dots.
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19i"
@@ -20,16 +23,29 @@ JPEG = base64.b64decode(
 )
 
 
+def connect(protocol):
+    """
+    A connection to the gateway; with TLS its certificate has to be for the host that is asked for.
+    """
+    connection = socket.create_connection((ADDRESS, PORT), timeout=60)
+    if SCHEME == "http":
+        return connection
+    context = ssl.create_default_context(cafile=CA)
+    context.set_alpn_protocols([protocol])
+    return context.wrap_socket(connection, server_hostname=HOST)
+
+
 def rest(method, path, body=None):
     """
     The answer to one REST request.
     """
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        f"http://{ADDRESS}:{PORT}{path}", data=data, method=method, headers={"Host": HOST}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - http, a line above
-        return json.load(answer)
+    connection = http.client.HTTPConnection(HOST)
+    connection.sock = connect("http/1.1")
+    connection.request(method, path, None if body is None else json.dumps(body))
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise SystemExit(f"error: REST {path}: expected status 200, got {answer.status}")
+    return json.load(answer)
 
 
 def field(number, value):
@@ -74,13 +90,13 @@ def grpc(method, message):
     body = b"\x00" + struct.pack(">I", len(message)) + message
     headers = {
         ":method": "POST",
-        ":scheme": "http",
+        ":scheme": SCHEME,
         ":path": method,
         ":authority": HOST,
         "content-type": "application/grpc",
         "te": "trailers",
     }
-    with socket.create_connection((ADDRESS, PORT), timeout=60) as connection:
+    with connect("h2") as connection:
         connection.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
             + frame(4, 0, 0, b"")
