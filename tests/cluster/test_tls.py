@@ -2,18 +2,13 @@
 A gateway that speaks TLS: traffic moves, and is checked, as without; and nobody else's certificate will do.
 """
 
-import datetime as dt
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tfcanary import check, evidence, live, mesh, predict, routing
 from tfcanary.errors import UnreachableError, UsageError
@@ -24,50 +19,20 @@ RELEASE = "resnet"
 CANARY = VALUES / "canary-30.yaml"
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """
-    A certificate that nobody issued but itself, and its key; both as files.
-    """
-
-    certificate: Path
-    key: Path
-
-
-def issued(folder: Path, host: str) -> Issued:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    made = Issued(folder / f"{host}.pem", folder / f"{host}.key")
-    made.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    made.key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return made
-
-
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory, host: str) -> Issued:
-    return issued(tmp_path_factory.mktemp("ours"), host)
+def ours(identity: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, host: str) -> Path:
+    """
+    A folder with the gateway's `tls.key` and `tls.crt`; who trusts the latter, trusts it alone.
+    """
+    folder = tmp_path_factory.mktemp("ours")
+    for name, pem in zip(("tls.key", "tls.crt"), identity(host).pems, strict=True):
+        (folder / name).write_text(pem)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def cluster(  # noqa: PLR0917 - fixtures
-    ours: Issued, releases: Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
+    ours: Path, releases: Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
 ) -> Iterator[mesh.Mesh]:
     """
     A release whose clients come by TLS, 30 % to the canary.
@@ -75,12 +40,12 @@ def cluster(  # noqa: PLR0917 - fixtures
     kubectl = ["kubectl", f"--kubeconfig={kubeconfig}", "--namespace=istio-system"]
     secret = f"{namespace}-tls"
     subprocess.run(
-        [*kubectl, "create", "secret", "tls", secret, f"--cert={ours.certificate}", f"--key={ours.key}"], check=True
+        [*kubectl, "create", "secret", "tls", secret, f"--cert={ours}/tls.crt", f"--key={ours}/tls.key"], check=True
     )  # fmt: skip
     try:
         values = {
             "gateway": {"hosts": [host], "tls": {"enabled": True, "credentialName": secret}},
-            "helmTest": {"ca": ours.certificate.read_text()},
+            "helmTest": {"ca": (ours / "tls.crt").read_text()},
         }
         releases.apply(
             RELEASE, files=[environment, VALUES / "models/resnet.yaml", VALUES / "stable.yaml"], values=values
@@ -101,7 +66,7 @@ def address(cluster: mesh.Mesh) -> Iterator[str]:
         yield found
 
 
-def test_every_check_holds_over_tls(address: str, ours: Issued, kubeconfig: Path, namespace: str) -> None:
+def test_every_check_holds_over_tls(address: str, ours: Path, kubeconfig: Path, namespace: str) -> None:
     """
     The split, the rules and the answers, at each gateway pod, over REST and over gRPC, with the certificate verified.
     """
@@ -112,22 +77,23 @@ def test_every_check_holds_over_tls(address: str, ours: Issued, kubeconfig: Path
             kubeconfig=kubeconfig,
             files=[CANARY],
             gateway=address,
-            tls=predict.Tls(ours.certificate),
+            tls=predict.Tls(ours / "tls.crt"),
         )
     )
 
     assert seen.held, seen.table()
 
 
-def test_anothers_certificate_is_not_taken(
-    address: str, kubeconfig: Path, namespace: str, host: str, tmp_path: Path
+def test_anothers_certificate_is_not_taken(  # noqa: PLR0917 - fixtures
+    address: str, identity: Callable[..., Any], kubeconfig: Path, namespace: str, host: str, tmp_path: Path
 ) -> None:
     """
     Of the same name, from another authority: no request is made, and the check says why.
     """
-    theirs = issued(tmp_path, host)
+    theirs = tmp_path / "theirs.pem"
+    theirs.write_text(identity(host).pems[1])
     subject = live.from_release(
-        RELEASE, namespace=namespace, kubeconfig=kubeconfig, gateway=address, tls=predict.Tls(theirs.certificate)
+        RELEASE, namespace=namespace, kubeconfig=kubeconfig, gateway=address, tls=predict.Tls(theirs)
     )  # fmt: skip
 
     with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):

@@ -2,8 +2,8 @@
 The ways in: TLS, a UNIX socket, threads, and how answers are written.
 """
 
-import datetime as dt
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tfcanary.errors import UsageError
 from tfcanary.modelserver import config, protos
@@ -24,60 +20,31 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Parties:
     """
-    A key and its certificate, as PEM.
+    Who meets over TLS.
     """
 
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @property
-    def pems(self) -> tuple[str, str]:
-        """
-        Key and certificate as text.
-        """
-        key = self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        return key.decode(), self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+    authority: Any
+    server: Any
+    client: Any
 
 
-def identity(name: str, issuer: Identity | None = None) -> Identity:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(issuer.key if issuer else key, hashes.SHA256())
-    )
-    return Identity(key, certificate)
-
-
-AUTHORITY = identity("authority")
-SERVER = identity("model.test", AUTHORITY)
-CLIENT = identity("client.test", AUTHORITY)
+@pytest.fixture(scope="module")
+def parties(identity: Callable[..., Any]) -> Parties:
+    authority = identity("authority")
+    return Parties(authority, identity("model.test", authority), identity("client.test", authority))
 
 
 def quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def ssl_config(path: Path, *, verify: bool) -> Path:
-    key, certificate = SERVER.pems
+def ssl_config(path: Path, parties: Parties, *, verify: bool) -> Path:
+    key, certificate = parties.server.pems
     path.write_text(
         f"server_key: {quoted(key)} server_cert: {quoted(certificate)} "
-        f"custom_ca: {quoted(AUTHORITY.pems[1])} client_verify: {str(verify).lower()}"
+        f"custom_ca: {quoted(parties.authority.pems[1])} client_verify: {str(verify).lower()}"
     )
     return path
 
@@ -98,8 +65,8 @@ def ask(channel: grpc.Channel) -> list[float]:
     return list(answer.outputs["y"].float_val)
 
 
-def secure(server: Any, client: Identity | None = None) -> grpc.Channel:
-    authority = AUTHORITY.pems[1].encode()
+def secure(server: Any, parties: Parties, client: Any = None) -> grpc.Channel:
+    authority = parties.authority.pems[1].encode()
     own = (None, None) if client is None else tuple(pem.encode() for pem in client.pems)
     credentials = grpc.ssl_channel_credentials(authority, *own)
     return grpc.secure_channel(
@@ -107,26 +74,30 @@ def secure(server: Any, client: Identity | None = None) -> grpc.Channel:
     )
 
 
-def test_grpc_speaks_tls_and_only_tls(open_server: Any, models: Path, tmp_path: Path) -> None:
+def test_grpc_speaks_tls_and_only_tls(
+    open_server: Any, models: Path, parties: Parties, tmp_path: Path
+) -> None:
     """REST stays plain, as in the original."""
-    file = ssl_config(tmp_path / "ssl.config", verify=False)
+    file = ssl_config(tmp_path / "ssl.config", parties, verify=False)
     server = open_server("/v1/models/half/metadata", *half(models), f"--ssl_config_file={file}")
 
-    with secure(server) as channel:
+    with secure(server, parties) as channel:
         assert ask(channel) == [3.5]
     with pytest.raises(grpc.RpcError) as refused:
         ask(server.channel)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_client_proves_who_it_is_if_asked_to(open_server: Any, models: Path, tmp_path: Path) -> None:
-    file = ssl_config(tmp_path / "ssl.config", verify=True)
+def test_a_client_proves_who_it_is_if_asked_to(
+    open_server: Any, models: Path, parties: Parties, identity: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = ssl_config(tmp_path / "ssl.config", parties, verify=True)
     server = open_server("/v1/models/half/metadata", *half(models), f"--ssl_config_file={file}")
 
-    with secure(server, CLIENT) as channel:
+    with secure(server, parties, parties.client) as channel:
         assert ask(channel) == [3.5]
     for stranger in (None, identity("authority")):
-        with secure(server, stranger) as channel, pytest.raises(grpc.RpcError) as refused:
+        with secure(server, parties, stranger) as channel, pytest.raises(grpc.RpcError) as refused:
             ask(channel)
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
