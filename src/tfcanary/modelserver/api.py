@@ -13,9 +13,9 @@ from tfcanary.modelserver.examples import CLASSIFY, REGRESS
 from tfcanary.modelserver.limits import Limits
 from tfcanary.modelserver.manager import Manager
 from tfcanary.modelserver.metrics import Metrics
-from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, check_names
+from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, tensors_of
 from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import Array, from_proto, to_proto
+from tfcanary.modelserver.tensors import Array, to_proto
 
 # As the metrics name them.
 _APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
@@ -41,9 +41,7 @@ class Api:
         spec = request.model_spec
         with self._manager.using(spec) as servable:
             signature = servable.signature(spec.signature_name)
-            check_names(signature, request.inputs)
-            limit = self._limits.tensor_bytes
-            inputs = {alias: from_proto(proto, alias, limit) for alias, proto in request.inputs.items()}
+            inputs = tensors_of(signature, request.inputs, self._limits.tensor_bytes)
             outputs = self._run(servable, signature, inputs, list(request.output_filter), timeout_seconds)
         response = protos.PredictResponse()
         _fill_spec(response.model_spec, servable, spec.signature_name or DEFAULT_SIGNATURE)

@@ -233,13 +233,7 @@ class Servable:
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}, in {path}")
         request = entry.predict_log.request
         signature = self.signature(request.model_spec.signature_name)
-        self.predict(
-            signature,
-            {
-                alias: from_proto(proto, alias, _WARMUP_TENSOR_BYTES)
-                for alias, proto in request.inputs.items()
-            },
-        )
+        self.predict(signature, tensors_of(signature, request.inputs, _WARMUP_TENSOR_BYTES))
 
     def signature(self, name: str) -> Any:
         """
@@ -304,10 +298,15 @@ def _run_batch(
     return {fetches[alias]: array for alias, array in outputs.items()}
 
 
-def check_names(signature: Any, names: Iterable[str]) -> None:
+def tensors_of(signature: Any, sent: Mapping[str, Any], limit: int) -> dict[str, Array]:
     """
-    Refuse inputs that are not those of a signature, before anything is made of them.
+    Read the inputs of a request; those that are not the signature's are refused before anything is made of them.
     """
+    _check_names(signature, sent)
+    return {alias: from_proto(proto, alias, limit) for alias, proto in sent.items()}
+
+
+def _check_names(signature: Any, names: Iterable[str]) -> None:
     wanted, sent = set(signature.inputs), set(names)
     if len(sent) != len(wanted):
         raise invalid(
@@ -323,7 +322,7 @@ def check_names(signature: Any, names: Iterable[str]) -> None:
 
 
 def _check_inputs(signature: Any, inputs: Mapping[str, Array]) -> None:
-    check_names(signature, inputs)
+    _check_names(signature, inputs)
     for alias, array in inputs.items():
         expected = signature.inputs[alias].dtype
         if array.dtype != numpy_type(expected):
