@@ -342,12 +342,14 @@ class Releases:
         """
         The revision whose values this one has: another where it went back to that.
         """
+        if not _ROLLBACK.fullmatch(revision.description):
+            return revision
+        kept = {one.number: one for one in self.history(revision.name)}
         while back := _ROLLBACK.fullmatch(revision.description):
-            older = [one for one in self.history(revision.name) if one.number < revision.number]
-            found = [one for one in older if one.number == int(back[1])]
-            if not found:
+            number = int(back[1])
+            if number >= revision.number or number not in kept:
                 break
-            revision = found[0]
+            revision = kept[number]
         return revision
 
     def restore(self, baseline: Baseline, *, chart: Path | str = routing.CHART) -> Revision:
