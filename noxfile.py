@@ -23,6 +23,7 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 TEST_CLUSTER = "tests"
 # The locked TensorFlow is published for these.
 PYTHONS = ("3.11", "3.12", "3.13")
+LOCK_HEADER = "# Written by `nox -s lock`: every dependency, pinned by hash.\n"
 
 
 @nox.session(default=False)
@@ -128,7 +129,7 @@ def lock(session: nox.Session) -> None:
     server = HERE / "images" / "modelserver"
     jobs = {
         HERE / "requirements.lock": (
-            "pyproject.toml", "--all-extras", "--group=lint", "--group=types", "--group=test",
+            "pyproject.toml", "--all-extras", "--group=lint", "--group=types", "--group=test", "--group=docs",
             "--universal", "--python-version=3.11",
         ),
         server / "requirements.lock": (
@@ -138,8 +139,10 @@ def lock(session: nox.Session) -> None:
         ),
     }  # fmt: skip
     for target, arguments in jobs.items():
-        text = session.run(*compiler, *arguments, external=True, silent=True, stderr=None)
-        target.write_text(f"# Written by `nox -s lock`: every dependency, pinned by hash.\n{text}")
+        # With its output there already, uv keeps every version that still fits: `-- --upgrade` takes the newest.
+        session.run(*compiler, *arguments, f"--output-file={target}", *session.posargs, external=True)
+        text = target.read_text().removeprefix(LOCK_HEADER)
+        target.write_text(LOCK_HEADER + text)
 
 
 # Helpers
