@@ -29,7 +29,7 @@ LOCK_HEADER = "# Written by `nox -s lock`: every dependency, pinned by hash.\n"
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Two ResNets behind one gateway on a cluster of its own; leaves the cluster up. `-- --help` for options."""
-    python(session, "-m", "tfcanary.demo", *session.posargs)
+    python(session, "-m", "tfcanary", "demo", *session.posargs)
 
 
 @nox.session(default=False)

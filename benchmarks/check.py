@@ -11,9 +11,15 @@ import statistics
 import time
 from pathlib import Path
 
-from tfcanary import check, live, predict, routing
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_release
+from tfcanary.client.endpoint import CONCURRENCY, burst
+from tfcanary.client.grpc_client import GrpcClient
+from tfcanary.client.rest import RestClient
+from tfcanary.paths import CHART
+from tfcanary.target import Target
 
-VALUES = routing.CHART.parents[1] / "values"
+VALUES = CHART.parents[1] / "values"
 
 
 def main() -> None:
@@ -44,19 +50,19 @@ def one(options: argparse.Namespace) -> tuple[int, float, float]:
     A check, reading the release included, and as many bare requests: their number and the seconds of both.
     """
     began = time.perf_counter()
-    subject = live.from_release(options.release, namespace=options.namespace, files=[options.values])
-    report = check.check_gateway(subject)
+    subject = from_release(options.release, Target(namespace=options.namespace), files=[options.values])
+    report = check_gateway(subject)
     whole = time.perf_counter() - began
     assert report.held, report.table()
     model = subject.routing.model
     with (
-        predict.RestClient(subject.gateway, model, host=subject.host) as rest,
-        predict.GrpcClient(subject.gateway, model, host=subject.host) as grpc,
+        RestClient(subject.gateway, model, host=subject.host) as rest,
+        GrpcClient(subject.gateway, model, host=subject.host) as grpc,
     ):
         began = time.perf_counter()
         for client in (rest, grpc):
             n = report.requests // 2
-            answers = list(predict.burst(client.metadata, [{}] * n, predict.CONCURRENCY))
+            answers = list(burst(client.metadata, [{}] * n, CONCURRENCY))
             assert all(answer.ok for answer in answers), answers
         bare = time.perf_counter() - began
     return report.requests, whole, bare

@@ -32,12 +32,12 @@ from typing import Any
 import grpc
 import numpy as np
 
-from tfcanary import REPOSITORY
 from tfcanary.modelserver import protos
 from tfcanary.modelserver.tensors import to_proto
+from tfcanary.paths import ROOT
 from tfcanary.wait import NotYet, wait_until
 
-ENTRY = REPOSITORY / "images/modelserver/tensorflow_model_server"
+ENTRY = ROOT / "images/modelserver/tensorflow_model_server"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLIENTS = 8
 BATCHING = """
@@ -179,7 +179,7 @@ def export(folder: Path, weights: str) -> Path:
     Export a ResNet50; weights that were trained before are taken again.
     """
     base = folder / "resnet50"
-    command = [sys.executable, str(REPOSITORY / "scripts/export_resnet.py"), "--arch=resnet50", f"--weights={weights}",
+    command = [sys.executable, str(ROOT / "scripts/export_resnet.py"), "--arch=resnet50", f"--weights={weights}",
                f"--output={base}", "--version=1", "--model-name=resnet50"]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return base / "1"

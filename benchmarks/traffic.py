@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tfcanary import traffic
-from tfcanary.predict import Api
+from tfcanary.contract import Api
 from tfcanary.protos import bare_tensorflow
+from tfcanary.traffic.calls import metadata_call
+from tfcanary.traffic.driver import Traffic
+from tfcanary.traffic.records import Mark, Recorder
 
 CONNECTIONS = 8
 
@@ -54,9 +56,9 @@ def ours(api: Api, options: argparse.Namespace) -> float:
     """
     Requests a second of the driver, closed loop.
     """
-    requests = [traffic.metadata(api, options.model)]
+    requests = [metadata_call(api, options.model)]
     began = time.perf_counter()
-    with traffic.Traffic(
+    with Traffic(
         options.address, requests, concurrency=CONNECTIONS, connections=CONNECTIONS, most=options.requests, host=options.host
     ) as load:  # fmt: skip
         records = load.join()
@@ -122,13 +124,13 @@ def memory() -> None:
     A million records, written and handed out.
     """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    columns = traffic._Columns()  # noqa: SLF001
+    columns = Recorder()  # noqa: SLF001
     number = columns.number("stable")
     began = time.perf_counter()
     for i in range(1_000_000):
         columns.add(i / 1000, 0.0, 0.01, 1, i % 1000, 200, -1, number, number, 0, i)
     took = time.perf_counter() - began
-    records = columns.records((Api.REST, Api.REST), [traffic.Mark(0.0, "start")])
+    records = columns.records((Api.REST, Api.REST), [Mark(0.0, "start")])
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"{len(records)} records: {more:.0f} MiB at most, {took * 1000:.0f} ns each to write")
 

@@ -3,7 +3,15 @@
 Prove by REST and gRPC what the gateway does: check_gateway.py --values values/canary-10.yaml.
 """
 
-from tfcanary.check_command import main
+import sys
+
+try:
+    from tfcanary.commands.check import main
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: Python module {missing.name!r} is not installed here; run `python3 -m nox -s lint` once, "
+        "then `.nox/tfcanary/bin/python scripts/check_gateway.py`"
+    )
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -5,6 +5,15 @@ Export a ResNet for TensorFlow Serving.
 Usage: python scripts/export_resnet.py --arch resnet50 --weights random --output DIR --version 1
 """
 
-from tfcanary.export import main
+import sys
 
-raise SystemExit(main())
+try:
+    from tfcanary.export.resnet import main
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: Python module {missing.name!r} is not installed here; run `python3 -m nox -s lint` once, "
+        "then `.nox/tfcanary/bin/python scripts/export_resnet.py`"
+    )
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -6,6 +6,7 @@ Every error that a user of the harness can meet, and the exit code it ends with.
     CanaryError
     ├── DoesNotHoldError      1  a check was made and did not hold
     ├── UsageError            2  wrong use, or values that cannot be right
+    │   └── NotFoundError     2  an object or a release of that name does not exist
     ├── UnreachableError      3  cluster, gateway or program cannot be reached
     └── NoEvidenceError       4  not enough evidence to say either way
 
@@ -33,6 +34,12 @@ class UsageError(CanaryError):
     """
 
     exit_code = 2
+
+
+class NotFoundError(UsageError):
+    """
+    An object or a release of that name does not exist.
+    """
 
 
 class UnreachableError(CanaryError):

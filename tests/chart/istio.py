@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tfcanary.routing import Request, bucket
+from tfcanary.routing.buckets import bucket
+from tfcanary.routing.route import Request
 
 
 def at_gateway(values: Mapping[str, Any], request: Request) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 from tfcanary.cluster import binaries
 from tfcanary.errors import UnreachableError
-from tfcanary.routing import bucket
+from tfcanary.routing.buckets import bucket
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
 HOSTS = ["a.example", "*.wild.example"]

@@ -16,9 +16,12 @@ import jsonschema
 import pytest
 import yaml
 
-from tfcanary import explain, routing
+from tfcanary.chart.values import chart_defaults, coalesce, merge
+from tfcanary.commands import explain
 from tfcanary.errors import UsageError
-from tfcanary.routing import Request
+from tfcanary.routing.buckets import BUCKETS, bucket
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Request
 
 CASES = int(os.environ.get("FUZZ_CASES", "5000"))
 BATCH = 250
@@ -197,12 +200,12 @@ class Generator:
         if self.draw.random() < 0.8:
             names = [*self.draw.sample(NAMES[1:4], self.draw.choice([0, 1, 2, 3])), "everyone"]
             routes = [self.route(name, last=name == "everyone") for name in names]
-            made = routing.merge(made, {"routing": {"routes": self.some([routes])}})
+            made = merge(made, {"routing": {"routes": self.some([routes])}})
         for _ in range(self.draw.choice([0, 0, 1, 1, 2, 3])):
             path = self.draw.choice(sorted(FITTING))
-            made = routing.merge(made, nested(path, self.some(FITTING[path])))
+            made = merge(made, nested(path, self.some(FITTING[path])))
         if self.draw.random() < 0.15:
-            made = routing.merge(made, nested(self.draw.choice(self.paths), self.draw.choice(ODD)))
+            made = merge(made, nested(self.draw.choice(self.paths), self.draw.choice(ODD)))
         return made
 
     def request(self, values):
@@ -246,15 +249,13 @@ class Generator:
         """
         A user whose bucket is the last of some track, or the first of the next.
         """
-        edges = [0, routing.BUCKETS - 1]
+        edges = [0, BUCKETS - 1]
         for route in values["routing"]["routes"]:
             edges += [edge for weight in route["weights"].values() for edge in (weight - 1, weight)]
-        wanted = self.draw.choice([edge for edge in edges if 0 <= edge < routing.BUCKETS])
+        wanted = self.draw.choice([edge for edge in edges if 0 <= edge < BUCKETS])
         numbers = (self.draw.randrange(10**6) for _ in range(2000))
         users = (f"user-{number}" for number in numbers)
-        return next(
-            (user for user in users if routing.bucket(values["model"]["name"], user) == wanted), "user-0"
-        )
+        return next((user for user in users if bucket(values["model"]["name"], user) == wanted), "user-0")
 
     def disagreements(self, values, objects, istio):
         """
@@ -262,7 +263,7 @@ class Generator:
         """
         services = {item["metadata"]["name"]: item for item in objects if item["kind"] == "VirtualService"}
         try:
-            declared = routing.from_values(values)
+            declared = from_values(values)
         except UsageError as exc:
             yield f"explain refuses what the chart takes: {exc}"
             return
@@ -328,7 +329,7 @@ def rendered(everything, cases):
     What each case renders, by template, of one helm process.
     """
     folder, names = everything
-    given = [routing.merge({"global": {"cases": []}}, case) for case in cases]
+    given = [merge({"global": {"cases": []}}, case) for case in cases]
     values = {"global": {"cases": given, "templates": names}}
     done = subprocess.run(
         ["helm", "template", "resnet", str(folder), "--kube-version", "1.34.4", "-f", "-",
@@ -348,11 +349,11 @@ def test_any_values_are_refused_or_valid(chart, everything, problems_with, broke
     Of all cases none crashes a template, and whatever is not refused is valid, keeps the promises, and does with requests
     what `explain` says.
     """
-    defaults = routing.chart_defaults(chart)
+    defaults = chart_defaults(chart)
     schema = json.loads((chart / "values.schema.json").read_text())
     accepts = jsonschema.Draft7Validator(schema).is_valid
     generator = Generator(SEED, sorted(leaves(defaults)))
-    made = [routing.coalesce(defaults, generator.values()) for _ in range(CASES)]
+    made = [coalesce(defaults, generator.values()) for _ in range(CASES)]
     fitting = [values for values in made if accepts(values)]
 
     wrong, refused, valid = [], 0, 0
@@ -386,7 +387,7 @@ def test_helm_itself_says_the_same(chart, complaint):
     Of cases drawn from the same generator, helm takes and refuses those that the schema and the templates do here: nothing
     hangs on the copy that renders many at once, or on another program's reading of the schema.
     """
-    defaults = routing.chart_defaults(chart)
+    defaults = chart_defaults(chart)
     accepts = jsonschema.Draft7Validator(json.loads((chart / "values.schema.json").read_text())).is_valid
     generator = Generator(f"{SEED} by helm", sorted(leaves(defaults)))
     cases = [generator.values() for _ in range(BY_HELM)]
@@ -399,7 +400,7 @@ def test_helm_itself_says_the_same(chart, complaint):
         for case in cases
     ]
     schema = ["values don't meet the specifications of the schema" in one for one in said]
-    assert [not accepts(routing.coalesce(defaults, case)) for case in cases] == schema
+    assert [not accepts(coalesce(defaults, case)) for case in cases] == schema
     others = [one for one, by_schema in zip(said, schema, strict=True) if one and not by_schema]
     assert [] == [
         one for one in others if "execution error at (tfserving-canary/templates/validate.yaml" not in one

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tfcanary import routing
+from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
 
 CHAINS = 30
 LINKS = 10
@@ -29,8 +29,8 @@ def values_of(chart, values_folder):
     """
 
     def merged(*names, over=None):
-        given = routing.read_files([values_folder / f"{name}.yaml" for name in names])
-        return routing.coalesce(routing.chart_defaults(chart), routing.merge(given, over or {}))
+        given = read_files([values_folder / f"{name}.yaml" for name in names])
+        return coalesce(chart_defaults(chart), merge(given, over or {}))
 
     return merged
 

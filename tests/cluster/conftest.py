@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import REPOSITORY, demo, release
+from tfcanary.check.sources import releases_in
 from tfcanary.cluster import store
 from tfcanary.cluster.layout import Layout, clusters_folder
+from tfcanary.export.cache import MODEL, RESNETS, exported_resnet
+from tfcanary.helm.releases import Releases, Revision
+from tfcanary.paths import ROOT
+from tfcanary.target import Target
 
-VALUES = REPOSITORY / "values"
+VALUES = ROOT / "values"
 RELEASE = "resnet"
 
 
@@ -71,8 +75,8 @@ def namespace(
         manager.kubectl(["label", "namespace", name, "istio-injection=enabled"], as_dict=False)
     else:
         folder = store.prepare_namespace(layout, name)
-        for version in demo.MODELS:
-            store.publish(demo.exported(version), folder, demo.MODEL)
+        for version in RESNETS:
+            store.publish(exported_resnet(version), folder, MODEL)
     yield name
     manager.kubectl(["delete", "namespace", name, "--wait=false"], as_dict=False)
     if layout is not None:
@@ -88,8 +92,8 @@ def third_version(layout: Layout | None, namespace: str, tmp_path_factory: pytes
     """
     if layout is not None:
         third = tmp_path_factory.mktemp("models") / "3"
-        shutil.copytree(demo.exported(1), third)
-        store.publish(third, layout.models / namespace, demo.MODEL)
+        shutil.copytree(exported_resnet(1), third)
+        store.publish(third, layout.models / namespace, MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +118,12 @@ def host(namespace: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def releases(namespace: str, kubeconfig: Path) -> release.Releases:
-    return release.Releases(namespace=namespace, kubeconfig=kubeconfig)
+def releases(namespace: str, kubeconfig: Path) -> Releases:
+    return releases_in(Target(namespace=namespace, kubeconfig=kubeconfig))
 
 
 @pytest.fixture(scope="module")
-def installed(releases: release.Releases, environment: Path, host: str) -> Iterator[release.Revision]:
+def installed(releases: Releases, environment: Path, host: str) -> Iterator[Revision]:
     """
     Both tracks, all traffic to stable.
     """

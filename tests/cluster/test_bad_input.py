@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tfcanary import REPOSITORY
-from tfcanary.release import Releases
+from tfcanary.helm.releases import Releases
+from tfcanary.paths import ROOT
 
 RELEASE = "resnet"
-DOOR = REPOSITORY / "scripts/check_gateway.py"
+DOOR = ROOT / "scripts/check_gateway.py"
 
 pytestmark = pytest.mark.usefixtures("installed")
 

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tfcanary import REPOSITORY
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout
 from tfcanary.cluster.processes import Process, network_of
+from tfcanary.paths import ROOT
 from tfcanary.wait import NotYet, wait_until
 
 NAME = "life"
-DOOR = REPOSITORY / "scripts/local_cluster.py"
+DOOR = ROOT / "scripts/local_cluster.py"
 
 pytestmark = pytest.mark.usefixtures("ours")
 

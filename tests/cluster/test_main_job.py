@@ -11,10 +11,16 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import check, evidence, live, mesh
-from tfcanary.predict import Api
-from tfcanary.release import Releases
-from tfcanary.split import Decision
+from tfcanary.check.finding import Finding
+from tfcanary.check.report import Report
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_files, from_release, releases_in
+from tfcanary.check.subject import Subject
+from tfcanary.contract import Api
+from tfcanary.helm.releases import Releases
+from tfcanary.judge.verdict import Outcome
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.target import Target
 
 VALUES = Path(__file__).parents[2] / "values"
 RELEASE = "resnet"
@@ -23,76 +29,72 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 
 @pytest.fixture
-def subject(namespace: str, kubeconfig: Path) -> Callable[..., evidence.Subject]:
-    def ask(*files: Path) -> evidence.Subject:
-        return live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
+def subject(namespace: str, kubeconfig: Path) -> Callable[..., Subject]:
+    def ask(*files: Path) -> Subject:
+        return from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), files=files)
 
     return ask
 
 
-def of_kind(report: evidence.Report, name: str, api: Api) -> list[evidence.Check]:
+def of_kind(report: Report, name: str, api: Api) -> list[Finding]:
     return [one for one in report.checks if one.name == name and one.api is api]
 
 
 @pytest.mark.parametrize("strategy", ["stable", "canary-10", "canary-30", "canary-user-group"])
-def test_strategy(strategy: str, releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
+def test_strategy(strategy: str, releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     After the upgrade every check holds, over REST and over gRPC, fed by real pictures.
     """
     file = VALUES / f"{strategy}.yaml"
     releases.apply(RELEASE, files=[file])
 
-    report = check.check_gateway(subject(file))
+    report = check_gateway(subject(file))
 
     assert "all" == report.verdict.split()[0], report.table()
     assert report.held
     for api in Api:
-        assert [Decision.HELD] * len(subject(file).routing.routes) == [
+        assert [Outcome.HELD] * len(subject(file).routing.routes) == [
             one.decision for one in of_kind(report, "split", api)
         ]
         assert of_kind(report, "answers", api)
 
 
-def test_split_of_another_strategy_is_found(
-    releases: Releases, subject: Callable[..., evidence.Subject]
-) -> None:
+def test_split_of_another_strategy_is_found(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     Traffic that does not move as declared is found by counting alone, with no object to compare with.
     """
     releases.apply(RELEASE, files=[VALUES / "canary-10.yaml"])
     applied = subject()
-    blind = live.from_files(
+    blind = from_files(
         [VALUES / "models/resnet.yaml", VALUES / "canary-30.yaml"], gateway=applied.gateway, host=applied.host
     )
 
-    report = check.check_gateway(blind)
+    report = check_gateway(blind)
 
     for api in Api:
-        assert [Decision.FAILED] == [one.decision for one in of_kind(report, "split", api)]
+        assert [Outcome.FAILED] == [one.decision for one in of_kind(report, "split", api)]
     assert 1 == report.exit_code
 
 
-def test_values_that_are_not_live_are_found(
-    releases: Releases, subject: Callable[..., evidence.Subject]
-) -> None:
+def test_values_that_are_not_live_are_found(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     Values that were never applied do not hold, although the gateway does as its own routes say.
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
 
-    report = check.check_gateway(subject(VALUES / "canary-user-group.yaml"))
+    report = check_gateway(subject(VALUES / "canary-user-group.yaml"))
 
     assert 1 == report.exit_code
 
 
 def test_envoy_has_the_weights(
-    releases: Releases, manager: AClusterManager, host: str, subject: Callable[..., evidence.Subject]
+    releases: Releases, manager: AClusterManager, host: str, subject: Callable[..., Subject]
 ) -> None:
     """
     The gateway's own route table, read from Envoy, has the declared weights for both protocols.
     """
     releases.apply(RELEASE, files=[VALUES / "canary-30.yaml"])
-    check.check_gateway(subject())
+    check_gateway(subject())
 
     found = envoy_weights(manager, host)
 
@@ -130,7 +132,7 @@ def test_pods_are_ready_and_restricted(kubeconfig: Path, namespace: str) -> None
     """
     Both tracks run in a namespace that enforces Pod Security restricted, sidecar included.
     """
-    pods = mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig).pods(RELEASE)
+    pods = LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig)).pods(RELEASE)
 
     assert {"stable", "canary"} == {pod.track for pod in pods}
     assert all(pod.ready for pod in pods)
@@ -141,7 +143,7 @@ def test_missing_model(releases: Releases, namespace: str, kubeconfig: Path) -> 
     A version that the store does not have never becomes ready, and the upgrade is taken back.
     """
     before = releases.values(RELEASE)
-    impatient = Releases(namespace=namespace, kubeconfig=kubeconfig, timeout_seconds=20)
+    impatient = releases_in(Target(namespace=namespace, kubeconfig=kubeconfig), timeout_seconds=20)
     began = time.monotonic()
 
     with pytest.raises(Exception, match="resnet") as caught:

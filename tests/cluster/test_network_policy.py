@@ -14,13 +14,16 @@ from typing import Any
 
 import pytest
 
-from tfcanary import check, live, routing
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_release
 from tfcanary.cluster import binaries, node, processes
 from tfcanary.cluster.layout import API_PORT, NODE_ADDRESS, Layout
-from tfcanary.release import Releases
+from tfcanary.helm.releases import Releases
+from tfcanary.paths import CHART
+from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = routing.CHART.parents[1] / "values"
+VALUES = CHART.parents[1] / "values"
 RELEASE = "resnet"
 STRANGER = "stranger"
 # The model's two, the metrics that its sidecar merges, the sidecar's health and its own metrics.
@@ -246,8 +249,8 @@ def test_what_must_work_works(
                 f"--namespace={namespace}",
             )  # fmt: skip
         releases.apply(RELEASE, files=[file])
-        report = check.check_gateway(
-            live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=[file])
+        report = check_gateway(
+            from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), files=[file])
         )
         tested = subprocess.run(
             ["helm", "test", RELEASE, f"--namespace={namespace}", f"--kubeconfig={kubeconfig}"],

@@ -17,15 +17,23 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import REPOSITORY, check, evidence, live, report, routing
-from tfcanary.predict import Api
-from tfcanary.release import DriftError, Releases
-from tfcanary.split import Decision
+from tfcanary.check.report import Report
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_release
+from tfcanary.check.subject import Options, Subject
+from tfcanary.contract import Api
+from tfcanary.helm.drift import DriftError
+from tfcanary.helm.releases import Releases
+from tfcanary.judge.verdict import Outcome
+from tfcanary.paths import CHART, ROOT
+from tfcanary.report.html import html
+from tfcanary.report.junit import junit
+from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = REPOSITORY / "values"
+VALUES = ROOT / "values"
 RELEASE = "resnet"
-REPORTS = Path(os.environ.get("REPORTS", REPOSITORY / "reports"))
+REPORTS = Path(os.environ.get("REPORTS", ROOT / "reports"))
 # Beside the splits: waiting for the routes, and predictions.
 FEW_MORE = 300
 # The whole number is for a run of its own; here a few show that the loop works.
@@ -35,18 +43,18 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 
 @pytest.fixture
-def subject(namespace: str, kubeconfig: Path) -> Callable[..., evidence.Subject]:
-    def ask(*files: Path) -> evidence.Subject:
-        return live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, files=files)
+def subject(namespace: str, kubeconfig: Path) -> Callable[..., Subject]:
+    def ask(*files: Path) -> Subject:
+        return from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), files=files)
 
     return ask
 
 
-def failed(found: evidence.Report) -> set[str]:
-    return {one.title for one in found.checks if one.decision is Decision.FAILED}
+def failed(found: Report) -> set[str]:
+    return {one.title for one in found.checks if one.decision is Outcome.FAILED}
 
 
-def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
+def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     Both protocols, every gateway pod, predictions included, within so many requests; and the page is left to read.
 
@@ -55,11 +63,11 @@ def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[...,
     file = VALUES / "canary-10.yaml"
     releases.apply(RELEASE, files=[file])
 
-    found = check.check_gateway(subject(file))
+    found = check_gateway(subject(file))
 
     REPORTS.mkdir(parents=True, exist_ok=True)
-    (REPORTS / "canary-10.html").write_text(report.html(found))
-    (REPORTS / "canary-10.xml").write_text(report.junit(found))
+    (REPORTS / "canary-10.html").write_text(html(found))
+    (REPORTS / "canary-10.xml").write_text(junit(found))
     assert found.held, found.table()
     assert {"REST", "gRPC"} == {
         one.api.value for one in found.checks if one.about.startswith("pod istio-ingressgateway") and one.api
@@ -69,16 +77,16 @@ def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[...,
     assert planned.total() + FEW_MORE >= found.requests
 
 
-def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
+def test_repetitions_raise_no_alarm(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     An unchanged correct cluster, checked again and again.
     """
     releases.apply(RELEASE, files=[VALUES / "canary-10.yaml"])
     asked = subject(VALUES / "canary-10.yaml")
 
-    found = [check.check_gateway(asked)]
+    found = [check_gateway(asked)]
     threads = threading.active_count()
-    found += [check.check_gateway(asked) for _ in range(REPETITIONS - 1)]
+    found += [check_gateway(asked) for _ in range(REPETITIONS - 1)]
 
     def nothing_left() -> None:
         if threading.active_count() > threads:
@@ -193,7 +201,7 @@ def retrying(spec: dict[str, Any]) -> None:
     ],
 )
 def test_a_planted_fault_is_found_by_name(
-    subject: Callable[..., evidence.Subject],
+    subject: Callable[..., Subject],
     planted: Any,
     kind: str,
     change: Any,
@@ -205,7 +213,7 @@ def test_a_planted_fault_is_found_by_name(
     file = VALUES / "canary-10.yaml"
     planted(kind, change, file)
 
-    seen = check.check_gateway(subject(file), evidence.Limits(timeout_seconds=10))
+    seen = check_gateway(subject(file), Options(timeout_seconds=10))
 
     assert found <= failed(seen), seen.table()
     assert 1 == seen.exit_code
@@ -216,7 +224,7 @@ MIRROR_ALL = (
     "routing: {routes: [{name: everyone, mirror: {track: canary, percent: 100}, weights: {stable: 100}}]}\n"
 )
 # Enough to tell the mirror from none at all; each prediction is run twice here.
-FEW = evidence.Limits(timeout_seconds=10, alpha=1e-3, power=0.99, detect=40)
+FEW = Options(timeout_seconds=10, alpha=1e-3, power=0.99, detect=40)
 
 
 @pytest.fixture
@@ -227,14 +235,14 @@ def mirror_all(tmp_path: Path) -> Path:
 
 
 def test_a_mirror_is_counted_at_the_pods(
-    releases: Releases, subject: Callable[..., evidence.Subject], mirror_all: Path
+    releases: Releases, subject: Callable[..., Subject], mirror_all: Path
 ) -> None:
     """
     A15: of predictions with 588 KiB of picture each, all are counted by the canary's own server, over both APIs.
     """
     releases.apply(RELEASE, files=[mirror_all])
 
-    seen = check.check_gateway(subject(mirror_all), FEW)
+    seen = check_gateway(subject(mirror_all), FEW)
 
     assert seen.held, seen.table()
     rows = [one for one in seen.checks if one.name == "mirror"]
@@ -243,26 +251,26 @@ def test_a_mirror_is_counted_at_the_pods(
 
 
 def test_a_mirror_that_is_off_is_found(
-    subject: Callable[..., evidence.Subject], planted: Any, mirror_all: Path
+    subject: Callable[..., Subject], planted: Any, mirror_all: Path
 ) -> None:
     """
     Both where it is written and where nothing arrives.
     """
     planted("virtualservice", without_mirror, mirror_all)
 
-    seen = check.check_gateway(subject(mirror_all), FEW)
+    seen = check_gateway(subject(mirror_all), FEW)
 
     assert {"live objects", "mirror everyone (REST)", "mirror everyone (gRPC)"} == failed(seen), seen.table()
 
 
-def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
+def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     Below it, beside it and without it, over both APIs, with predictions of both tracks.
     """
     file = VALUES / "canary-path.yaml"
     releases.apply(RELEASE, files=[file])
 
-    seen = check.check_gateway(subject(file))
+    seen = check_gateway(subject(file))
 
     assert seen.held, seen.table()
     assert {"no route beside /canary (REST)", "no route beside /canary (gRPC)"} <= {
@@ -284,12 +292,12 @@ def test_drift_is_no_success(releases: Releases, planted: Any) -> None:
 
 
 def test_a_killed_helm_leaves_nothing_pending(
-    releases: Releases, subject: Callable[..., evidence.Subject], namespace: str, kubeconfig: Path
+    releases: Releases, subject: Callable[..., Subject], namespace: str, kubeconfig: Path
 ) -> None:
     """
     `kill -9` in the middle of an upgrade; the next one recovers, and the release is deployed.
     """
-    stuck = ["helm", "upgrade", RELEASE, str(routing.CHART), "--namespace", namespace, "--wait", "--timeout=300s",
+    stuck = ["helm", "upgrade", RELEASE, str(CHART), "--namespace", namespace, "--wait", "--timeout=300s",
              "--reset-then-reuse-values", "--set=tracks.canary.version=9", f"--kubeconfig={kubeconfig}"]  # fmt: skip
     process = subprocess.Popen(stuck, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -309,17 +317,17 @@ def test_a_killed_helm_leaves_nothing_pending(
     assert "deployed" == recovered.status
     assert 120 > time.monotonic() - began
     assert subject(VALUES / "stable.yaml").findings
-    assert {Decision.HELD} == {one.decision for one in subject(VALUES / "stable.yaml").findings}
+    assert {Outcome.HELD} == {one.decision for one in subject(VALUES / "stable.yaml").findings}
 
 
-def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., evidence.Subject]) -> None:
+def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
     Metrics, other models, other spellings of the path, and the services that could change the model (B3).
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
 
-    found = check.check_gateway(subject(VALUES / "stable.yaml"), evidence.Limits(security=True))
+    found = check_gateway(subject(VALUES / "stable.yaml"), Options(security=True))
 
     rows = [one for one in found.checks if one.name == "security"]
-    assert [Decision.HELD] * 2 == [one.decision for one in rows], found.table()
+    assert [Outcome.HELD] * 2 == [one.decision for one in rows], found.table()
     assert found.held, found.table()

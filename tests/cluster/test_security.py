@@ -21,11 +21,24 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tfcanary import check, explain, jwt, live, mesh, predict, release, routing
-from tfcanary.routing import Request
+from tfcanary.chart.values import merge
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_release
+from tfcanary.client.grpc_client import GrpcClient
+from tfcanary.client.rest import RestClient
+from tfcanary.client.tensors import protos
+from tfcanary.commands import explain
+from tfcanary.helm.releases import Releases
+from tfcanary.kube.gateway import gateway_address
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.virtualservice import route_revision
+from tfcanary.paths import CHART
+from tfcanary.routing.route import Request
+from tfcanary.routing.tokens import read_token
+from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = routing.CHART.parents[1] / "values"
+VALUES = CHART.parents[1] / "values"
 RELEASE = "resnet"
 ISSUER = "https://issuer.example"
 AUDIENCE = "resnet"
@@ -74,7 +87,7 @@ FORGED = Issuer()
 
 @pytest.fixture(scope="module")
 def address(
-    releases: release.Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
+    releases: Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
 ) -> Iterator[str]:
     """
     The gateway of a release with both tracks, where tokens are verified.
@@ -86,7 +99,7 @@ def address(
     }
     files = [environment, VALUES / "models/resnet.yaml", VALUES / "stable.yaml"]
     releases.apply(RELEASE, files=files, values=values)
-    yield mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig).gateway_address(RELEASE)
+    yield gateway_address(LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig)), RELEASE)
     # What lies in the gateway's namespace would verify other modules' tokens.
     subprocess.run(
         ["helm", "uninstall", RELEASE, f"--namespace={namespace}", f"--kubeconfig={kubeconfig}"], check=True
@@ -107,15 +120,13 @@ def channel(address: str, host: str) -> Iterator[grpc.Channel]:
         yield made
 
 
-def strategy(
-    releases: release.Releases, kubeconfig: Path, namespace: str, client: httpx.Client, name: str
-) -> None:
+def strategy(releases: Releases, kubeconfig: Path, namespace: str, client: httpx.Client, name: str) -> None:
     """
     Apply a strategy, and wait until the gateway has it.
     """
     releases.apply(RELEASE, files=[VALUES / f"{name}.yaml"])
-    live = mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig).virtual_service(RELEASE)
-    revision = mesh.route_revision(live)
+    live = LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig)).virtual_service(RELEASE)
+    revision = route_revision(live)
 
     def arrived() -> None:
         for _ in range(20):
@@ -195,7 +206,7 @@ def code(channel: grpc.Channel, method: str, metadata: Sequence[tuple[str, str]]
     """
     How a call with the message of a GetModelMetadata ends.
     """
-    request = predict.protos().get_model_metadata_pb2.GetModelMetadataRequest()
+    request = protos().get_model_metadata_pb2.GetModelMetadataRequest()
     request.model_spec.name = "resnet"
     request.metadata_field.append("signature_def")
     try:
@@ -363,7 +374,7 @@ def track_of(channel: grpc.Channel, metadata: Sequence[tuple[str, str]], token: 
     """
     Who answers a gRPC call.
     """
-    request = predict.protos().get_model_metadata_pb2.GetModelMetadataRequest()
+    request = protos().get_model_metadata_pb2.GetModelMetadataRequest()
     request.model_spec.name = "resnet"
     request.metadata_field.append("signature_def")
     sent = [*metadata, *([("authorization", f"Bearer {token}")] if token else [])]
@@ -400,8 +411,8 @@ def test_the_check_proves_a_claim_with_a_token(releases, kubeconfig, namespace, 
     file = tmp_path / "token"
     file.write_text(ISSUED.token(group="canary"))
 
-    found = check.check_gateway(
-        live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig, tokens=[jwt.read(file)])
+    found = check_gateway(
+        from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), tokens=[read_token(file)])
     )
 
     assert found.held, found.table()
@@ -591,7 +602,7 @@ class Load:
     def __init__(self, address: str, host: str) -> None:
         self.seen = Counter[object]()
         self._stop = threading.Event()
-        clients = (predict.RestClient, predict.RestClient, predict.GrpcClient, predict.GrpcClient)
+        clients = (RestClient, RestClient, GrpcClient, GrpcClient)
         self._threads = [threading.Thread(target=self._ask, args=(kind, address, host)) for kind in clients]
         self._lock = threading.Lock()
 
@@ -629,11 +640,11 @@ def upgrade(kubeconfig: Path, namespace: str, *more: Mapping[str, Any]) -> str |
     """
     A plain `helm upgrade`, as one types it; what it says if it is refused.
     """
-    command = ["helm", "upgrade", RELEASE, str(routing.CHART), f"--namespace={namespace}", f"--kubeconfig={kubeconfig}",
+    command = ["helm", "upgrade", RELEASE, str(CHART), f"--namespace={namespace}", f"--kubeconfig={kubeconfig}",
                "--reset-then-reuse-values", "--wait", "--timeout=300s", "-f", "-"]  # fmt: skip
     values: dict[str, Any] = {}
     for one in more:
-        values = routing.merge(values, one)
+        values = merge(values, one)
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
     return done.stderr if done.returncode else None
 

@@ -18,11 +18,22 @@ import grpc
 import httpx
 import pytest
 
-from tfcanary import explain, mesh, predict, routing, split
-from tfcanary.routing import Request
+from tfcanary.client.grpc_client import GrpcClient
+from tfcanary.client.pictures import picture_tensor
+from tfcanary.client.rest import RestClient
+from tfcanary.client.tensors import protos
+from tfcanary.commands import explain
+from tfcanary.contract import SERVING_DEFAULT
+from tfcanary.judge import split
+from tfcanary.judge.verdict import Outcome
+from tfcanary.kube.gateway import gateway_address
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.paths import CHART
+from tfcanary.routing.route import Request, Routing
+from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = routing.CHART.parents[1] / "values"
+VALUES = CHART.parents[1] / "values"
 STRATEGIES = sorted(path.stem for path in VALUES.glob("*.yaml"))
 MODELS = VALUES / "models" / "resnet-abn.yaml"
 RELEASE = "resnet"
@@ -81,7 +92,7 @@ class Gateway:
             base_url=f"http://{address}", headers={"host": host}, limits=limits, trust_env=False, timeout=30
         )
         self._channel = grpc.insecure_channel(address, options=[("grpc.default_authority", host)])
-        request = predict.protos().get_model_metadata_pb2.GetModelMetadataRequest()
+        request = protos().get_model_metadata_pb2.GetModelMetadataRequest()
         request.model_spec.name = "resnet"
         request.metadata_field.append("signature_def")
         self._message = request.SerializeToString()
@@ -121,7 +132,7 @@ class Stage:
     """
 
     releases: Any
-    cluster: mesh.Mesh
+    cluster: LiveObjects
     gateway: Gateway
     manager: Any
     namespace: str
@@ -134,7 +145,7 @@ class Stage:
         command = ["helm", *arguments, *where]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
 
-    def play(self, strategy: str, **values: Any) -> routing.Routing:
+    def play(self, strategy: str, **values: Any) -> Routing:
         """
         Apply a strategy and wait until the gateway has it; what it declares.
         """
@@ -173,8 +184,8 @@ def stage(  # noqa: PLR0917 - fixtures
         "security": {"callers": [{"namespace": namespace, "serviceAccount": "default"}]},
     }
     releases.apply(RELEASE, files=[environment, MODELS, VALUES / "stable.yaml"], values=values)
-    cluster = mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig)
-    gateway = Gateway(cluster.gateway_address(RELEASE), host)
+    cluster = LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig))
+    gateway = Gateway(gateway_address(cluster, RELEASE), host)
     yield Stage(releases, cluster, gateway, manager, namespace)
     gateway.close()
     # What lies in the gateway's namespace does not go with the release's own.
@@ -234,9 +245,7 @@ def test_the_share_is_the_weight(stage, strategy, api):
 
     counts = Counter(stage.gateway.ask(api, PATHS[api][0], headers).track for _ in range(planned.n))
 
-    assert (
-        split.Decision.HELD is split.judge(planned, {str(track): n for track, n in counts.items()}).decision
-    )
+    assert Outcome.HELD is split.judge(planned, {str(track): n for track, n in counts.items()}).decision
 
 
 def test_ten_thousand_users_are_shared_out_and_stay(stage):
@@ -397,7 +406,7 @@ def test_nothing_of_a_real_chain_survives(stage, environment, seed):
         stage.releases.apply(RELEASE, files=[VALUES / f"{strategy}.yaml"])
         is_now = stage.helm("get", "manifest", RELEASE)
         fresh = stage.helm(
-            "template", RELEASE, str(routing.CHART), "--no-hooks", f"--values={environment}", f"--values={MODELS}",
+            "template", RELEASE, str(CHART), "--no-hooks", f"--values={environment}", f"--values={MODELS}",
             "--values=-", f"--values={VALUES / strategy}.yaml", stdin=given,
         )  # fmt: skip
         lines = difflib.unified_diff(
@@ -474,15 +483,15 @@ def test_a_mirror_gets_every_copy_at_real_sizes(stage, api):
         {"name": "everyone", "mirror": {"track": "canary", "percent": 100}, "weights": {"stable": 100}}
     ]
     stage.play("shadow", routing={"routes": mirrored})
-    picture = predict.picture_tensor(china(), 224, 224)
-    address, host = stage.cluster.gateway_address(RELEASE), f"{stage.namespace}.test"
-    kind = predict.RestClient if api == "REST" else predict.GrpcClient
+    picture = picture_tensor(china(), 224, 224)
+    address, host = gateway_address(stage.cluster, RELEASE), f"{stage.namespace}.test"
+    kind = RestClient if api == "REST" else GrpcClient
     before = predictions(stage, "canary")
 
     with kind(address, "resnet", host=host) as client:
         interface = client.metadata(parse=True).interface
-        (name,) = interface[predict.SERVING_DEFAULT].inputs
-        answers = [client.predict(predict.SERVING_DEFAULT, name, picture) for _ in range(5)]
+        (name,) = interface[SERVING_DEFAULT].inputs
+        answers = [client.predict(SERVING_DEFAULT, name, picture) for _ in range(5)]
 
     assert ["stable"] * 5 == [answer.track for answer in answers if answer.ok]
 

@@ -10,11 +10,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tfcanary import check, evidence, live, mesh, predict, routing
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_release
+from tfcanary.check.subject import Options
+from tfcanary.client.endpoint import Tls
 from tfcanary.errors import UnreachableError, UsageError
-from tfcanary.release import Releases
+from tfcanary.helm.releases import Releases
+from tfcanary.kube.gateway import gateway_pods
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.portforward import PodPort, forwarded
+from tfcanary.paths import CHART
+from tfcanary.target import Target
 
-VALUES = routing.CHART.parents[1] / "values"
+VALUES = CHART.parents[1] / "values"
 RELEASE = "resnet"
 CANARY = VALUES / "canary-30.yaml"
 
@@ -33,7 +41,7 @@ def ours(identity: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory,
 @pytest.fixture(scope="module")
 def cluster(  # noqa: PLR0917 - fixtures
     ours: Path, releases: Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
-) -> Iterator[mesh.Mesh]:
+) -> Iterator[LiveObjects]:
     """
     A release whose clients come by TLS, 30 % to the canary.
     """
@@ -51,18 +59,18 @@ def cluster(  # noqa: PLR0917 - fixtures
             RELEASE, files=[environment, VALUES / "models/resnet.yaml", VALUES / "stable.yaml"], values=values
         )
         releases.apply(RELEASE, files=[CANARY])
-        yield mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig)
+        yield LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig))
         releases.uninstall(RELEASE)
     finally:
         subprocess.run([*kubectl, "delete", "secret", secret], check=True)
 
 
 @pytest.fixture(scope="module")
-def address(cluster: mesh.Mesh) -> Iterator[str]:
+def address(cluster: LiveObjects) -> Iterator[str]:
     """
     The gateway's port for TLS.
     """
-    with cluster.forwarded(cluster.gateway_pods(RELEASE, tls=True)[0]) as found:
+    with forwarded(cluster, gateway_pods(cluster, RELEASE, tls=True)[0]) as found:
         yield found
 
 
@@ -70,14 +78,13 @@ def test_every_check_holds_over_tls(address: str, ours: Path, kubeconfig: Path, 
     """
     The split, the rules and the answers, at each gateway pod, over REST and over gRPC, with the certificate verified.
     """
-    seen = check.check_gateway(
-        live.from_release(
+    seen = check_gateway(
+        from_release(
             RELEASE,
-            namespace=namespace,
-            kubeconfig=kubeconfig,
+            Target(namespace=namespace, kubeconfig=kubeconfig),
             files=[CANARY],
             gateway=address,
-            tls=predict.Tls(ours / "tls.crt"),
+            tls=Tls(ours / "tls.crt"),
         )
     )
 
@@ -92,32 +99,30 @@ def test_anothers_certificate_is_not_taken(  # noqa: PLR0917 - fixtures
     """
     theirs = tmp_path / "theirs.pem"
     theirs.write_text(identity(host).pems[1])
-    subject = live.from_release(
-        RELEASE, namespace=namespace, kubeconfig=kubeconfig, gateway=address, tls=predict.Tls(theirs)
-    )  # fmt: skip
+    subject = from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), gateway=address, tls=Tls(theirs))  # fmt: skip
 
     with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
-        check.check_gateway(subject, evidence.Limits(timeout_seconds=2))
+        check_gateway(subject, Options(timeout_seconds=2))
 
 
 def test_without_tls_clients_are_sent_to_it(
-    cluster: mesh.Mesh, kubeconfig: Path, namespace: str, host: str
+    cluster: LiveObjects, kubeconfig: Path, namespace: str, host: str
 ) -> None:
     """
     The other port only redirects, and the check does not take that for answers.
     """
-    tls = cluster.gateway_pods(RELEASE, tls=True)[0]
+    tls = gateway_pods(cluster, RELEASE, tls=True)[0]
     port = subprocess.run(
         ["kubectl", f"--kubeconfig={kubeconfig}", f"--namespace={tls.namespace}", "get", "services",
          "--selector=istio=ingressgateway", "-o=jsonpath={.items[0].spec.ports[?(@.port==80)].targetPort}"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    with cluster.forwarded(mesh.PodPort(tls.name, tls.namespace, int(port))) as address:
+    with forwarded(cluster, PodPort(tls.name, tls.namespace, int(port))) as address:
         answer = httpx.get(f"http://{address}/v1/models/resnet", headers={"host": host}, trust_env=False)
 
     assert (301, f"https://{host}/v1/models/resnet") == (answer.status_code, answer.headers["location"])
     with pytest.raises(UsageError, match="redirections to TLS; add --tls"):
-        live.from_release(RELEASE, namespace=namespace, kubeconfig=kubeconfig)
+        from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig))
 
 
 @pytest.mark.usefixtures("cluster")

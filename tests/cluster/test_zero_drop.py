@@ -20,14 +20,24 @@ from typing import Any
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary import REPOSITORY, check, mesh, predictions, report, routing, traffic
+from tfcanary.chart.values import merge, read_values
+from tfcanary.check.run import IN_A_ROW
+from tfcanary.client.pictures import default_pictures
 from tfcanary.cluster.layout import Layout
-from tfcanary.predict import SERVING_PREPROCESS, Api
-from tfcanary.release import Releases, Revision
-from tfcanary.traffic import Records, Traffic
+from tfcanary.contract import SERVING_PREPROCESS, Api
+from tfcanary.helm.releases import Releases, Revision
+from tfcanary.kube.gateway import gateway_address
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.virtualservice import route_revision
+from tfcanary.paths import CHART, ROOT
+from tfcanary.report.html import zero_drop
+from tfcanary.target import Target
+from tfcanary.traffic.calls import Population, metadata_call, prediction_call
+from tfcanary.traffic.driver import Traffic
+from tfcanary.traffic.records import Records
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = REPOSITORY / "values"
+VALUES = ROOT / "values"
 RELEASE = MODEL = "resnet"
 RATE = 100.0
 ENOUGH = 10_000
@@ -42,22 +52,22 @@ class Scene:
     A release under load.
     """
 
-    def __init__(self, name: str, releases: Releases, cluster: mesh.Mesh, host: str) -> None:
+    def __init__(self, name: str, releases: Releases, cluster: LiveObjects, host: str) -> None:
         self.name = name
         self.releases = releases
         self.cluster = cluster
         self.notes: dict[str, Any] = {}
         self.changes: list[float] = []
         self.propagation: list[float] = []
-        cheap = [traffic.metadata(api, MODEL) for api in Api]
-        picture = predictions.default_pictures()[0].content
-        real = [traffic.prediction(api, MODEL, SERVING_PREPROCESS, ("image_bytes", picture)) for api in Api]
+        cheap = [metadata_call(api, MODEL) for api in Api]
+        picture = default_pictures()[0].content
+        real = [prediction_call(api, MODEL, SERVING_PREPROCESS, ("image_bytes", picture)) for api in Api]
         self.load = Traffic(
-            cluster.gateway_address(RELEASE),
+            gateway_address(cluster, RELEASE),
             [*cheap * 50, real[0], *cheap * 50, real[1]],
             rate=RATE,
             host=host,
-            population=traffic.Population(),
+            population=Population(),
         )
 
     def apply(self, phase: str, *files: Path, **values: Any) -> None:
@@ -77,8 +87,8 @@ class Scene:
         """
         Wait until both APIs show the live routes, and say how long that took.
         """
-        revision = mesh.route_revision(self.cluster.virtual_service(RELEASE))
-        return self.load.wait_for_revision(revision, in_a_row=check.IN_A_ROW)
+        revision = route_revision(self.cluster.virtual_service(RELEASE))
+        return self.load.wait_for_revision(revision, in_a_row=IN_A_ROW)
 
     def until(self, n: int) -> None:
         """
@@ -92,7 +102,7 @@ class Scene:
         """
         Leave the figures for the report.
         """
-        folder = Path(os.environ.get("REPORTS", REPOSITORY / "reports")) / "zero-drop"
+        folder = Path(os.environ.get("REPORTS", ROOT / "reports")) / "zero-drop"
         folder.mkdir(parents=True, exist_ok=True)
         content = {
             "name": self.name,
@@ -105,19 +115,19 @@ class Scene:
         }
         (folder / f"{self.name}.json").write_text(json.dumps(content, indent=2) + "\n")
         runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-        (folder / "index.html").write_text(report.zero_drop(runs))
+        (folder / "index.html").write_text(zero_drop(runs))
         (folder / f"{self.name}.txt").write_text(f"{records.table()}\n\n{json.dumps(self.notes)}\n")
         return records
 
 
 @pytest.fixture
-def cluster(namespace: str, kubeconfig: Path) -> mesh.Mesh:
-    return mesh.Mesh(namespace=namespace, kubeconfig=kubeconfig)
+def cluster(namespace: str, kubeconfig: Path) -> LiveObjects:
+    return LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig))
 
 
 @pytest.fixture
 def scene(
-    request: pytest.FixtureRequest, installed: Revision, releases: Releases, cluster: mesh.Mesh, host: str
+    request: pytest.FixtureRequest, installed: Revision, releases: Releases, cluster: LiveObjects, host: str
 ) -> Iterator[Scene]:
     """
     The release at stable, both tracks with one pod, under load.
@@ -202,8 +212,8 @@ def refusal(releases: Releases, namespace: str, kubeconfig: Path) -> Callable[[P
     """
 
     def ask(file: Path) -> str:
-        live = routing.merge(releases.values(RELEASE), routing.read_values(file))
-        command = ["helm", "template", RELEASE, str(routing.CHART), "--namespace", namespace, "--values", "-"]
+        live = merge(releases.values(RELEASE), read_values(file))
+        command = ["helm", "template", RELEASE, str(CHART), "--namespace", namespace, "--values", "-"]
         done = subprocess.run(
             command,
             input=json.dumps(live),

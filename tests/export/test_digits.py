@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfcanary import export as module
-from tfcanary import manifest as manifests
+from tfcanary.export import manifest as manifests
+from tfcanary.export import resnet as module
 from tfcanary.modelserver.protos import PredictionLog, runtime
 from tfcanary.modelserver.servable import LoadOptions, Servable
 from tfcanary.modelserver.status import ServingError

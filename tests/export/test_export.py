@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn import datasets
 from sklearn.datasets import load_sample_images
 
-from tfcanary import export as module
 from tfcanary.errors import DoesNotHoldError, UsageError
+from tfcanary.export import resnet as module
 from tfcanary.modelserver.protos import PredictionLog, runtime
 from tfcanary.modelserver.servable import LoadOptions, Servable
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tfcanary import manifest
 from tfcanary.errors import UsageError
+from tfcanary.export import manifest
 
 SOURCES = Path(manifest.__file__).parent
 

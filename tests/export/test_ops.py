@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tfcanary import ops, savedmodel
 from tfcanary.errors import DoesNotHoldError
+from tfcanary.export import ops, savedmodel
 from tfcanary.modelserver.protos import runtime
 
 LISTED = "is not on the list of allowed ops"

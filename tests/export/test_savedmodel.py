@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tfcanary import export as module
-from tfcanary import manifest, savedmodel
 from tfcanary.errors import UsageError
+from tfcanary.export import manifest, savedmodel
+from tfcanary.export import resnet as module
 
 
 @pytest.fixture

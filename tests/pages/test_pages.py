@@ -7,9 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from tfcanary import evidence, report, routing, split
-from tfcanary.predict import Api
-from tfcanary.split import Decision
+from tfcanary.check.finding import Finding
+from tfcanary.check.report import Report, Sample
+from tfcanary.check.subject import Options, Subject
+from tfcanary.contract import Api
+from tfcanary.judge import split
+from tfcanary.judge.verdict import Outcome
+from tfcanary.report.html import html, zero_drop
+from tfcanary.routing.parse import from_values
 
 PHONE, DESKTOP = 390, 1280
 LONG = "a-release-with-a-name-that-is-as-long-as-any-and-has-no-place-to-break-it" * 3
@@ -35,7 +40,7 @@ def samples(n):
     draw = random.Random(3)  # noqa: S311 - a picture to look at
     for i in range(n):
         failed = i % 50 == 49
-        yield evidence.Sample(
+        yield Sample(
             seconds=i / 100,
             about=draw.choice(["europe", "everyone"]),
             api=draw.choice(list(Api)),
@@ -51,24 +56,24 @@ def page():
     """
     A report with everything in it: rows of all kinds, long words, charts, failures.
     """
-    parsed = routing.from_values(VALUES)
+    parsed = from_values(VALUES)
     counted = split.judge(split.plan({"stable": 90, "canary": 10}), {"stable": 900, "canary": 100})
-    row = evidence.Check("split", "everyone", Api.REST, Decision.HELD, "canary 10 %", "canary 100, stable 900", 1000,
+    row = Finding("split", "everyone", Api.REST, Outcome.HELD, "canary 10 %", "canary 100, stable 900", 1000,
                       shares=counted.shares)  # fmt: skip
-    made = evidence.Report(
-        subject=evidence.Subject(parsed, "gateway.example.test:80", release=LONG, lost=(LONG,)),
-        limits=evidence.Limits(),
+    made = Report(
+        subject=Subject(parsed, "gateway.example.test:80", release=LONG, lost=(LONG,)),
+        limits=Options(),
         revision="7dd2b2ce81",
         checks=(
             row,
-            replace(row, decision=Decision.FAILED, observed=LONG, detail=LONG),
-            replace(row, decision=Decision.NOT_ENOUGH, api=Api.GRPC),
+            replace(row, decision=Outcome.FAILED, observed=LONG, detail=LONG),
+            replace(row, decision=Outcome.NOT_ENOUGH, api=Api.GRPC),
         ),
         seconds=12.0,
         requests=1000,
         samples=tuple(samples(1000)),
     )
-    return report.html(made)
+    return html(made)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ def drops():
         "propagationSeconds": [0.3],
         "notes": LONG,
     }
-    return report.zero_drop([run, run])
+    return zero_drop([run, run])
 
 
 @pytest.fixture(params=["page", "drops"])

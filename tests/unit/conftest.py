@@ -23,8 +23,11 @@ import grpc
 import numpy as np
 import pytest
 
-from tfcanary import jwt, routing
-from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api, from_tensor, protos, to_tensor
+from tfcanary.client.tensors import from_tensor, protos, to_tensor
+from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Mirror, Request, Routing
+from tfcanary.routing.tokens import Token
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def values() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def user_group(values) -> routing.Routing:
+def user_group(values) -> Routing:
     """
     The routes of values/canary-user-group.yaml: a header's users to the canary, everyone else to stable.
     """
@@ -56,7 +59,7 @@ def user_group(values) -> routing.Routing:
         "match": {"headers": {"user-group": {"exact": "canary"}}},
         "weights": {"canary": 100},
     }
-    return routing.from_values(values(group, {"name": "everyone", "weights": {"stable": 100}}))
+    return from_values(values(group, {"name": "everyone", "weights": {"stable": 100}}))
 
 
 # What the mesh lets in, as the chart's AuthorizationPolicy does.
@@ -83,7 +86,7 @@ class Double:
         mirrored: whether a prediction that would be mirrored is, by its size in bytes.
     """
 
-    actual: routing.Routing
+    actual: Routing
     revision: str = "rev-2"
     classes: int = 10
     sure: float = 1.0
@@ -95,7 +98,7 @@ class Double:
     outputs: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
     body: Callable[[bytes], bytes] = lambda body: body
     open_paths: tuple[str, ...] = ()
-    tokens: tuple[jwt.Token, ...] = ()
+    tokens: tuple[Token, ...] = ()
     ran: Counter[str] = field(default_factory=Counter)
     mirrored: Callable[[Api, int], bool] = lambda _api, _size: True
     address: str = ""
@@ -117,7 +120,7 @@ class Double:
         if not (_ALLOWED.fullmatch(path) or path.startswith(self.open_paths)):
             return 403, "", {}
         with self.lock:
-            seen = routing.Request(path, self.see_headers(api, headers), token.claims if token else {})
+            seen = Request(path, self.see_headers(api, headers), token.claims if token else {})
             decision = self.actual.decision(seen)
             if decision is None and not path.startswith(self.open_paths):
                 return 404, "", {}
@@ -130,7 +133,7 @@ class Double:
         attribution = {TRACK_HEADER: track, REVISION_HEADER: self.revision}
         return self.status(api, count, call, track), track, self.attribute(api, count, attribution)
 
-    def run(self, api: Api, track: str, mirror: routing.Mirror | None, size: int) -> None:
+    def run(self, api: Api, track: str, mirror: Mirror | None, size: int) -> None:
         """
         Count one prediction, and its copy.
         """
@@ -371,7 +374,7 @@ def gateway() -> Iterator[Callable[..., Double]]:
     """
     with contextlib.ExitStack() as stack:
 
-        def start(actual: routing.Routing, **faults: Any) -> Double:
+        def start(actual: Routing, **faults: Any) -> Double:
             double = Double(actual, **faults)
             rest = _serve(stack, _rest_handler(double))
             server, port = _grpc_server(double)

@@ -13,38 +13,46 @@ import math
 import pytest
 from PIL import Image
 
-from tfcanary import check, evidence, jwt, live, predict, predictions, routing
+from tfcanary.check import run
+from tfcanary.check.live import live_routes
+from tfcanary.check.report import SCHEMA, Report
+from tfcanary.check.run import CLOSED_METHODS, CLOSED_PATHS, IN_A_ROW, check_gateway
+from tfcanary.check.subject import GatewayPod, Options, Subject
+from tfcanary.client.grpc_client import GrpcClient
+from tfcanary.client.pictures import Picture, decoded, default_pictures
+from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api
 from tfcanary.errors import UnreachableError, UsageError
-from tfcanary.evidence import Limits, Subject
-from tfcanary.predict import REVISION_HEADER, TRACK_HEADER, Api
-from tfcanary.split import Decision, plan
+from tfcanary.judge.split import plan
+from tfcanary.judge.verdict import Outcome
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Routing
+from tfcanary.routing.tokens import Token
 
 # Error rates that find what the faults below do, with few requests.
-QUICK = Limits(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
-IN_A_ROW = check.IN_A_ROW
+QUICK = Options(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
 # More requests than these are made over each API before the predictions, so a fault in this one is in the middle.
 MIDDLE = IN_A_ROW + 15
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return predictions.default_pictures()
+    return default_pictures()
 
 
 @pytest.fixture
-def tenth(values) -> routing.Routing:
-    return routing.from_values(values())
+def tenth(values) -> Routing:
+    return from_values(values())
 
 
 def subject(double, expected, **more):
     return Subject(routing=expected, gateway=double.address, revision="rev-2", release="resnet", **more)
 
 
-def titles(report, decision=Decision.FAILED):
+def titles(report, decision=Outcome.FAILED):
     return {row.title for row in report.checks if row.decision is decision}
 
 
-def kinds(report, decision=Decision.FAILED):
+def kinds(report, decision=Outcome.FAILED):
     return {(row.name, row.api and row.api.value) for row in report.checks if row.decision is decision}
 
 
@@ -52,9 +60,9 @@ def kinds(report, decision=Decision.FAILED):
 def test_a_gateway_that_does_what_the_values_say_holds(request, gateway, pictures, strategy):
     expected = request.getfixturevalue(strategy)
 
-    report = check.check_gateway(subject(gateway(expected), expected), QUICK, pictures)
+    report = check_gateway(subject(gateway(expected), expected), QUICK, pictures)
 
-    assert set() == titles(report) | titles(report, Decision.NOT_ENOUGH)
+    assert set() == titles(report) | titles(report, Outcome.NOT_ENOUGH)
     assert 0 == report.exit_code
     assert f"all {len(report.checks)} checks held" == report.verdict
 
@@ -63,13 +71,13 @@ def test_every_row_rests_on_answers(gateway, user_group, pictures):
     """
     Nothing holds on nothing: each row says how many answers it saw, and a split at least as many as it needs.
     """
-    report = check.check_gateway(subject(gateway(user_group), user_group), QUICK, pictures)
+    report = check_gateway(subject(gateway(user_group), user_group), QUICK, pictures)
 
     assert all(row.n > 0 and row.n >= row.needed for row in report.checks)
     assert {"split", "header rule"} == {row.name for row in report.checks if row.needed}
 
 
-def shares(stable: int) -> routing.Routing:
+def shares(stable: int) -> Routing:
     """
     What a gateway does that splits all traffic.
     """
@@ -79,7 +87,7 @@ def shares(stable: int) -> routing.Routing:
         "tracks": {"stable": {}, "canary": {}},
         "routing": {"routes": [entry]},
     }
-    return routing.from_values(values)
+    return from_values(values)
 
 
 def only(api, change):
@@ -313,7 +321,7 @@ def test_a_fault_is_found_by_name(gateway, tenth, pictures, faults, found):
         faults.get("actual", tenth), **{name: value for name, value in faults.items() if name != "actual"}
     )
 
-    report = check.check_gateway(subject(double, tenth), QUICK, pictures)
+    report = check_gateway(subject(double, tenth), QUICK, pictures)
 
     assert found == kinds(report)
     assert 1 == report.exit_code
@@ -394,7 +402,7 @@ def test_a_fault_of_a_header_rule_is_found_by_name(gateway, user_group, pictures
     """
     double = gateway(user_group, see_headers=see)
 
-    report = check.check_gateway(subject(double, user_group), QUICK, pictures)
+    report = check_gateway(subject(double, user_group), QUICK, pictures)
 
     assert found == {title.removesuffix(" (REST)").removesuffix(" (gRPC)") for title in titles(report)}
 
@@ -405,10 +413,10 @@ def test_a_missing_track_is_not_enough_evidence(gateway, tenth, pictures):
     """
     double = gateway(tenth, status=lambda *seen: 503 if seen[2:] == ("predict", "canary") else 200)
 
-    report = check.check_gateway(subject(double, tenth), QUICK, pictures)
+    report = check_gateway(subject(double, tenth), QUICK, pictures)
 
     assert {("answers", "REST"), ("answers", "gRPC"), ("REST = gRPC", None), ("agreement", None)} == kinds(
-        report, Decision.NOT_ENOUGH
+        report, Outcome.NOT_ENOUGH
     )
 
 
@@ -419,23 +427,23 @@ def test_without_attribution_the_splits_lack_evidence(gateway, tenth, pictures):
     unnamed = dataclasses.replace(tenth, attribution=False)
     double = gateway(tenth, attribute=lambda *_: {})
 
-    report = check.check_gateway(
+    report = check_gateway(
         Subject(routing=unnamed, gateway=double.address, lost=("tracks",)), QUICK, pictures
     )
 
     assert set() == titles(report)
     assert 4 == report.exit_code
     assert {"split", "propagation", "revision", "REST = gRPC"} == {
-        name for name, _ in kinds(report, Decision.NOT_ENOUGH)
+        name for name, _ in kinds(report, Outcome.NOT_ENOUGH)
     }
-    assert ("failed requests", "REST") in kinds(report, Decision.HELD)
+    assert ("failed requests", "REST") in kinds(report, Outcome.HELD)
     assert "not checked: tracks" in report.table()
 
 
 def test_without_a_cluster_the_first_revision_must_stay(gateway, tenth, pictures):
     double = gateway(tenth, attribute=stale_after(MIDDLE, Api.GRPC))
 
-    report = check.check_gateway(Subject(routing=tenth, gateway=double.address), QUICK, pictures)
+    report = check_gateway(Subject(routing=tenth, gateway=double.address), QUICK, pictures)
 
     assert "rev-2" == report.revision
     assert {"revision (gRPC)"} == titles(report)
@@ -453,9 +461,7 @@ def test_the_routes_are_waited_for(gateway, tenth, pictures):
         status=lambda _api, count, *_: 404 if count < 2 else 200,
     )
 
-    report = check.check_gateway(
-        subject(double, tenth), dataclasses.replace(QUICK, timeout_seconds=10), pictures
-    )
+    report = check_gateway(subject(double, tenth), dataclasses.replace(QUICK, timeout_seconds=10), pictures)
 
     assert report.held
 
@@ -468,7 +474,7 @@ def test_a_revision_that_comes_and_goes_has_not_arrived(gateway, tenth, pictures
     def attribute(_api, count, headers):
         return {**headers, REVISION_HEADER: "rev-1"} if count % 7 == 0 else headers
 
-    report = check.check_gateway(subject(gateway(tenth, attribute=attribute), tenth), QUICK, pictures)
+    report = check_gateway(subject(gateway(tenth, attribute=attribute), tenth), QUICK, pictures)
 
     assert {"propagation (REST)", "propagation (gRPC)"} == titles(report)
     assert "rev-1" in report.checks[0].observed
@@ -487,7 +493,7 @@ def test_one_broken_pod_of_three_is_met(gateway, tenth, pictures):
 
     double = gateway(tenth, outputs=broken)
 
-    report = check.check_gateway(subject(double, tenth, pods={"stable": 1, "canary": 3}), QUICK, pictures)
+    report = check_gateway(subject(double, tenth, pods={"stable": 1, "canary": 3}), QUICK, pictures)
 
     assert {"answers"} == {name for name, _ in kinds(report)} - {"REST = gRPC"}
 
@@ -501,7 +507,7 @@ def test_a_model_that_takes_no_pictures_is_found(gateway, tenth, pictures, shape
     def interface(_api, _track, found):
         return {**found, "serving_default": ("x", "DT_FLOAT", shape)}
 
-    report = check.check_gateway(subject(gateway(tenth, interface=interface), tenth), QUICK, pictures)
+    report = check_gateway(subject(gateway(tenth, interface=interface), tenth), QUICK, pictures)
 
     assert {("interface", None)} == kinds(report)
     (row,) = (row for row in report.checks if row.name == "interface")
@@ -530,21 +536,21 @@ def test_a_header_that_grpc_cannot_send_is_proven_over_rest(gateway, values, pic
     The gateway compares the bytes of UTF-8, which the double's library reads as Latin-1.
     """
     entry = {"name": "group", "match": {"headers": {name: {"exact": value}}}, "weights": {"canary": 100}}
-    expected = routing.from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}))
+    expected = from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}))
 
     def see(_api, headers):
         return {key: text.encode("latin-1").decode() for key, text in headers.items()}
 
-    report = check.check_gateway(subject(gateway(expected, see_headers=see), expected), QUICK, pictures)
+    report = check_gateway(subject(gateway(expected, see_headers=see), expected), QUICK, pictures)
 
     assert set() == titles(report)
-    splits = {title for title in titles(report, Decision.HELD) if title.startswith("split ")}
+    splits = {title for title in titles(report, Outcome.HELD) if title.startswith("split ")}
     assert {"split group (REST)", "split everyone (REST)", "split everyone (gRPC)"} == splits
 
 
 def sticky(values, by):
     entry = {"name": "everyone", "sticky": {"by": by}, "weights": {"stable": 70, "canary": 30}}
-    return routing.from_values(values(entry))
+    return from_values(values(entry))
 
 
 def setting_cookies(_api, _count, headers):
@@ -559,11 +565,11 @@ def test_clients_that_stay_hold(gateway, values, pictures, by):
     expected = sticky(values, by)
     double = gateway(expected, attribute=setting_cookies)
 
-    report = check.check_gateway(subject(double, expected), QUICK, pictures)
+    report = check_gateway(subject(double, expected), QUICK, pictures)
 
     assert set() == titles(report)
     rows = [row for row in report.checks if row.name == "sticky"]
-    assert [Decision.HELD] * 2 == [row.decision for row in rows]
+    assert [Outcome.HELD] * 2 == [row.decision for row in rows]
     assert all(row.n >= row.needed > 5 for row in rows)
 
 
@@ -583,13 +589,13 @@ def test_a_sticky_route_is_asked_as_its_own_clients(gateway, values, by, match, 
     """
     entry = {"name": "kept", "match": OWN_CLIENTS[match], "weights": {"stable": 70, "canary": 30}}
     everyone = {"name": "everyone", "weights": {"stable": 100}}
-    expected = routing.from_values(values({**entry, "sticky": {"by": by}}, everyone))
-    actual = routing.from_values(values(entry, everyone)) if broken else expected
+    expected = from_values(values({**entry, "sticky": {"by": by}}, everyone))
+    actual = from_values(values(entry, everyone)) if broken else expected
 
-    report = check.check_gateway(subject(gateway(actual, attribute=setting_cookies), expected), QUICK)
+    report = check_gateway(subject(gateway(actual, attribute=setting_cookies), expected), QUICK)
 
     rows = [row for row in report.checks if row.name == "sticky"]
-    assert [Decision.FAILED if broken else Decision.HELD] * 2 == [row.decision for row in rows]
+    assert [Outcome.FAILED if broken else Outcome.HELD] * 2 == [row.decision for row in rows]
 
 
 def forgetful(_api, headers):
@@ -618,10 +624,10 @@ def forgetful(_api, headers):
 def test_clients_that_do_not_stay_are_found(gateway, values, by, faults, found):
     expected = sticky(values, by)
 
-    report = check.check_gateway(subject(gateway(expected, **faults), expected), QUICK)
+    report = check_gateway(subject(gateway(expected, **faults), expected), QUICK)
 
     rows = [row for row in report.checks if row.name == "sticky"]
-    assert {Decision.FAILED} == {row.decision for row in rows}
+    assert {Outcome.FAILED} == {row.decision for row in rows}
     assert all(found in row.observed for row in rows)
 
 
@@ -630,17 +636,17 @@ def test_a_route_that_cannot_be_reached_is_not_passed_over(gateway, values, pict
     Whoever needs a token is not asked for here: not enough evidence, exit code 4.
     """
     claim = {"name": "group", "match": {"claims": {"group": ["canary"]}}, "weights": {"canary": 100}}
-    expected = routing.from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}))
+    expected = from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}))
 
-    report = check.check_gateway(subject(gateway(expected), expected), QUICK, pictures)
+    report = check_gateway(subject(gateway(expected), expected), QUICK, pictures)
 
-    assert {"split group (REST)", "split group (gRPC)"} <= titles(report, Decision.NOT_ENOUGH)
+    assert {"split group (REST)", "split group (gRPC)"} <= titles(report, Outcome.NOT_ENOUGH)
     assert 4 == report.exit_code
 
 
 def below_canary(values):
     entry = {"name": "below", "match": {"path": {"prefix": "/canary"}}, "weights": {"canary": 100}}
-    return routing.from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}))
+    return from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}))
 
 
 def test_a_path_prefix_is_proven(gateway, values, pictures):
@@ -649,14 +655,14 @@ def test_a_path_prefix_is_proven(gateway, values, pictures):
     """
     expected = below_canary(values)
 
-    report = check.check_gateway(subject(gateway(expected), expected), QUICK, pictures)
+    report = check_gateway(subject(gateway(expected), expected), QUICK, pictures)
 
     assert report.held, report.table()
     assert {
         "split below (REST)",
         "no route beside /canary (gRPC)",
         "header rule below: not below /canary (REST)",
-    } <= (titles(report, Decision.HELD))
+    } <= (titles(report, Outcome.HELD))
     assert {"so from canary and stable"} == {row.observed for row in report.checks if row.name == "answers"}
 
 
@@ -664,18 +670,18 @@ def test_a_path_beside_the_prefix_that_is_open_is_found(gateway, values, picture
     expected = below_canary(values)
     double = gateway(expected, open_paths=("/canaryx",))
 
-    report = check.check_gateway(subject(double, expected), QUICK, pictures)
+    report = check_gateway(subject(double, expected), QUICK, pictures)
 
     assert {("no route", "REST"), ("no route", "gRPC")} == kinds(report)
 
 
-GENUINE = jwt.Token("head.body.genuine", {"group": "canary"})
+GENUINE = Token("head.body.genuine", {"group": "canary"})
 
 
 def by_claim(values, **security):
     claim = {"name": "group", "match": {"claims": {"group": ["canary"]}}, "weights": {"canary": 100}}
     others = {"security": {"jwt": {"issuer": "https://issuer.test", **security}}}
-    return routing.from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}, **others))
+    return from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}, **others))
 
 
 def test_a_claim_is_proven_with_a_token(gateway, values, pictures):
@@ -685,14 +691,14 @@ def test_a_claim_is_proven_with_a_token(gateway, values, pictures):
     expected = by_claim(values)
     double = gateway(expected, tokens=(GENUINE,))
 
-    report = check.check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
 
     assert report.held, report.table()
     assert {
         "split group (REST)",
         "header rule group: no token (gRPC)",
         "forged token 1 of 1 (gRPC)",
-    } <= titles(report, Decision.HELD)
+    } <= titles(report, Outcome.HELD)
     assert "genuine" not in report.table() + json.dumps(report.to_json())
 
 
@@ -700,7 +706,7 @@ def test_a_forged_token_that_is_taken_is_found(gateway, values, pictures):
     expected = by_claim(values)
     double = gateway(expected, tokens=(GENUINE, GENUINE.forged()))
 
-    report = check.check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
 
     assert {("forged token", "REST"), ("forged token", "gRPC")} == kinds(report)
 
@@ -716,16 +722,16 @@ def test_plain_headers_that_do_for_a_token_are_found(gateway, values, pictures):
         "weights": {"canary": 100},
     }
     everyone = {"name": "everyone", "weights": {"stable": 100}}
-    double = gateway(routing.from_values(values(group, everyone)), tokens=(GENUINE,))
+    double = gateway(from_values(values(group, everyone)), tokens=(GENUINE,))
 
-    report = check.check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, tokens=(GENUINE,)), QUICK, pictures)
 
     assert "header rule group: plain headers instead of a token (REST)" in titles(report)
 
 
 def mirroring(values, percent=50):
     mirror = {"track": "canary", "percent": percent}
-    return routing.from_values(values({"name": "everyone", "mirror": mirror, "weights": {"stable": 100}}))
+    return from_values(values({"name": "everyone", "mirror": mirror, "weights": {"stable": 100}}))
 
 
 def every_other():
@@ -758,7 +764,7 @@ def at_once(monkeypatch):
     """
     The double counts a copy before it answers.
     """
-    monkeypatch.setattr(check, "wait_until", functools.partial(_without_pause, check.wait_until))
+    monkeypatch.setattr(run, "wait_until", functools.partial(_without_pause, run.wait_until))
 
 
 def _without_pause(wait, *arguments, **options):
@@ -771,7 +777,7 @@ def test_a_mirror_is_counted_where_it_arrives(gateway, values, pictures, percent
     expected = mirroring(values, percent)
     double = gateway(expected)
 
-    report = check.check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
 
     assert report.held, report.table()
     rows = [row for row in report.checks if row.name == "mirror"]
@@ -797,7 +803,7 @@ def test_a_mirror_that_loses_copies_is_found(gateway, values, pictures, faults, 
     expected = mirroring(values, faults.get("percent", 50))
     double = gateway(expected, mirrored=faults["mirrored"])
 
-    report = check.check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
 
     assert {("mirror", api) for api in found} == kinds(report)
 
@@ -819,10 +825,10 @@ def unreadable(_track):
 def test_a_mirror_that_cannot_be_counted_is_not_enough_evidence(gateway, values, pictures, count, detail):
     expected = mirroring(values)
 
-    report = check.check_gateway(subject(gateway(expected), expected, predictions=count), QUICK, pictures)
+    report = check_gateway(subject(gateway(expected), expected, predictions=count), QUICK, pictures)
 
     assert set() == titles(report)
-    assert {("mirror", "REST"), ("mirror", "gRPC")} == kinds(report, Decision.NOT_ENOUGH)
+    assert {("mirror", "REST"), ("mirror", "gRPC")} == kinds(report, Outcome.NOT_ENOUGH)
     assert all(detail in row.detail for row in report.checks if row.name == "mirror")
     assert 4 == report.exit_code
 
@@ -836,7 +842,7 @@ def ordered(values, *, first):
     names = sorted(rules, key=lambda name: name != first)
     entries = [{"name": name, "match": rules[name], "weights": {tracks[name]: 100}} for name in names]
     everyone = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
-    return routing.from_values(values(*entries, everyone))
+    return from_values(values(*entries, everyone))
 
 
 def test_the_order_of_two_rules_is_proven(gateway, values, pictures):
@@ -846,7 +852,7 @@ def test_the_order_of_two_rules_is_proven(gateway, values, pictures):
     expected = ordered(values, first="opted-in")
     double = gateway(ordered(values, first="europe"))
 
-    report = check.check_gateway(subject(double, expected), QUICK, pictures)
+    report = check_gateway(subject(double, expected), QUICK, pictures)
 
     assert {"header rule opted-in and europe both match"} == {
         title.removesuffix(" (REST)").removesuffix(" (gRPC)") for title in titles(report)
@@ -857,10 +863,10 @@ SECURITY = dataclasses.replace(QUICK, security=True)
 
 
 def test_what_is_closed_is_seen_to_be_refused(gateway, tenth, pictures):
-    report = check.check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
+    report = check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
 
     assert set() == titles(report)
-    assert [len(check.CLOSED_PATHS), len(check.CLOSED_METHODS)] == [
+    assert [len(CLOSED_PATHS), len(CLOSED_METHODS)] == [
         row.n for row in report.checks if row.name == "security"
     ]
 
@@ -882,7 +888,7 @@ def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
     """
     double = gateway(tenth, open_paths=(path,))
 
-    report = check.check_gateway(subject(double, tenth), SECURITY, pictures)
+    report = check_gateway(subject(double, tenth), SECURITY, pictures)
 
     assert {"security closed paths (REST)"} == titles(report)
     (row,) = (row for row in report.checks if row.title == "security closed paths (REST)")
@@ -893,24 +899,24 @@ def test_what_nobody_answers_is_not_seen_to_be_closed(gateway, tenth, pictures, 
     """
     A call that runs until its deadline may have reached the model server: the other refusals say nothing of it.
     """
-    refused = predict.GrpcClient.raw
+    refused = GrpcClient.raw
 
     def raw(client, method, headers=None):
         answer = refused(client, method, headers)
         late = dataclasses.replace(answer, status="DEADLINE_EXCEEDED", reached=False)
         return late if "Reload" in method else answer
 
-    monkeypatch.setattr(predict.GrpcClient, "raw", raw)
+    monkeypatch.setattr(GrpcClient, "raw", raw)
 
-    report = check.check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
+    report = check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
 
-    assert {"security closed methods (gRPC)"} == titles(report, Decision.NOT_ENOUGH)
+    assert {"security closed methods (gRPC)"} == titles(report, Outcome.NOT_ENOUGH)
     (row,) = (row for row in report.checks if row.title == "security closed methods (gRPC)")
     assert "HandleReloadConfigRequest: DEADLINE_EXCEEDED" in row.detail
 
 
 def door(name, double):
-    return evidence.Door(name, lambda: contextlib.nullcontext(double.address))
+    return GatewayPod(name, lambda: contextlib.nullcontext(double.address))
 
 
 def test_every_gateway_pod_must_have_the_routes(gateway, tenth, pictures):
@@ -920,11 +926,11 @@ def test_every_gateway_pod_must_have_the_routes(gateway, tenth, pictures):
     fresh, stale = gateway(tenth), gateway(tenth, revision="rev-1")
     doors = (door("gateway-a", fresh), door("gateway-b", stale))
 
-    report = check.check_gateway(subject(fresh, tenth, doors=doors), QUICK, pictures)
+    report = check_gateway(subject(fresh, tenth, doors=doors), QUICK, pictures)
 
     assert {"propagation pod gateway-b (REST)", "propagation pod gateway-b (gRPC)"} == titles(report)
     assert {"propagation pod gateway-a (REST)", "propagation pod gateway-a (gRPC)"} < titles(
-        report, Decision.HELD
+        report, Outcome.HELD
     )
 
 
@@ -934,14 +940,14 @@ def test_a_gateway_that_is_not_there_cannot_be_reached(tenth, pictures):
     with pytest.raises(
         UnreachableError, match=r"gateway 127\.0\.0\.1:9: no answer within 0\.5 s.*--gateway HOST:PORT"
     ):
-        check.check_gateway(nowhere, QUICK, pictures)
+        check_gateway(nowhere, QUICK, pictures)
 
 
 def test_a_gateway_that_goes_away_leaves_the_report_so_far(gateway, user_group, pictures, monkeypatch):
     """
     Exit code 3, and what was checked before stays in the report.
     """
-    monkeypatch.setattr(check, "UNREACHED_IN_A_ROW", 3)
+    monkeypatch.setattr(run, "UNREACHED_IN_A_ROW", 3)
     double = gateway(user_group)
 
     def leave(api, count, *_):
@@ -951,16 +957,16 @@ def test_a_gateway_that_goes_away_leaves_the_report_so_far(gateway, user_group, 
 
     double.status = leave
 
-    report = check.check_gateway(subject(double, user_group), QUICK, pictures)
+    report = check_gateway(subject(double, user_group), QUICK, pictures)
 
     assert "nothing answered 3 gRPC requests in a row" in report.interrupted
     assert 3 == report.exit_code
-    assert ("split", "REST") in kinds(report, Decision.HELD)
+    assert ("split", "REST") in kinds(report, Outcome.HELD)
     assert {("failed requests", "gRPC")} == kinds(report)
 
 
 def test_a_report_of_nothing_has_not_held(tenth):
-    made = evidence.Report(Subject(tenth, "gateway:80"), QUICK, None, (), 1.0, 0)
+    made = Report(Subject(tenth, "gateway:80"), QUICK, None, (), 1.0, 0)
 
     assert not made.held
     assert 4 == made.exit_code
@@ -968,11 +974,11 @@ def test_a_report_of_nothing_has_not_held(tenth):
 
 
 def test_the_json_form_has_every_number(gateway, tenth, pictures):
-    report = check.check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
+    report = check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
 
     made = json.loads(json.dumps(report.to_json(), allow_nan=False))
     (split,) = (row for row in made["checks"] if row["name"] == "split" and row["api"] == "gRPC")
-    assert (evidence.SCHEMA, True, 0, "rev-2") == tuple(
+    assert (SCHEMA, True, 0, "rev-2") == tuple(
         made[key] for key in ("schema", "held", "exitCode", "routeRevision")
     )
     assert {"stable", "canary"} == {share["track"] for share in split["shares"]}
@@ -984,7 +990,7 @@ def test_a_mark_of_the_table_is_on_every_row(gateway, tenth, pictures):
     """
     A reader sees the routes, one line per check with expected and seen, and the verdict last.
     """
-    report = check.check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
+    report = check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
 
     lines = report.table().splitlines()
     assert "  everyone: everyone else → stable 90 %, canary 10 %" in lines
@@ -996,7 +1002,7 @@ def test_a_picture_that_is_none_is_refused_before_any_request(gateway, tenth):
     double = gateway(tenth)
 
     with pytest.raises(UsageError, match=r"picture 'a\.txt': expected a JPEG file"):
-        check.check_gateway(subject(double, tenth), QUICK, [predictions.Picture("a.txt", b"text")])
+        check_gateway(subject(double, tenth), QUICK, [Picture("a.txt", b"text")])
 
     assert 0 == double.counts.total()
 
@@ -1009,12 +1015,12 @@ def test_a_picture_that_is_too_large_to_decode_is_refused():
     Image.new("1", (20_000, 10_000)).save(file, "PNG")
 
     with pytest.raises(UsageError, match=r"picture 'large': expected a JPEG file: .* exceeds limit"):
-        predictions.decoded(predictions.Picture("large", file.getvalue()), 8, 8)
+        decoded(Picture("large", file.getvalue()), 8, 8)
 
 
 def test_no_picture_is_refused(tenth):
     with pytest.raises(UsageError, match="expected at least one, got none"):
-        check.check_gateway(Subject(tenth, "127.0.0.1:9"), QUICK, [])
+        check_gateway(Subject(tenth, "127.0.0.1:9"), QUICK, [])
 
 
 def virtual_service(*http):
@@ -1083,9 +1089,9 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
     """
     The live object is read as Istio reads it, request by request, and compared with the values.
     """
-    row = live._live_routes(virtual_service(*http), user_group, api)
+    row = live_routes(virtual_service(*http), user_group, api)
 
-    assert (Decision.HELD if observed == "the same" else Decision.FAILED) is row.decision
+    assert (Outcome.HELD if observed == "the same" else Outcome.FAILED) is row.decision
     assert observed in row.observed
 
 
@@ -1101,9 +1107,9 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
     ids=["method", "another-syntax"],
 )
 def test_a_match_that_cannot_be_judged_is_not_enough_evidence(user_group, match, observed):
-    row = live._live_routes(virtual_service(entry(REST, {"stable": 100}, **match)), user_group, Api.REST)
+    row = live_routes(virtual_service(entry(REST, {"stable": 100}, **match)), user_group, Api.REST)
 
-    assert Decision.NOT_ENOUGH is row.decision
+    assert Outcome.NOT_ENOUGH is row.decision
     assert observed in row.observed
 
 
@@ -1114,12 +1120,12 @@ def test_the_route_before_the_change_is_told_apart(gateway, values, pictures):
 
     def routes(canary):
         entry = {"name": "everyone", "weights": {"stable": 100 - canary, "canary": canary}}
-        return routing.from_values(values(entry))
+        return from_values(values(entry))
 
     double = gateway(routes(20))
     coarse = dataclasses.replace(QUICK, detect=90)
 
-    report = check.check_gateway(subject(double, routes(10), before=routes(20)), coarse, pictures)
+    report = check_gateway(subject(double, routes(10), before=routes(20)), coarse, pictures)
 
     assert {("split", "REST"), ("split", "gRPC")} == kinds(report)
     assert plan(routes(10).routes[0].weights, alpha=1e-4, power=0.99, detect=90).n < min(

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tfcanary import check_command, release, routing
+from tfcanary.commands import check
+from tfcanary.helm.releases import Releases
+from tfcanary.routing.parse import from_values
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--alpha", "1e-4", "--power", "0.99", "--detect", "40", "--timeout", "0.5"]
@@ -81,7 +83,7 @@ def live(gateway, cluster, fake_helm):
     """
 
     def start(values=LIVE, objects=None, *, actual=LIVE, history=(), pods=None, released=RELEASED):
-        double = gateway(routing.from_values(actual))
+        double = gateway(from_values(actual))
         answers = {
             f"{OBJECTS}/virtualservices/resnet": objects or virtual_service(stable=90, canary=10),
             f"{OBJECTS}/gateways/resnet": GATEWAY,
@@ -104,7 +106,7 @@ def test_a_release_without_routes_is_no_evidence_about_the_live_ones(live, capsy
     """
     Nothing to compare is not the same as nothing that differs.
     """
-    code = check_command.main(live(released=[{"kind": "Service", "metadata": {"name": "resnet"}}]))
+    code = check.main(live(released=[{"kind": "Service", "metadata": {"name": "resnet"}}]))
 
     assert 4 == code
     assert re.search(r"live objects.*no routes in the release's manifest", capsys.readouterr().out)
@@ -120,7 +122,7 @@ def test_a_live_release_is_checked_without_an_argument_about_it(live, capsys):
     """
     Values from Helm, the revision from the mesh, the address from the gateway's Service.
     """
-    code = check_command.main(live())
+    code = check.main(live())
 
     output = capsys.readouterr().out
     assert 0 == code
@@ -138,7 +140,7 @@ def test_gateway_pods_that_cannot_be_asked_are_not_passed_over(live, capsys):
         "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     }
 
-    code = check_command.main(live(pods=[pod]))
+    code = check.main(live(pods=[pod]))
 
     output = capsys.readouterr().out
     assert 4 == code
@@ -151,14 +153,14 @@ def test_retries_that_hide_failures_are_a_finding(live, capsys):
     """
     The mesh tries again although the values say that it does not.
     """
-    code = check_command.main(live(objects=virtual_service(stable=90, canary=10, retries=2)))
+    code = check.main(live(objects=virtual_service(stable=90, canary=10, retries=2)))
 
     assert 1 == code
     assert re.search(r"failed +live retries +0 on every route", capsys.readouterr().out)
 
 
 def test_the_strategy_file_is_what_must_be(live, tmp_path, capsys):
-    code = check_command.main([*live(), "--values", file_with(tmp_path, {"routing": LIVE["routing"]})])
+    code = check.main([*live(), "--values", file_with(tmp_path, {"routing": LIVE["routing"]})])
 
     assert 0 == code
     assert re.search(r"held +live values +as in strategy\.yaml +the same", capsys.readouterr().out)
@@ -170,7 +172,7 @@ def test_a_file_that_was_never_applied_fails(live, tmp_path, capsys):
     """
     routes = [{"name": "everyone", "weights": {"stable": 30, "canary": 70}}]
 
-    code = check_command.main([*live(), "--values", file_with(tmp_path, {"routing": {"routes": routes}})])
+    code = check.main([*live(), "--values", file_with(tmp_path, {"routing": {"routes": routes}})])
 
     output = capsys.readouterr().out
     assert 1 == code
@@ -187,7 +189,7 @@ def test_a_virtual_service_changed_behind_helms_back_fails(live, capsys):
     patched = copy.deepcopy(LIVE)
     patched["routing"]["routes"][0]["weights"] = {"stable": 50, "canary": 50}
 
-    code = check_command.main(live(objects=virtual_service(stable=50, canary=50), actual=patched))
+    code = check.main(live(objects=virtual_service(stable=50, canary=50), actual=patched))
 
     output = capsys.readouterr().out
     assert 1 == code
@@ -204,7 +206,7 @@ def test_the_routes_before_the_newest_revision_are_told_apart(live, fake_helm):
         for number, status in statuses.items()
     ]
 
-    assert 0 == check_command.main(live(history=history))
+    assert 0 == check.main(live(history=history))
     assert [["--revision", "2"]] == [
         arguments[arguments.index("--revision") :][:2]
         for arguments, _ in fake_helm.asked()
@@ -213,18 +215,18 @@ def test_the_routes_before_the_newest_revision_are_told_apart(live, fake_helm):
 
 
 def test_a_revision_before_of_another_chart_is_not_checked_and_said_so(live, capsys, monkeypatch):
-    read = release.Releases.values
+    read = Releases.values
 
     def values(releases, name, revision=None):
         return {"replicaCount": 1} if revision else read(releases, name)
 
-    monkeypatch.setattr(release.Releases, "values", values)
+    monkeypatch.setattr(Releases, "values", values)
     history = [
         {"revision": number, "status": status, "updated": "2026-01-02T03:04:05Z"}
         for number, status in ((1, "superseded"), (2, "deployed"))
     ]
 
-    assert 0 == check_command.main(live(history=history))
+    assert 0 == check.main(live(history=history))
     assert (
         "not checked: the routes before the newest revision, which cannot be read: tracks: expected"
         in capsys.readouterr().out
@@ -232,7 +234,7 @@ def test_a_revision_before_of_another_chart_is_not_checked_and_said_so(live, cap
 
 
 def test_json_is_alone_on_stdout(live, capsys):
-    code = check_command.main([*live(), "--json"])
+    code = check.main([*live(), "--json"])
 
     captured = capsys.readouterr()
     report = json.loads(captured.out)
@@ -244,10 +246,10 @@ def test_files_and_an_address_are_enough(gateway, tmp_path, capsys):
     """
     With no cluster the check says what it loses, and makes the rest.
     """
-    double = gateway(routing.from_values(LIVE))
+    double = gateway(from_values(LIVE))
     file = file_with(tmp_path, {"model": LIVE["model"], "routing": LIVE["routing"]})
 
-    code = check_command.main(["--values", file, "--gateway", double.address, *QUICK])
+    code = check.main(["--values", file, "--gateway", double.address, *QUICK])
 
     output = capsys.readouterr().out
     assert 0 == code
@@ -259,7 +261,7 @@ def test_without_attribution_the_exit_code_is_4(live, capsys):
     unnamed = copy.deepcopy(LIVE)
     unnamed["routing"]["attribution"] = False
 
-    code = check_command.main(live(values=unnamed))
+    code = check.main(live(values=unnamed))
 
     output = capsys.readouterr().out
     assert 4 == code
@@ -317,7 +319,7 @@ RULE = {"name": "group", "match": {"headers": {"user-group": {"exact": "a"}}}, "
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, message):
-    code = check_command.main(["--gateway", "127.0.0.1:9", "--values", file_with(tmp_path, values), *QUICK])
+    code = check.main(["--gateway", "127.0.0.1:9", "--values", file_with(tmp_path, values), *QUICK])
 
     assert 2 == code
     assert message in one_line(capsys.readouterr())
@@ -345,7 +347,7 @@ def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, messa
 def test_wrong_use_is_one_line(fake_helm, capsys, arguments, code, message):
     helm = fake_helm(stdout=json.dumps(LIVE), history="[]")
 
-    assert code == check_command.main(["--helm", str(helm), *arguments])
+    assert code == check.main(["--helm", str(helm), *arguments])
     assert message in one_line(capsys.readouterr())
 
 
@@ -362,13 +364,13 @@ def test_wrong_use_is_one_line(fake_helm, capsys, arguments, code, message):
 def test_a_wrong_number_or_address_is_one_line(tmp_path, capsys, more, message):
     file = file_with(tmp_path, weights(stable=100))
 
-    assert 2 == check_command.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, *more])
+    assert 2 == check.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, *more])
     assert message in one_line(capsys.readouterr())
 
 
 def test_an_unknown_flag_is_one_line(capsys):
     with pytest.raises(SystemExit) as left:
-        check_command.main(["--gatewy", "x"])
+        check.main(["--gatewy", "x"])
 
     assert 2 == left.value.code
     assert "unrecognized arguments: --gatewy" in one_line(capsys.readouterr())
@@ -377,7 +379,7 @@ def test_an_unknown_flag_is_one_line(capsys):
 def test_a_gateway_that_cannot_be_reached_exits_with_3(tmp_path, capsys):
     file = file_with(tmp_path, weights(stable=100))
 
-    code = check_command.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK])
+    code = check.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK])
 
     assert 3 == code
     assert "gateway 127.0.0.1:9: no answer within 0.5 s" in one_line(capsys.readouterr())
@@ -386,7 +388,7 @@ def test_a_gateway_that_cannot_be_reached_exits_with_3(tmp_path, capsys):
 def test_a_release_that_is_not_there_exits_with_2(fake_helm, capsys):
     helm = fake_helm(stderr="Error: release: not found", code=1)
 
-    code = check_command.main(["--helm", str(helm), "--release", "other", *QUICK])
+    code = check.main(["--helm", str(helm), "--release", "other", *QUICK])
 
     assert 2 == code
     assert "release 'other': not found in namespace 'default'" in one_line(capsys.readouterr())
@@ -403,10 +405,10 @@ def test_a_gateway_that_is_not_understood_is_one_line(gateway, tmp_path, capsys,
     """
     No such name, or TLS where there is none: exit code 3, and the reason.
     """
-    address = gateway(routing.from_values(LIVE)).address
+    address = gateway(from_values(LIVE)).address
     file = file_with(tmp_path, {"model": {"name": "resnet"}, "routing": LIVE["routing"]})
 
-    code = check_command.main(["--gateway", address, "--values", file, *QUICK, *more])
+    code = check.main(["--gateway", address, "--values", file, *QUICK, *more])
 
     assert 3 == code
     assert message in one_line(capsys.readouterr())
@@ -436,9 +438,7 @@ def test_a_proxy_that_answers_html_is_no_gateway(tmp_path, capsys):
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         file = file_with(tmp_path, {"model": {"name": "resnet"}, "routing": LIVE["routing"]})
-        code = check_command.main(
-            ["--gateway", f"127.0.0.1:{server.server_address[1]}", "--values", file, *QUICK]
-        )
+        code = check.main(["--gateway", f"127.0.0.1:{server.server_address[1]}", "--values", file, *QUICK])
         server.shutdown()
         thread.join()
 
@@ -449,5 +449,5 @@ def test_a_proxy_that_answers_html_is_no_gateway(tmp_path, capsys):
 def test_a_ca_without_tls_is_wrong_use(tmp_path, capsys):
     file = file_with(tmp_path, {"model": {"name": "resnet"}, "routing": LIVE["routing"]})
 
-    assert 2 == check_command.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, "--ca", file])
+    assert 2 == check.main(["--gateway", "127.0.0.1:9", "--values", file, *QUICK, "--ca", file])
     assert "--ca: expected --tls" in one_line(capsys.readouterr())

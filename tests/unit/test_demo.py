@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from tfcanary import demo, export, routing
+from tfcanary.chart.values import chart_defaults, coalesce, read_files
+from tfcanary.commands import demo
 from tfcanary.errors import UnreachableError
+from tfcanary.export import resnet
+from tfcanary.export.cache import MODEL, RESNETS
+from tfcanary.paths import CHART
 
 
 @pytest.mark.parametrize(
@@ -32,7 +36,7 @@ def test_a_track_holds_if_it_is_right_as_often_as_its_manifest_says(
 @pytest.mark.parametrize(
     ("name", "models"),
     [
-        pytest.param(demo.MODEL, demo.MODELS, id="resnet"),
+        pytest.param(MODEL, RESNETS, id="resnet"),
         pytest.param(demo.DIGITS, demo.DIGITS_MODELS, id="digits"),
     ],
 )
@@ -41,7 +45,7 @@ def test_the_models_values_name_what_is_published(name: str, models: dict[int, t
     The demo publishes folders of its own knowledge; the values files say which ones are served.
     """
     files = [demo.LOCAL, demo.VALUES / f"models/{name}.yaml", demo.VALUES / "canary-10.yaml"]
-    values = routing.coalesce(routing.chart_defaults(routing.CHART), routing.read_files(files))
+    values = coalesce(chart_defaults(CHART), read_files(files))
 
     assert name == values["model"]["name"]
     assert list(models) == [track["version"] for track in values["tracks"].values()]
@@ -55,14 +59,11 @@ def test_a_values_file_of_ones_own_may_lie_anywhere(monkeypatch: pytest.MonkeyPa
     applied: list[list[Path]] = []
 
     class Releases:
-        def __init__(self, **_: Any) -> None:
-            pass
-
         def apply(self, _: str, *, files: list[Path]) -> None:
             applied.append(files)
             raise UnreachableError("far enough")
 
-    monkeypatch.setattr(demo, "Releases", Releases)
+    monkeypatch.setattr(demo, "releases_in", lambda _: Releases())
     monkeypatch.setattr(demo.binaries, "program", lambda *_: Path("helm"))
 
     with pytest.raises(UnreachableError, match="far enough"):
@@ -93,13 +94,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """
     seen: list[tuple[int, str]] = []
 
-    def exported(version: int, *, weights: str = "random") -> Path:
+    def exported_resnet(version: int, *, weights: str = "random") -> Path:
         seen.append((version, weights))
         if (version, weights) == (2, "imagenet"):
             raise UnreachableError("the connection broke off")
         return Path(weights, str(version))
 
-    monkeypatch.setattr(demo, "exported", exported)
+    monkeypatch.setattr(demo, "exported_resnet", exported_resnet)
     return seen
 
 
@@ -142,7 +143,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        monkeypatch.setattr(export, "CLASS_INDEX", f"http://127.0.0.1:{server.server_port}/index")
+        monkeypatch.setattr(resnet, "CLASS_INDEX", f"http://127.0.0.1:{server.server_port}/index")
         yield
         server.shutdown()
         thread.join()
@@ -150,10 +151,10 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("place")
 def test_published_weights_are_at_hand_where_their_place_answers() -> None:
-    assert export.published_weights_at_hand()
+    assert resnet.published_weights_at_hand()
 
 
 def test_published_weights_are_not_at_hand_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "CLASS_INDEX", "http://127.0.0.1:9/index")
+    monkeypatch.setattr(resnet, "CLASS_INDEX", "http://127.0.0.1:9/index")
 
-    assert not export.published_weights_at_hand()
+    assert not resnet.published_weights_at_hand()

@@ -6,10 +6,13 @@ import json
 
 import pytest
 
-from tfcanary import check_command, explain, routing
-from tfcanary.routing import Request
+from tfcanary.commands import check, explain
+from tfcanary.paths import CHART
+from tfcanary.routing.buckets import bucket
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Request
 
-VALUES = routing.CHART.parents[1] / "values"
+VALUES = CHART.parents[1] / "values"
 
 
 def explained(strategy, *options, capsys, models="resnet"):
@@ -17,7 +20,7 @@ def explained(strategy, *options, capsys, models="resnet"):
     What the command prints as JSON.
     """
     files = ["-f", str(VALUES / "models" / f"{models}.yaml"), "-f", str(VALUES / f"{strategy}.yaml")]
-    assert 0 == check_command.main(["explain", *files, *options, "--json"])
+    assert 0 == check.main(["explain", *files, *options, "--json"])
     return json.loads(capsys.readouterr().out)
 
 
@@ -172,7 +175,7 @@ def test_buckets_are_even(model, form):
     """
     Of 10,000 users, whatever their names look like, the first ten buckets hold ten in a hundred, to a point.
     """
-    first = sum(routing.bucket(model, form.format(number)) < 10 for number in range(10_000))
+    first = sum(bucket(model, form.format(number)) < 10 for number in range(10_000))
 
     assert 900 <= first <= 1100
 
@@ -182,7 +185,7 @@ def test_a_larger_share_keeps_everyone_who_has_the_canary():
     From 10 to 30 per cent users come to the canary, and none leaves it.
     """
     routes = {
-        weight: routing.from_values(
+        weight: from_values(
             {
                 "model": {"name": "m"},
                 "tracks": {"stable": {}, "canary": {}},
@@ -218,14 +221,14 @@ def test_a_larger_share_keeps_everyone_who_has_the_canary():
     ],
 )
 def test_mistakes_exit_with_2(capsys, options, message):
-    code = check_command.main(["explain", "-f", str(VALUES / "stable.yaml"), *options])
+    code = check.main(["explain", "-f", str(VALUES / "stable.yaml"), *options])
 
     assert 2 == code
     assert message in capsys.readouterr().err
 
 
 def test_words(capsys):
-    assert 0 == check_command.main(
+    assert 0 == check.main(
         ["explain", "-f", str(VALUES / "canary-user-group.yaml"), "--header", "user-group=x"]
     )
 

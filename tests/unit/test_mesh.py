@@ -8,8 +8,13 @@ import threading
 
 import pytest
 
-from tfcanary import mesh
+from tfcanary.contract import HOST_ADDRESS_ANNOTATION, REVISION_HEADER
 from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
+from tfcanary.kube.gateway import gateway_address, gateway_pods
+from tfcanary.kube.objects import LiveObjects, Pod
+from tfcanary.kube.portforward import PodPort, _join, forwarded
+from tfcanary.kube.virtualservice import route_revision
+from tfcanary.target import Target
 
 GATEWAYS = "/apis/networking.istio.io/v1/namespaces/models/gateways/resnet"
 SERVICES = "/api/v1/services"
@@ -22,7 +27,7 @@ GATEWAY = {
 
 
 def live_in(cluster, answers):
-    return mesh.Mesh(namespace="models", kubeconfig=cluster(answers))
+    return LiveObjects(Target(namespace="models", kubeconfig=cluster(answers)))
 
 
 def service(selector=None, annotations=None, ingress=(), node_port=None, port=80):
@@ -52,7 +57,7 @@ def node(**addresses):
     [
         pytest.param(
             service(
-                annotations={mesh.HOST_ADDRESS_ANNOTATION: "127.0.0.1:18080"},
+                annotations={HOST_ADDRESS_ANNOTATION: "127.0.0.1:18080"},
                 ingress=[{"ip": "10.0.0.1"}],
                 node_port=30080,
             ),
@@ -81,7 +86,7 @@ def node(**addresses):
 def test_the_gateways_address_is_found(cluster, found, nodes, address):
     live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [found]}, NODES: {"items": nodes}})
 
-    assert address == live.gateway_address("resnet")
+    assert address == gateway_address(live, "resnet")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,7 @@ def test_an_address_that_is_not_found_says_what_to_do(cluster, items, message):
     live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": items}, NODES: {"items": []}})
 
     with pytest.raises(UnreachableError, match=f"{message}.*--gateway HOST:PORT"):
-        live.gateway_address("resnet")
+        gateway_address(live, "resnet")
 
 
 REDIRECTING = {"port": {"number": 80, "protocol": "HTTP"}, "tls": {"httpsRedirect": True}}
@@ -113,14 +118,14 @@ def test_over_tls_it_is_the_port_that_speaks_it(cluster):
     The address that a local cluster publishes is that of the port without.
     """
     found = service(
-        annotations={mesh.HOST_ADDRESS_ANNOTATION: "127.0.0.1:18080"},
+        annotations={HOST_ADDRESS_ANNOTATION: "127.0.0.1:18080"},
         ingress=[{"ip": "203.0.113.7"}],
         port=443,
     )
     gateway = {**GATEWAY, "spec": {"selector": SELECTOR, "servers": [REDIRECTING, BY_TLS]}}
     live = live_in(cluster, {GATEWAYS: gateway, SERVICES: {"items": [found]}, NODES: {"items": []}})
 
-    assert "203.0.113.7:443" == live.gateway_address("resnet", tls=True)
+    assert "203.0.113.7:443" == gateway_address(live, "resnet", tls=True)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_a_gateway_that_speaks_otherwise_is_wrong_use(cluster, servers, tls, mes
     live = live_in(cluster, {GATEWAYS: gateway, SERVICES: {"items": [service()]}, NODES: {"items": []}})
 
     with pytest.raises(UsageError, match=message):
-        live.gateway_address("resnet", tls=tls)
+        gateway_address(live, "resnet", tls=tls)
 
 
 def test_a_virtual_service_that_is_not_there_is_wrong_use(cluster):
@@ -151,11 +156,11 @@ def test_a_cluster_that_refuses_cannot_be_reached(cluster, status):
     live = live_in(cluster, {GATEWAYS: status})
 
     with pytest.raises(UnreachableError, match=f"Gateway 'resnet': the cluster at .* answered {status}"):
-        live.gateway("resnet")
+        live.istio("Gateway", "resnet")
 
 
 def test_a_cluster_that_is_gone_cannot_be_reached(kubeconfig):
-    live = mesh.Mesh(kubeconfig=kubeconfig(9))
+    live = LiveObjects(Target(kubeconfig=kubeconfig(9)))
 
     with pytest.raises(
         UnreachableError, match=r"http://127\.0\.0\.1:9 cannot be reached.*--kubeconfig and --context"
@@ -165,12 +170,12 @@ def test_a_cluster_that_is_gone_cannot_be_reached(kubeconfig):
 
 def test_a_kubeconfig_that_is_not_there_says_what_to_do(tmp_path):
     with pytest.raises(UnreachableError, match=r"kubeconfig .*missing.*--gateway HOST:PORT --values FILE"):
-        mesh.Mesh(kubeconfig=tmp_path / "missing")
+        LiveObjects(Target(kubeconfig=tmp_path / "missing"))
 
 
 def test_a_context_that_is_not_there_is_named(kubeconfig):
     with pytest.raises(UnreachableError, match="nowhere"):
-        mesh.Mesh(kubeconfig=kubeconfig(9), context="nowhere")
+        LiveObjects(Target(kubeconfig=kubeconfig(9), context="nowhere"))
 
 
 def test_pods_say_their_track_and_whether_they_are_ready(cluster):
@@ -183,7 +188,7 @@ def test_pods_say_their_track_and_whether_they_are_ready(cluster):
     pods = {"items": [pod("a", "stable", "True"), pod("b", "canary", "False")]}
     live = live_in(cluster, {"/api/v1/namespaces/models/pods": pods})
 
-    assert (mesh.Pod("a", "stable", ready=True), mesh.Pod("b", "canary", ready=False)) == live.pods("resnet")
+    assert (Pod("a", "stable", ready=True), Pod("b", "canary", ready=False)) == live.pods("resnet")
 
 
 PODS = "/api/v1/namespaces/istio-system/pods"
@@ -225,7 +230,7 @@ def test_the_gateways_pods_are_found(cluster, target, port):
     live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [found]}, PODS: {"items": pods}})
 
     assert [("a", "istio-system", port), ("b", "istio-system", port)] == [
-        (pod.name, pod.namespace, pod.port) for pod in live.gateway_pods("resnet")
+        (pod.name, pod.namespace, pod.port) for pod in gateway_pods(live, "resnet")
     ]
 
 
@@ -233,21 +238,21 @@ def test_a_gateway_without_pods_cannot_be_reached(cluster):
     live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [service()]}, PODS: {"items": []}})
 
     with pytest.raises(UnreachableError, match="expected ready pods behind Gateway 'resnet', got none"):
-        live.gateway_pods("resnet")
+        gateway_pods(live, "resnet")
 
 
 def test_what_cannot_be_forwarded_is_a_connection_that_closes(cluster):
     live = live_in(cluster, {})
 
     with (
-        live.forwarded(mesh.PodPort("a", "istio-system", 80)) as address,
+        forwarded(live, PodPort("a", "istio-system", 80)) as address,
         socket.create_connection(address.split(":"), timeout=5) as connection,
     ):
         assert b"" == connection.recv(1)
 
 
 def route(revision):
-    headers = {"response": {"set": {mesh.REVISION_HEADER: revision}}} if revision else {}
+    headers = {"response": {"set": {REVISION_HEADER: revision}}} if revision else {}
     return {"route": [], "headers": headers}
 
 
@@ -259,7 +264,7 @@ def test_joined_sockets_end_together(ending):
     client, near = socket.socketpair()
     far, server = socket.socketpair()
     with client, near, far, server:
-        thread = threading.Thread(target=mesh._joined, args=(near, far))
+        thread = threading.Thread(target=_join, args=(near, far))
         before = threading.active_count()
         thread.start()
         first, other = (client, server) if ending == "near" else (server, client)
@@ -279,7 +284,7 @@ def test_joined_sockets_end_together(ending):
 def test_the_revision_is_that_of_all_routes():
     live = {"metadata": {"name": "resnet"}, "spec": {"http": [route("abc"), route("abc")]}}
 
-    assert "abc" == mesh.route_revision(live)
+    assert "abc" == route_revision(live)
 
 
 @pytest.mark.parametrize(
@@ -292,4 +297,4 @@ def test_the_revision_is_that_of_all_routes():
 )
 def test_a_revision_that_is_not_one_is_no_evidence(http, seen):
     with pytest.raises(NoEvidenceError, match=seen):
-        mesh.route_revision({"metadata": {"name": "resnet"}, "spec": {"http": http}})
+        route_revision({"metadata": {"name": "resnet"}, "spec": {"http": http}})

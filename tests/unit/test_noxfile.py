@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tfcanary import REPOSITORY
+from tfcanary.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def loaded() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("noxfile", REPOSITORY / "noxfile.py")
+    spec = importlib.util.spec_from_file_location("noxfile", ROOT / "noxfile.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

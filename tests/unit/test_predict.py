@@ -16,14 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfcanary import predict, predictions, routing
+from tfcanary.client.answer import Client, Tensor
+from tfcanary.client.endpoint import MAX_MESSAGE_BYTES, burst
+from tfcanary.client.grpc_client import GrpcClient, metadata_message
+from tfcanary.client.pictures import default_pictures, picture_tensor
+from tfcanary.client.rest import RestClient
+from tfcanary.client.tensors import from_tensor, protos, to_tensor
+from tfcanary.contract import REVISION_HEADER, Api
 from tfcanary.errors import UsageError
-from tfcanary.predict import REVISION_HEADER, Api, GrpcClient, RestClient, from_tensor, to_tensor
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Routing
+from tfcanary.text import short
 
 
 @pytest.fixture
-def everyone(values) -> routing.Routing:
-    return routing.from_values(values({"name": "everyone", "weights": {"stable": 100}}))
+def everyone(values) -> Routing:
+    return from_values(values({"name": "everyone", "weights": {"stable": 100}}))
 
 
 @pytest.fixture(params=[RestClient, GrpcClient], ids=["rest", "grpc"])
@@ -33,7 +41,7 @@ def client(request):
     """
     made = []
 
-    def make(address: str, **options: object) -> predict.Client:
+    def make(address: str, **options: object) -> Client:
         made.append(request.param(address, "resnet", **options))
         return made[-1]
 
@@ -55,13 +63,13 @@ def test_both_apis_describe_the_same_interface(gateway, everyone):
         described = [one.metadata(parse=True).interface for one in (rest, grpc)]
 
     assert described[0] == described[1]
-    assert predict.Tensor("DT_FLOAT", (-1, 8, 8, 3)) == described[0]["serving_default"].inputs["images"]
+    assert Tensor("DT_FLOAT", (-1, 8, 8, 3)) == described[0]["serving_default"].inputs["images"]
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "serving_preprocess"])
 def test_both_apis_predict_the_same(gateway, everyone, signature):
-    picture = predictions.default_pictures()[0].content
-    value = predict.picture_tensor(picture, 8, 8) if signature == "serving_default" else picture
+    picture = default_pictures()[0].content
+    value = picture_tensor(picture, 8, 8) if signature == "serving_default" else picture
     address = gateway(everyone).address
     with RestClient(address, "resnet") as rest, GrpcClient(address, "resnet") as grpc:
         one, other = (each.predict(signature, "input", value).prediction for each in (rest, grpc))
@@ -148,7 +156,7 @@ def test_the_receive_limit_is_the_one_that_is_set(gateway, everyone, more, ok):
     The limit is explicit (gRPC's default is 4 MiB) and exact to the byte (requirement A16).
     """
     double = gateway(everyone)
-    request = predict.metadata_message("resnet").SerializeToString()
+    request = metadata_message("resnet").SerializeToString()
     with grpc.insecure_channel(double.address) as channel:
         ask = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
         size = len(ask(request, timeout=5))
@@ -160,7 +168,7 @@ def test_the_receive_limit_is_the_one_that_is_set(gateway, everyone, more, ok):
 
 
 def test_the_limit_is_far_above_the_default():
-    assert 4 * 1024 * 1024 < predict.MAX_MESSAGE_BYTES
+    assert 4 * 1024 * 1024 < MAX_MESSAGE_BYTES
 
 
 def test_a_deadline_is_kept(gateway, everyone, client):
@@ -243,7 +251,7 @@ def test_a_burst_keeps_its_order_and_stops_when_nobody_listens():
         asked.append(headers)
         return headers
 
-    answers = predict.burst(ask, ({"n": str(n)} for n in range(1000)), 2)
+    answers = burst(ask, ({"n": str(n)} for n in range(1000)), 2)
 
     assert [{"n": "0"}, {"n": "1"}] == [next(answers), next(answers)]
     answers.close()
@@ -268,7 +276,7 @@ def test_repeated_values_may_be_left_out():
     """
     TensorProto says a constant once, whatever its shape.
     """
-    tensor = predict.protos().tensor_pb2.TensorProto(dtype=1, float_val=[0.5])
+    tensor = protos().tensor_pb2.TensorProto(dtype=1, float_val=[0.5])
     for size in (2, 3):
         tensor.tensor_shape.dim.add(size=size)
 
@@ -276,7 +284,7 @@ def test_repeated_values_may_be_left_out():
 
 
 def test_a_type_outside_the_contract_is_refused():
-    tensor = predict.protos().tensor_pb2.TensorProto(dtype=18)
+    tensor = protos().tensor_pb2.TensorProto(dtype=18)
 
     with pytest.raises(ValueError, match="a tensor of type 18"):
         from_tensor(tensor)
@@ -301,7 +309,7 @@ def test_what_a_gateway_says_is_no_terminals_command(gateway, everyone):
 
     assert {"serving_default", "serving_preprocess", "named�[2J��"} == set(answer.interface)
     assert "rev�[2J" == answer.revision
-    assert "a b�[31mc" == predict.short("a\nb\x1b[31mc")
+    assert "a b�[31mc" == short("a\nb\x1b[31mc")
 
 
 def test_a_shape_that_is_larger_than_any_answer_is_refused():
@@ -316,7 +324,7 @@ def test_contents_that_do_not_fill_the_shape_are_refused():
     tensor = to_tensor(np.zeros(4, np.float32))
     tensor.tensor_shape.dim[0].size = 5
 
-    broken = predict.protos().tensor_pb2.TensorProto()
+    broken = protos().tensor_pb2.TensorProto()
     broken.CopyFrom(tensor)
     broken.tensor_content = b"\x00" * 24
 
@@ -330,8 +338,8 @@ def test_tensorflow_itself_is_not_loaded():
     """
     program = """
 import sys
-from tfcanary import predict
-predict.to_tensor([b"x"])
+from tfcanary.client.tensors import to_tensor
+to_tensor([b"x"])
 print("tensorflow" in sys.modules, "tensorflow.python" in sys.modules)
 """
     done = subprocess.run(
@@ -345,9 +353,7 @@ def test_the_pictures_are_real():
     """
     Both decode to the size asked for, as 0 to 255.
     """
-    tensors = [
-        predict.picture_tensor(picture.content, 224, 224) for picture in predictions.default_pictures()
-    ]
+    tensors = [picture_tensor(picture.content, 224, 224) for picture in default_pictures()]
 
     assert [(224, 224, 3)] * 2 == [tensor.shape for tensor in tensors]
     assert all(0 <= tensor.min() < 100 < tensor.max() <= 255 for tensor in tensors)
@@ -368,7 +374,7 @@ def test_no_request_keeps_a_cookie_of_the_one_before(gateway, values):
         return headers
 
     double = gateway(
-        routing.from_values(values()),
+        from_values(values()),
         see_headers=see,
         attribute=lambda _api, _count, headers: {**headers, "set-cookie": "model-track=canary; Path=/"},
     )

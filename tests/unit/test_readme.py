@@ -4,11 +4,11 @@ What the README says of the files beside it.
 
 import re
 
-from tfcanary import REPOSITORY
+from tfcanary.paths import ROOT
 
 
 def test_the_table_names_every_values_file() -> None:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text.partition("| values file | what the gateway does |")[2].partition("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = set()
@@ -16,5 +16,5 @@ def test_the_table_names_every_values_file() -> None:
         folder, _, choices = name.partition("{")
         named |= {f"{folder}{choice}" for choice in choices.rstrip("}").split(",")}
 
-    values = REPOSITORY / "values"
+    values = ROOT / "values"
     assert {str(file.relative_to(values).with_suffix("")) for file in values.rglob("*.yaml")} == named

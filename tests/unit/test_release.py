@@ -9,9 +9,14 @@ import json
 import pytest
 import yaml
 
-from tfcanary import release
+from tfcanary.check.sources import releases_in
 from tfcanary.errors import CanaryError, DoesNotHoldError, UnreachableError, UsageError
-from tfcanary.release import Releases
+from tfcanary.helm.baseline import Baseline, restore
+from tfcanary.helm.baseline import baseline as baseline_of
+from tfcanary.helm.drift import DriftError
+from tfcanary.helm.failures import HelmError
+from tfcanary.helm.releases import Releases
+from tfcanary.target import Target
 
 STATUS = {
     "name": "resnet",
@@ -34,9 +39,8 @@ def helm(fake_helm, tmp_path):
 
     def make(**answer):
         executable = fake_helm(**answer)
-        return Releases(
-            namespace="models", executable=str(executable), kubeconfig=tmp_path / "config", context="here"
-        )
+        target = Target("models", kubeconfig=tmp_path / "config", context="here", helm=str(executable))
+        return Releases(target, lambda *_: None)
 
     make.asked = fake_helm.asked
     return make
@@ -141,13 +145,13 @@ def test_uninstalling_what_is_not_there_is_no_error(helm):
             UsageError, "weights must sum to 100, got 90", id="validate"),
         pytest.param(
             "Error: UPGRADE FAILED: release resnet failed, and has been rolled back due to atomic being set: "
-            "context deadline exceeded", release.HelmError, "context deadline exceeded", id="not-ready"),
+            "context deadline exceeded", HelmError, "context deadline exceeded", id="not-ready"),
         pytest.param(
             "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress",
             DoesNotHoldError, "another operation", id="pending"),
-        pytest.param("WARNING: Kubernetes configuration file is group-readable.\nError: boom", release.HelmError,
+        pytest.param("WARNING: Kubernetes configuration file is group-readable.\nError: boom", HelmError,
                      "helm get values resnet: Error: boom", id="warning"),
-        pytest.param("", release.HelmError, "no message (exit code 1)", id="silent"),
+        pytest.param("", HelmError, "no message (exit code 1)", id="silent"),
     ],
 )  # fmt: skip
 def test_what_helm_says_is_kept(helm, stderr, error, message):
@@ -166,7 +170,7 @@ def test_a_missing_helm_says_where_to_get_it(tmp_path):
     with pytest.raises(
         UnreachableError, match=r"not found on PATH; get it from https://helm\.sh.*--helm FILE"
     ):
-        Releases(executable=str(tmp_path / "helm"))
+        releases_in(Target(helm=str(tmp_path / "helm")))
 
 
 def test_a_helm_that_is_something_else_is_refused(helm):
@@ -219,7 +223,7 @@ def test_a_release_that_is_not_pending_stays(helm):
 def test_a_first_installation_that_was_broken_off_is_removed(helm):
     pending = json.dumps(PENDING).replace("pending-upgrade", "pending-install")
 
-    with pytest.raises(release.HelmError, match=r"broken off, and was removed; install it again"):
+    with pytest.raises(HelmError, match=r"broken off, and was removed; install it again"):
         helm(status=pending, history=json.dumps([entry(1, "pending-install")])).recover(
             "resnet", after_seconds=0
         )
@@ -261,10 +265,12 @@ def test_drift_is_named_by_its_field(fake_helm, cluster, live, differences):
     The live routes are read after Helm's success, field by field; an object that is gone is drift too.
     """
     answers = {f"{ISTIO}/virtualservices/resnet": {"spec": {"http": live}}} if live is not None else {}
-    releases = Releases(
-        namespace="models",
-        kubeconfig=cluster(answers),
-        executable=str(fake_helm(stdout=json.dumps(STATUS), get=manifest([ROUTE]))),
+    releases = releases_in(
+        Target(
+            namespace="models",
+            kubeconfig=cluster(answers),
+            helm=str(fake_helm(stdout=json.dumps(STATUS), get=manifest([ROUTE]))),
+        )
     )
 
     found = releases.drift("resnet")
@@ -276,15 +282,15 @@ def test_drift_is_named_by_its_field(fake_helm, cluster, live, differences):
 
 def test_an_upgrade_over_drift_is_no_success(fake_helm, cluster):
     patched = {"spec": {"http": [{**ROUTE, "route": [{"weight": 0}, {"weight": 100}]}]}}
-    releases = Releases(
-        namespace="models",
-        kubeconfig=cluster({f"{ISTIO}/virtualservices/resnet": patched}),
-        executable=str(fake_helm(stdout=json.dumps(STATUS), get=manifest([ROUTE]))),
+    releases = releases_in(
+        Target(
+            namespace="models",
+            kubeconfig=cluster({f"{ISTIO}/virtualservices/resnet": patched}),
+            helm=str(fake_helm(stdout=json.dumps(STATUS), get=manifest([ROUTE]))),
+        )
     )
 
-    with pytest.raises(
-        release.DriftError, match=r"behind Helm's back.*weight: expected 90, got 0.*kubectl apply"
-    ):
+    with pytest.raises(DriftError, match=r"behind Helm's back.*weight: expected 90, got 0.*kubectl apply"):
         releases.apply("resnet")
 
 
@@ -294,10 +300,10 @@ def test_the_baseline_is_where_the_rollout_began(helm):
     """
     step = {**STATUS, "info": {**STATUS["info"], "description": "canary 10 % [baseline 3]"}}
 
-    assert 7 == helm(status=json.dumps(STATUS), get="{}").baseline("resnet").revision
-    found = helm(status=json.dumps(step), get='{"a": 1}').baseline("resnet")
+    assert 7 == baseline_of(helm(status=json.dumps(STATUS), get="{}"), "resnet").revision
+    found = baseline_of(helm(status=json.dumps(step), get='{"a": 1}'), "resnet")
 
-    assert release.Baseline("resnet", 3, {"a": 1}) == found
+    assert Baseline("resnet", 3, {"a": 1}) == found
     assert ["--revision", "3"] == helm.asked()[-1][0][5:7]
 
 
@@ -317,13 +323,13 @@ def test_a_step_that_was_rolled_back_is_still_in_the_rollout(helm, steps, baseli
     status = {**STATUS, "info": {**STATUS["info"], "description": "Rollback to 5"}}
     history = [{**entry(number, "superseded"), "description": text} for number, text in steps.items()]
 
-    found = helm(status=json.dumps(status), history=json.dumps(history), get="{}").baseline("resnet")
+    found = baseline_of(helm(status=json.dumps(status), history=json.dumps(history), get="{}"), "resnet")
 
     assert baseline == found.revision
 
 
 def test_a_step_records_its_baseline(helm):
-    helm(stdout=json.dumps(STATUS), get="").apply("resnet", baseline=release.Baseline("resnet", 3, {}))
+    helm(stdout=json.dumps(STATUS), get="").apply("resnet", description=Baseline("resnet", 3, {}).described())
 
     (upgrade,) = (asked for asked, _ in helm.asked() if asked[0] == "upgrade")
     assert "Upgrade complete [baseline 3]" in upgrade
@@ -337,9 +343,9 @@ def test_a_baseline_is_returned_to_however_long_ago(helm, kept, command):
     By its revision; and where the history has lost that, by its values over the chart's defaults alone.
     """
     history = json.dumps([entry(number, "superseded") for number in kept])
-    baseline = release.Baseline("resnet", 3, {"tracks": {"canary": {"version": 2}}})
+    baseline = Baseline("resnet", 3, {"tracks": {"canary": {"version": 2}}})
 
-    helm(stdout=json.dumps(STATUS), history=history, get="").restore(baseline)
+    restore(helm(stdout=json.dumps(STATUS), history=history, get=""), baseline)
 
     asked = {asked[0]: (asked, given) for asked, given in helm.asked()}
     assert {"rollback", "upgrade"} & set(asked) == {command}

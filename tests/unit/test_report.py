@@ -2,6 +2,7 @@
 Reports for a reader and for a CI: complete, safe whatever a gateway says, and the same verdict as the table.
 """
 
+import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -9,11 +10,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tfcanary import check, check_command, report, routing
-from tfcanary.evidence import Limits, Subject
-from tfcanary.predict import Api
+from tfcanary.check.run import check_gateway
+from tfcanary.check.subject import Options, Subject
+from tfcanary.commands import check
+from tfcanary.contract import Api
+from tfcanary.judge.verdict import Outcome
+from tfcanary.report.html import html, zero_drop
+from tfcanary.report.junit import junit
+from tfcanary.routing.parse import from_values
 
-QUICK = Limits(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
+QUICK = Options(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
 EVIL = '<script src="https://example.com/x.js">alert(1)</script>\x00'
 
 
@@ -67,10 +73,10 @@ def made(gateway, values):
     """
 
     def make(**faults):
-        expected = routing.from_values(values())
+        expected = from_values(values())
         double = gateway(expected, **faults)
         subject = Subject(routing=expected, gateway=double.address, revision="rev-2", lost=("the weather",))
-        return check.check_gateway(subject, QUICK)
+        return check_gateway(subject, QUICK)
 
     return make
 
@@ -81,12 +87,12 @@ def test_the_page_shows_everything_and_loads_nothing(made):
     """
     found = made()
 
-    page = Page(report.html(found))
+    page = Page(html(found))
 
     assert [] == page.open
     assert set() == {"script", "link", "img", "iframe", "object", "a", "form"} & set(page.tags)
     assert set() == {"src", "href", "onload", "xlink:href"} & {name for name, _ in page.attributes}
-    assert not re.search(r"url\(|@import|https?:", report.html(found))
+    assert not re.search(r"url\(|@import|https?:", html(found))
     for text in (
         found.verdict,
         "everyone: everyone else → stable 90 %, canary 10 %",
@@ -105,11 +111,11 @@ def test_the_page_shows_everything_and_loads_nothing(made):
 def test_a_failure_is_on_the_page_and_first(made):
     found = made(status=lambda api, count, *_: 503 if (api, count) == (Api.REST, 40) else 200)
 
-    page = Page(report.html(found))
+    page = Page(html(found))
 
     assert "1 requests failed" in page.text
     assert "503" in page.text
-    results = re.findall(r'data-name="result">([^<]*)', report.html(found))
+    results = re.findall(r'data-name="result">([^<]*)', html(found))
     assert "failed" == results[0]
     assert results.count("held") == len(results) - 1
 
@@ -124,11 +130,11 @@ def test_what_a_gateway_says_is_text(made):
         )
     )
 
-    page = Page(report.html(found))
+    page = Page(html(found))
 
     assert "script" not in page.tags
     assert "alert(1)" in page.text
-    assert parsed(report.junit(found)).iter("failure")
+    assert parsed(junit(found)).iter("failure")
 
 
 def test_junit_tells_failures_from_missing_evidence(made):
@@ -137,20 +143,20 @@ def test_junit_tells_failures_from_missing_evidence(made):
     """
     found = made(status=lambda *seen: 503 if seen[2:] == ("predict", "canary") else 200)
 
-    (suite,) = parsed(report.junit(found))
+    (suite,) = parsed(junit(found))
 
     cases = suite.findall("testcase")
     assert len(found.checks) == len(cases) == int(suite.get("tests"))
     assert 2 == int(suite.get("failures")) == len(suite.findall("testcase/failure"))
-    lacking = [one for one in found.checks if one.decision is check.Decision.NOT_ENOUGH]
+    lacking = [one for one in found.checks if one.decision is Outcome.NOT_ENOUGH]
     assert 0 < len(lacking) == int(suite.get("errors")) == len(suite.findall("testcase/error"))
     assert [one.title for one in found.checks] == [case.get("name") for case in cases]
 
 
 def test_junit_says_that_it_was_interrupted(made):
-    found = check.dataclasses.replace(made(), interrupted="gone\x01")
+    found = dataclasses.replace(made(), interrupted="gone\x01")
 
-    (suite,) = parsed(report.junit(found))
+    (suite,) = parsed(junit(found))
 
     assert "1" == suite.get("errors")
     assert ["interrupted: gone�"] == [one.get("message") for one in suite.findall("testcase/error")]
@@ -161,13 +167,13 @@ def arguments(double, strategy):
 
 
 def test_the_command_writes_both_also_when_it_fails(gateway, values, tmp_path, capsys):
-    actual = routing.from_values(values())
+    actual = from_values(values())
     double = gateway(actual, revision="rev-1", status=lambda *seen: 404 if seen[1] > 30 else 200)
     strategy = tmp_path / "strategy.yaml"
     strategy.write_text(json.dumps({"model": {"name": "resnet"}, "routing": values()["routing"]}))
     files = [tmp_path / "reports" / name for name in ("junit.xml", "report.html")]
 
-    code = check_command.main(
+    code = check.main(
         [*arguments(double, strategy), f"--junit={files[0]}", f"--report={files[1]}", "--timeout", "0.5"]
     )
 
@@ -178,11 +184,11 @@ def test_the_command_writes_both_also_when_it_fails(gateway, values, tmp_path, c
 
 
 def test_a_report_that_cannot_be_written_is_wrong_use(gateway, values, tmp_path, capsys):
-    double = gateway(routing.from_values(values()))
+    double = gateway(from_values(values()))
     strategy = tmp_path / "strategy.yaml"
     strategy.write_text(json.dumps({"model": {"name": "resnet"}, "routing": values()["routing"]}))
 
-    code = check_command.main([*arguments(double, strategy), f"--report={tmp_path}"])
+    code = check.main([*arguments(double, strategy), f"--report={tmp_path}"])
 
     assert 2 == code
     said = capsys.readouterr()
@@ -211,7 +217,7 @@ def test_zero_drop_runs_make_a_page():
         "lastFailureAfterSeconds": 1.5,
     }
 
-    page = Page(report.zero_drop([run, {**run, "propagationSeconds": []}]))
+    page = Page(zero_drop([run, {**run, "propagationSeconds": []}]))
 
     assert "4 of 200 requests failed" in page.text
     assert "the gateway restarts" in page.text

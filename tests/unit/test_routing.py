@@ -9,11 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcanary import jwt, routing
+from tfcanary.chart.schema import check_keys
+from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
 from tfcanary.errors import UsageError
-from tfcanary.routing import Aim, HeaderMatch, Kind
+from tfcanary.paths import CHART
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.probes import Aim, probes_of, unprobed
+from tfcanary.routing.regex import example
+from tfcanary.routing.route import HeaderMatch, Kind
+from tfcanary.routing.tokens import Token
 
-MODELS = routing.CHART.parents[1] / "values" / "models" / "resnet-abn.yaml"
+MODELS = CHART.parents[1] / "values" / "models" / "resnet-abn.yaml"
 EVERYONE = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
 GROUP = {
     "name": "canary-users",
@@ -59,7 +65,7 @@ def test_headers_compare_as_istio_does(kind, pattern, value, fits):
 def test_all_headers_of_a_match_must_fit(values):
     both = {**GROUP, "match": {"headers": {"a": {"exact": "1"}, "b": {"exact": "2"}}}}
 
-    parsed = routing.from_values(values(both, EVERYONE))
+    parsed = from_values(values(both, EVERYONE))
 
     assert "canary-users" == parsed.decide({"a": "1", "b": "2"}).name
     assert "everyone" == parsed.decide({"a": "1"}).name
@@ -68,7 +74,7 @@ def test_all_headers_of_a_match_must_fit(values):
 def test_zero_is_a_weight(values):
     entry = {"name": "everyone", "weights": {"stable": 100, "canary": 0}}
 
-    parsed = routing.from_values(values(entry))
+    parsed = from_values(values(entry))
 
     assert {"stable": 100, "canary": 0} == dict(parsed.routes[0].weights)
     assert ("stable",) == parsed.serving()
@@ -78,7 +84,9 @@ def test_probes_cover_a_header_rule_in_both_directions(user_group):
     """
     The rule's own request, and each way of missing it, with the route that takes it.
     """
-    seen = {(probe.name, probe.expected.name, tuple(probe.headers.items())) for probe in user_group.probes()}
+    seen = {
+        (probe.name, probe.expected.name, tuple(probe.headers.items())) for probe in probes_of(user_group)
+    }
 
     assert {
         ("canary-users: match", "canary-users", (("user-group", "canary"),)),
@@ -94,7 +102,7 @@ def test_probes_cover_a_header_rule_in_both_directions(user_group):
 
 def test_a_header_name_in_capitals_is_sent_over_rest_only(user_group):
     assert ["canary-users: user-group as USER-GROUP"] == [
-        probe.name for probe in user_group.probes() if probe.rest_only
+        probe.name for probe in probes_of(user_group) if probe.rest_only
     ]
 
 
@@ -117,9 +125,9 @@ def test_every_route_has_a_match_and_a_near_miss(values, condition):
     """
     Whatever the kind of match, both directions of the rule are probed.
     """
-    parsed = routing.from_values(values(matching(**condition), EVERYONE))
+    parsed = from_values(values(matching(**condition), EVERYONE))
 
-    aimed = [probe for probe in parsed.probes() if probe.aimed_at.name == "canary-users"]
+    aimed = [probe for probe in probes_of(parsed) if probe.aimed_at.name == "canary-users"]
     assert {"canary-users"} == {probe.expected.name for probe in aimed if probe.aim is not Aim.NEAR_MISS}
     assert {"everyone"} == {probe.expected.name for probe in aimed if probe.aim is Aim.NEAR_MISS}
 
@@ -127,7 +135,7 @@ def test_every_route_has_a_match_and_a_near_miss(values, condition):
 def test_each_header_of_a_rule_is_missed_alone(values):
     both = {**GROUP, "match": {"headers": {"a": {"exact": "1"}, "b": {"prefix": "2"}}}}
 
-    probes = routing.from_values(values(both, EVERYONE)).probes()
+    probes = probes_of(from_values(values(both, EVERYONE)))
 
     assert {("b", "2")} in [set(probe.headers.items()) for probe in probes if probe.aim is Aim.NEAR_MISS]
     assert {("a", "1")} in [set(probe.headers.items()) for probe in probes if probe.aim is Aim.NEAR_MISS]
@@ -138,21 +146,21 @@ def test_a_near_miss_of_one_route_may_be_another_routes_request(values):
     With a route for everyone who has the header, another value of the first route's header goes there.
     """
     anyone = {**matching(regex=".*"), "name": "with-group"}
-    parsed = routing.from_values(values(GROUP, anyone, EVERYONE))
+    parsed = from_values(values(GROUP, anyone, EVERYONE))
 
-    expected = {probe.name: probe.expected.name for probe in parsed.probes()}
+    expected = {probe.name: probe.expected.name for probe in probes_of(parsed)}
     assert "with-group" == expected["canary-users: user-group is another value"]
     assert "everyone" == expected["canary-users: no user-group"]
 
 
 def test_a_route_that_another_one_shadows_is_refused(values):
     shadowed = {**GROUP, "name": "never"}
-    parsed = routing.from_values(values(GROUP, shadowed, EVERYONE))
+    parsed = from_values(values(GROUP, shadowed, EVERYONE))
 
     with pytest.raises(
         UsageError, match=r"routing.routes\[1\] \(never\): no request was found that reaches it"
     ):
-        parsed.probes()
+        probes_of(parsed)
 
 
 @given(st.from_regex(r"[a-c.()*+?|]{1,8}", fullmatch=True))
@@ -165,7 +173,7 @@ def test_examples_of_a_regex_never_crash(pattern):
     except re.error:
         return
 
-    assert isinstance(routing.example(pattern), str)
+    assert isinstance(example(pattern), str)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +254,7 @@ def test_bad_routes_are_refused_by_name(values, routes, message):
     The values path, what was expected and what was got; exit code 2.
     """
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
-        routing.from_values(values(*routes))
+        from_values(values(*routes))
 
     assert 2 == caught.value.exit_code
 
@@ -272,11 +280,11 @@ def test_bad_routes_are_refused_by_name(values, routes, message):
 )
 def test_bad_values_are_refused_by_name(values, others, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        routing.from_values(values(**others))
+        from_values(values(**others))
 
 
 def test_maps_merge_and_lists_are_replaced():
-    merged = routing.merge({"a": {"x": 1, "l": [1, 2]}, "b": 1}, {"a": {"l": [3], "y": 0}})
+    merged = merge({"a": {"x": 1, "l": [1, 2]}, "b": 1}, {"a": {"l": [3], "y": 0}})
 
     assert {"a": {"x": 1, "l": [3], "y": 0}, "b": 1} == merged
 
@@ -284,16 +292,16 @@ def test_maps_merge_and_lists_are_replaced():
 def test_null_takes_a_default_away():
     defaults = {"a": {"x": 1, "y": 2}, "b": 1}
 
-    assert {"a": {"y": 2}} == routing.coalesce(defaults, {"a": {"x": None}, "b": None})
+    assert {"a": {"y": 2}} == coalesce(defaults, {"a": {"x": None}, "b": None})
 
 
 def test_a_null_that_a_later_file_fills_keeps_the_defaults_below():
     """
     Helm puts the files together first and looks at the defaults then.
     """
-    files = routing.merge({"a": None}, {"a": {"x": 3}})
+    files = merge({"a": None}, {"a": {"x": 3}})
 
-    assert {"a": {"x": 3, "y": 2}} == routing.coalesce({"a": {"x": 1, "y": 2}}, files)
+    assert {"a": {"x": 3, "y": 2}} == coalesce({"a": {"x": 1, "y": 2}}, files)
 
 
 simple = st.recursive(
@@ -309,10 +317,10 @@ def test_what_the_last_file_says_stands(one, two):
     """
     Putting the last file on once more changes nothing, nor does one on top of itself.
     """
-    merged = routing.merge(one, two)
+    merged = merge(one, two)
 
-    assert merged == routing.merge(merged, two)
-    assert one == routing.merge(one, one)
+    assert merged == merge(merged, two)
+    assert one == merge(one, one)
 
 
 @given(maps, maps)
@@ -320,7 +328,7 @@ def test_no_null_of_a_user_survives(defaults, over):
     """
     Where the user wrote null there is no key any more.
     """
-    merged = routing.coalesce(defaults, over)
+    merged = coalesce(defaults, over)
 
     assert {key for key, value in over.items() if value is None}.isdisjoint(merged)
 
@@ -342,7 +350,7 @@ def test_bad_files_are_refused_by_name(tmp_path, content, message):
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
     with pytest.raises(UsageError, match=message) as caught:
-        routing.read_values(file)
+        read_values(file)
 
     assert "canary.yaml" in str(caught.value)
 
@@ -351,7 +359,7 @@ def test_files_come_together_in_order(tmp_path):
     for name, text in (("a.yaml", "x: {p: 1, q: 1}"), ("b.yaml", "x: {q: 2}")):
         (tmp_path / name).write_text(text)
 
-    assert {"x": {"p": 1, "q": 2}} == routing.read_files([tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert {"x": {"p": 1, "q": 2}} == read_files([tmp_path / "a.yaml", tmp_path / "b.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -371,11 +379,11 @@ def test_files_come_together_in_order(tmp_path):
 )
 def test_keys_that_the_chart_does_not_know_are_refused(values, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        routing.check_keys(values)
+        check_keys(values)
 
 
 def strategies() -> list[pytest.param]:
-    files = sorted((routing.CHART.parents[1] / "values").glob("*.yaml"))
+    files = sorted((CHART.parents[1] / "values").glob("*.yaml"))
     return [pytest.param(file, id=file.stem) for file in files]
 
 
@@ -384,23 +392,23 @@ def test_every_strategy_file_parses_and_can_be_probed(file):
     """
     Each file of values/ over the chart's defaults gives routes, each with a request that proves it.
     """
-    values = routing.read_files([MODELS, file])
-    routing.check_keys(values)
+    values = read_files([MODELS, file])
+    check_keys(values)
 
-    parsed = routing.from_values(routing.coalesce(routing.chart_defaults(), values))
+    parsed = from_values(coalesce(chart_defaults(), values))
 
-    assert {route.name for route in parsed.routes} - {route.name for route in parsed.unprobed()} == {
-        name for name, _ in itertools.groupby(probe.aimed_at.name for probe in parsed.probes())
+    assert {route.name for route in parsed.routes} - {route.name for route in unprobed(parsed)} == {
+        name for name, _ in itertools.groupby(probe.aimed_at.name for probe in probes_of(parsed))
     }
 
 
 def everyone_but(values, match, **others):
     entry = {"name": "some", "match": match, "weights": {"canary": 100}}
-    return routing.from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}, **others))
+    return from_values(values(entry, {"name": "everyone", "weights": {"stable": 100}}, **others))
 
 
 def test_a_path_prefix_is_asked_with_and_without(values):
-    probes = everyone_but(values, {"path": {"prefix": "/canary"}}).probes()
+    probes = probes_of(everyone_but(values, {"path": {"prefix": "/canary"}}))
 
     assert {
         ("some: match", "/canary/v1/models/resnet/metadata", "some"),
@@ -410,7 +418,7 @@ def test_a_path_prefix_is_asked_with_and_without(values):
 
 
 def test_a_version_is_asked_by_its_path_which_grpc_has_not(values):
-    probes = everyone_but(values, {"path": {"version": "canary"}}).probes()
+    probes = probes_of(everyone_but(values, {"path": {"version": "canary"}}))
 
     assert {
         ("some: match", "/v1/models/resnet/versions/2/metadata", "some", True),
@@ -420,7 +428,7 @@ def test_a_version_is_asked_by_its_path_which_grpc_has_not(values):
 
 
 JWT = {"security": {"jwt": {"issuer": "https://issuer.test"}}}
-TOKEN = jwt.Token("a.b.c", {"group": "canary", "sub": "alice"})
+TOKEN = Token("a.b.c", {"group": "canary", "sub": "alice"})
 
 
 @pytest.mark.parametrize(
@@ -436,9 +444,9 @@ def test_a_token_is_asked_with_and_without(values, match):
     """
     parsed = everyone_but(values, match, **JWT)
 
-    probes = [probe for probe in parsed.probes([TOKEN]) if probe.aimed_at.name == "some"]
+    probes = [probe for probe in probes_of(parsed, [TOKEN]) if probe.aimed_at.name == "some"]
 
-    assert () == parsed.unprobed([TOKEN])
+    assert () == unprobed(parsed, [TOKEN])
     assert {
         "some: match": ("some", True),
         "some: no token": ("everyone", False),
@@ -452,18 +460,18 @@ def test_a_token_is_asked_with_and_without(values, match):
     ("tokens", "others"),
     [
         pytest.param([], JWT, id="no-token"),
-        pytest.param([jwt.Token("a.b.c", {"group": "staff"})], JWT, id="token-of-another-group"),
+        pytest.param([Token("a.b.c", {"group": "staff"})], JWT, id="token-of-another-group"),
         pytest.param([TOKEN], {}, id="tokens-are-not-verified"),
     ],
 )
 def test_a_route_without_a_token_that_fits_is_not_probed(values, tokens, others):
     parsed = everyone_but(values, {"claims": {"group": ["canary"]}}, **others)
 
-    assert ["some"] == [route.name for route in parsed.unprobed(tokens)]
-    assert {"everyone"} == {probe.aimed_at.name for probe in parsed.probes(tokens)}
+    assert ["some"] == [route.name for route in unprobed(parsed, tokens)]
+    assert {"everyone"} == {probe.aimed_at.name for probe in probes_of(parsed, tokens)}
 
 
 def test_a_callers_labels_are_for_the_mesh(values):
     parsed = everyone_but(values, {"sourceLabels": {"app": "shop"}})
 
-    assert ["some"] == [route.name for route in parsed.unprobed([TOKEN])]
+    assert ["some"] == [route.name for route in unprobed(parsed, [TOKEN])]

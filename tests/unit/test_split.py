@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfcanary import split
 from tfcanary.errors import UsageError
-from tfcanary.split import Decision, Plan, detects, judge, plan, regions
+from tfcanary.judge import split
+from tfcanary.judge.split import Plan, detects, judge, plan, regions
+from tfcanary.judge.verdict import Outcome
 
 
 def two(canary: float) -> dict[str, float]:
@@ -153,7 +154,7 @@ def test_simulated_false_alarms_stay_below_alpha():
     for _ in range(RUNS):
         canary = sum(random.random() < 0.10 for _ in range(planned.n))  # noqa: S311 - a simulation
         verdict = judge(planned, {"stable": planned.n - canary, "canary": canary})
-        alarms += verdict.decision is Decision.FAILED
+        alarms += verdict.decision is Outcome.FAILED
 
     assert alarms <= bound
 
@@ -166,14 +167,14 @@ def tenth() -> Plan:
 @pytest.mark.parametrize(
     ("counts", "decision"),
     [
-        pytest.param({"stable": 900, "canary": 100}, Decision.HELD, id="as-declared"),
-        pytest.param({"stable": 1000}, Decision.FAILED, id="change-never-applied"),
-        pytest.param({"stable": 100, "canary": 900}, Decision.FAILED, id="weights-swapped"),
-        pytest.param({"stable": 800, "canary": 200}, Decision.FAILED, id="twice-the-weight"),
-        pytest.param({"stable": 900, "canary": 99, "other": 1}, Decision.FAILED, id="unknown-track"),
-        pytest.param({"stable": 45, "canary": 5}, Decision.NOT_ENOUGH, id="too-few"),
-        pytest.param({"canary": 45, "stable": 5}, Decision.FAILED, id="too-few-but-contrary"),
-        pytest.param({}, Decision.NOT_ENOUGH, id="nothing"),
+        pytest.param({"stable": 900, "canary": 100}, Outcome.HELD, id="as-declared"),
+        pytest.param({"stable": 1000}, Outcome.FAILED, id="change-never-applied"),
+        pytest.param({"stable": 100, "canary": 900}, Outcome.FAILED, id="weights-swapped"),
+        pytest.param({"stable": 800, "canary": 200}, Outcome.FAILED, id="twice-the-weight"),
+        pytest.param({"stable": 900, "canary": 99, "other": 1}, Outcome.FAILED, id="unknown-track"),
+        pytest.param({"stable": 45, "canary": 5}, Outcome.NOT_ENOUGH, id="too-few"),
+        pytest.param({"canary": 45, "stable": 5}, Outcome.FAILED, id="too-few-but-contrary"),
+        pytest.param({}, Outcome.NOT_ENOUGH, id="nothing"),
     ],
 )
 def test_judge_decides(tenth, counts, decision):
@@ -185,7 +186,7 @@ def test_one_contrary_answer_refutes_a_weight_of_zero():
 
     verdict = judge(planned, {"stable": 100_000, "canary": 1})
 
-    assert Decision.FAILED is verdict.decision
+    assert Outcome.FAILED is verdict.decision
     assert "canary answered 1 of 100001, expected 0 to 0" in verdict.reason
 
 
@@ -236,7 +237,7 @@ def decided(planned, truth, seed, step=16):
     """
     for counts in drawn(truth, seed, planned.n + step, step):
         verdict = split.look(planned, counts)
-        if verdict.decision is not Decision.NOT_ENOUGH:
+        if verdict.decision is not Outcome.NOT_ENOUGH:
             return verdict
     raise AssertionError("the planned number decides")
 
@@ -276,7 +277,7 @@ def test_false_alarms_stay_below_alpha(weights, truth):
     """
     planned = split.sequential(weights, alpha=0.05, power=0.95)
 
-    alarms = sum(decided(planned, truth, seed).decision is Decision.FAILED for seed in range(RUNS))
+    alarms = sum(decided(planned, truth, seed).decision is Outcome.FAILED for seed in range(RUNS))
 
     assert alarms <= BOUND
 
@@ -290,7 +291,7 @@ def test_power_holds_while_looking(truth):
     """
     planned = split.sequential(TENTH, alpha=0.01, power=0.95, alternatives=[truth])
 
-    passed = sum(decided(planned, truth, seed).decision is Decision.HELD for seed in range(RUNS))
+    passed = sum(decided(planned, truth, seed).decision is Outcome.HELD for seed in range(RUNS))
 
     assert passed <= BOUND
 
@@ -301,19 +302,19 @@ def test_the_stated_rates_are_bounds_not_hopes():
     """
     planned = split.sequential(TENTH, alternatives=[BEFORE])
 
-    assert {Decision.HELD} == {decided(planned, TENTH, seed).decision for seed in range(100)}
+    assert {Outcome.HELD} == {decided(planned, TENTH, seed).decision for seed in range(100)}
     for truth in (BEFORE, {"stable": 10, "canary": 90}, {"stable": 80, "canary": 20}):
-        assert {Decision.FAILED} == {decided(planned, truth, seed).decision for seed in range(100)}
+        assert {Outcome.FAILED} == {decided(planned, truth, seed).decision for seed in range(100)}
 
 
 def test_a_track_without_weight_fails_at_its_first_answer():
     verdict = split.look(split.sequential(BEFORE), {"stable": 3, "canary": 1})
 
-    assert Decision.FAILED is verdict.decision
+    assert Outcome.FAILED is verdict.decision
 
 
 def test_no_answers_decide_nothing():
-    assert Decision.NOT_ENOUGH is split.look(split.sequential(TENTH), {}).decision
+    assert Outcome.NOT_ENOUGH is split.look(split.sequential(TENTH), {}).decision
 
 
 def test_the_mixture_is_the_closed_form():

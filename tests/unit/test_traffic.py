@@ -12,19 +12,23 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from tfcanary import routing, traffic
+from tfcanary.client.endpoint import Tls
+from tfcanary.contract import REVISION_HEADER, SERVING_PREPROCESS, Api
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
-from tfcanary.predict import REVISION_HEADER, SERVING_PREPROCESS, Api, Tls
-from tfcanary.traffic import Population, Traffic
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Routing
+from tfcanary.traffic.calls import Population, metadata_call, prediction_call
+from tfcanary.traffic.driver import Traffic
+from tfcanary.traffic.records import Mark, Recorder
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
 MODEL = "resnet"
-BOTH = [traffic.metadata(api, MODEL) for api in Api]
+BOTH = [metadata_call(api, MODEL) for api in Api]
 
 
 @pytest.fixture
-def tenth(values) -> routing.Routing:
-    return routing.from_values(values())
+def tenth(values) -> Routing:
+    return from_values(values())
 
 
 def test_every_request_leaves_a_record_over_both_apis(gateway, tenth):
@@ -49,9 +53,7 @@ def test_predictions_are_recorded_by_their_answer(gateway, tenth):
     One picture, one answer of each track and API: as many digests.
     """
     double = gateway(tenth)
-    requests = [
-        traffic.prediction(api, MODEL, SERVING_PREPROCESS, ("image_bytes", b"picture")) for api in Api
-    ]
+    requests = [prediction_call(api, MODEL, SERVING_PREPROCESS, ("image_bytes", b"picture")) for api in Api]
 
     with Traffic(double.address, requests, concurrency=4, most=100) as load:
         records = load.join()
@@ -301,7 +303,7 @@ def test_a_call_that_cannot_be_sent_has_its_record(gateway, tenth):
     Metadata whose name ends in -bin is bytes; text is refused before anything is sent.
     """
     double = gateway(tenth)
-    asked = [traffic.metadata(Api.GRPC, "resnet", {"x-bin": "text"})]
+    asked = [metadata_call(Api.GRPC, "resnet", {"x-bin": "text"})]
 
     with Traffic(double.address, asked, concurrency=1, most=2) as load:
         records = load.join()
@@ -378,13 +380,13 @@ def test_a_million_records_take_little_memory():
     """
     10⁶ records, those being written and those handed out, in far less than 300 MB.
     """
-    columns = traffic._Columns()
+    columns = Recorder()
     track = columns.number("stable")
     for i in range(100_000):
         columns.add(i / 1000, 0.0, 0.01, 1, i % 1000, 200, -1, track, track, 0, i)
 
     written = sum(len(column) * column.itemsize for column in columns.columns.values())
-    made = columns.records((Api.REST, Api.REST), [traffic.Mark(0.0, "start")])
+    made = columns.records((Api.REST, Api.REST), [Mark(0.0, "start")])
 
     assert 100_000 == len(made)
     assert (written + made.nbytes) * 10 < 100e6

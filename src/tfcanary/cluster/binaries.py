@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfcanary import cli
-from tfcanary.cluster.layout import cache_folder
 from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError
+from tfcanary.paths import cache_folder
 from tfcanary.wait import NotYet, wait_until
 
 LOG = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from tfcanary.cluster import lifecycle
 from tfcanary.errors import UsageError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "local_cluster.py") -> int:
     """
     Run `up`, `status`, `logs` or `down`.
     """
     parser = cli.Parser(
-        prog="local_cluster.py", description="A real Kubernetes with Istio on this machine, without Docker."
+        prog=prog, description="A real Kubernetes with Istio on this machine, without Docker."
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     up = commands.add_parser("up", help="bring the cluster up, or repair it; what works is left alone")

@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfcanary import REPOSITORY
 from tfcanary.cluster import binaries
-from tfcanary.cluster.layout import Layout, cache_folder, read_record
+from tfcanary.cluster.layout import Layout, read_record
 from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError
+from tfcanary.paths import ROOT, cache_folder
 
 LOG = logging.getLogger(__name__)
 
-SOURCES = REPOSITORY / "images"
+SOURCES = ROOT / "images"
 
 # iptables for Istio's CNI agent, Python for the model server.
 _BASE_PACKAGES = ("ca-certificates", "iptables", "python3")
@@ -130,7 +130,7 @@ def all_images(*, pulled: bool) -> list[Image]:
             | {
                 "site-packages": _site_packages(),
                 # Only what the server imports, so that work on the rest leaves the image as it is.
-                **{f"tfcanary/{name}": REPOSITORY / "src/tfcanary" / name for name in _SERVER_SOURCES},
+                **{f"tfcanary/{name}": ROOT / "src/tfcanary" / name for name in _SERVER_SOURCES},
                 "tensorflow_model_server": SOURCES / "modelserver/tensorflow_model_server",
             },
         ),

@@ -28,13 +28,6 @@ HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
 
 
-def cache_folder() -> Path:
-    """
-    Where what is expensive to make is kept between clusters: binaries, charts, images.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfserving-canary"
-
-
 def clusters_folder() -> Path:
     """
     Where each cluster keeps its state, one folder a cluster.

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from tfcanary.cluster import binaries, components, images, istio, node, pki, preflight
 from tfcanary.cluster.components import Component, Programs
-from tfcanary.cluster.layout import Layout, Ports, cache_folder, clusters_folder, existing
+from tfcanary.cluster.layout import Layout, Ports, clusters_folder, existing
 from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process, network_of, spawn
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.paths import cache_folder
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
 LOG = logging.getLogger(__name__)

@@ -1,0 +1,3 @@
+"""
+The chart's values: files, merging, and the schema.
+"""

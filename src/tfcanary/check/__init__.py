@@ -1,0 +1,3 @@
+"""
+Prove at the gateway what the routes do.
+"""

@@ -1,0 +1,110 @@
+"""
+Checks of the live objects, before any request is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfcanary.check.finding import SHOWN_FAILURES, Finding
+from tfcanary.contract import Api, metadata_paths
+from tfcanary.errors import NoEvidenceError
+from tfcanary.helm.drift import Drift
+from tfcanary.judge.verdict import Outcome
+from tfcanary.kube.virtualservice import destination_weights
+from tfcanary.routing.probes import probes_of
+from tfcanary.routing.route import Routing, weights_in_words
+
+
+def live_values(live: Routing, expected: Routing, files: Sequence[Path]) -> Finding:
+    names = ", ".join(file.name for file in files)
+    same = live == expected
+    return Finding(
+        "live values",
+        "",
+        None,
+        Outcome.HELD if same else Outcome.FAILED,
+        f"as in {names}",
+        "the same" if same else _routes(live),
+        len(live.routes),
+        detail=f"the files say {_routes(expected)}; apply them with helm upgrade --reset-then-reuse-values",
+    )
+
+
+def live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) -> Finding:
+    """
+    The mesh tries again as often as the values say; more often would hide failures from every check.
+    """
+    section = values.get("routing") or {}
+    wanted = section.get("retryAttempts", 0)
+    http = virtual_service["spec"].get("http") or []
+    # Without a word Istio tries twice again.
+    seen = {entry.get("name", ""): (entry.get("retries") or {}).get("attempts", 2) for entry in http}
+    odd = {name: attempts for name, attempts in seen.items() if attempts != wanted}
+    return Finding(
+        "live retries",
+        "",
+        None,
+        Outcome.FAILED if odd else Outcome.HELD,
+        f"{wanted} on every route",
+        ", ".join(f"{name} {attempts}" for name, attempts in odd.items()) or "the same",
+        len(seen),
+        detail="retries hide from this check what clients of another gateway would see" if odd else "",
+    )
+
+
+def live_objects(drift: Drift) -> Finding:
+    """
+    The live VirtualServices and DestinationRules are what Helm released, field by field: mirrors and subsets too.
+    """
+    decision = Outcome.FAILED if drift.differences else Outcome.HELD
+    return Finding(
+        "live objects",
+        "",
+        None,
+        decision if drift.objects else Outcome.NOT_ENOUGH,
+        "as Helm released them",
+        "; ".join(drift.differences[:SHOWN_FAILURES])
+        or ("the same" if drift.objects else "no routes in the release's manifest"),
+        drift.objects,
+        detail=_BEHIND_HELM if drift.differences else "",
+    )
+
+
+_BEHIND_HELM = "changed behind Helm's back? helm upgrade with the same values may not repair it"
+
+
+def _routes(expected: Routing) -> str:
+    return "; ".join(str(route) for route in expected.routes)
+
+
+def live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api) -> Finding:
+    """
+    What the live VirtualService says of each probe, beside what the values say.
+    """
+    problems = []
+    # No token here: a condition on claims, which Istio writes as one on a header of that name, fits no request.
+    probes = [probe for probe in probes_of(expected) if api is Api.REST or not probe.rest_only]
+    try:
+        for probe in probes:
+            path = (
+                probe.path(expected.model)
+                if api is Api.REST
+                else probe.prefix + metadata_paths(expected.model)[api]
+            )
+            weights = destination_weights(virtual_service, path, probe.headers)
+            wanted = {track: weight for track, weight in probe.expected.weights.items() if weight}
+            if {track: weight for track, weight in weights.items() if weight} != wanted:
+                problems.append(f"{probe.name}: {weights_in_words(weights) or 'no route'}")
+    except NoEvidenceError as exc:
+        return Finding("live routes", "", api, Outcome.NOT_ENOUGH, "as the values say", str(exc), 0)
+    return Finding(
+        "live routes",
+        "",
+        api,
+        Outcome.FAILED if problems else Outcome.HELD,
+        "the VirtualService says what the values say",
+        "; ".join(problems) or "the same",
+        len(probes),
+        detail=_BEHIND_HELM if problems else "",
+    )

@@ -1,0 +1,160 @@
+"""
+What should happen at a gateway: as values files say, or as the live release does, and where the two differ.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfcanary.chart.schema import check_keys
+from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
+from tfcanary.check.finding import OFF
+from tfcanary.check.live import live_objects, live_retries, live_routes, live_values
+from tfcanary.check.subject import GatewayPod, Subject
+from tfcanary.client.endpoint import Tls
+from tfcanary.contract import Api
+from tfcanary.errors import UsageError
+from tfcanary.helm.releases import TIMEOUT_SECONDS, Releases
+from tfcanary.kube.gateway import gateway_address, gateway_pods
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.portforward import forwarded
+from tfcanary.kube.virtualservice import route_revision
+from tfcanary.metrics.tfserving import predictions
+from tfcanary.paths import CHART
+from tfcanary.routing.parse import from_values
+from tfcanary.routing.route import Routing
+from tfcanary.routing.tokens import Token
+from tfcanary.target import Target
+
+
+def releases_in(target: Target, *, timeout_seconds: int = TIMEOUT_SECONDS) -> Releases:
+    """
+    The releases of a namespace, whose upgrades are compared with its live objects.
+    """
+    return Releases(
+        target, lambda kind, name: LiveObjects(target).find(kind, name), timeout_seconds=timeout_seconds
+    )
+
+
+def from_files(
+    files: Sequence[Path],
+    *,
+    gateway: str,
+    host: str | None = None,
+    model: str | None = None,
+    chart: Path = CHART,
+    tokens: Sequence[Token] = (),
+    tls: Tls | None = None,
+) -> Subject:
+    """
+    What values files over the chart's defaults say, with no cluster to ask.
+    """
+    values = read_files(files)
+    check_keys(values, chart)
+    expected = _parse(coalesce(chart_defaults(chart), values), model)
+    return Subject(
+        routing=expected,
+        tokens=tuple(tokens),
+        tls=tls,
+        gateway=gateway,
+        host=host or _host(expected),
+        lost=(
+            "the live release and VirtualService, since only --gateway and --values are given; add --release NAME",
+            "which revision the routes have: that of the first answer is taken, and must stay",
+        ),
+    )
+
+
+def from_release(
+    name: str,
+    target: Target,
+    *,
+    files: Sequence[Path] = (),
+    gateway: str | None = None,
+    host: str | None = None,
+    model: str | None = None,
+    chart: Path = CHART,
+    each_pod: bool = True,
+    tokens: Sequence[Token] = (),
+    tls: Tls | None = None,
+) -> Subject:
+    """
+    What the live release says, and values files over it; a difference between the two is a finding.
+
+    Raises:
+        UsageError: if there is no such release, or a file has a key or a value that cannot be right.
+        UnreachableError: if the cluster, helm or the gateway's address cannot be found.
+    """
+    given = read_files(files)
+    check_keys(given, chart)
+    releases = releases_in(target)
+    values_now = releases.values(name)
+    live = _parse(values_now, model)
+    values = coalesce(values_now, given)
+    expected = _parse(values, model)
+    cluster = LiveObjects(target)
+    virtual_service = cluster.virtual_service(name)
+    findings = [live_routes(virtual_service, expected, api) for api in Api]
+    findings.append(live_retries(virtual_service, values))
+    findings.append(live_objects(releases.drift(name)))
+    if files:
+        findings.insert(0, live_values(live, expected, files))
+    lost = [] if expected.attribution else [f"tracks and revisions: {OFF}"]
+    try:
+        before = _before(releases, name, model)
+    except UsageError as exc:
+        # It may be of another chart; what is live now is none the worse for it.
+        before = None
+        lost.append(f"the routes before the newest revision, which cannot be read: {exc}")
+    doors: tuple[GatewayPod, ...] = ()
+    if each_pod:
+        doors = tuple(
+            GatewayPod(pod.name, functools.partial(forwarded, cluster, pod))
+            for pod in gateway_pods(cluster, name, tls=tls is not None)
+        )
+    else:
+        lost.append("each gateway pod by itself")
+    return Subject(
+        routing=expected,
+        tokens=tuple(tokens),
+        tls=tls,
+        predictions=functools.partial(predictions, cluster, name) if each_pod else None,
+        gateway=gateway or gateway_address(cluster, name, tls=tls is not None),
+        host=host or _host(expected),
+        release=name,
+        revision=route_revision(virtual_service) if expected.attribution and live.attribution else None,
+        before=before,
+        findings=tuple(findings),
+        lost=tuple(lost),
+        doors=doors,
+        pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
+    )
+
+
+def _before(releases: Releases, name: str, model: str | None) -> Routing | None:
+    """
+    The routes that the release had before the newest revision, if it had any that worked.
+    """
+    worked = [revision for revision in releases.history(name)[:-1] if revision.status == "superseded"]
+    return _parse(releases.values(name, worked[-1].number), model) if worked else None
+
+
+def _parse(values: Mapping[str, Any], model: str | None) -> Routing:
+    if model is not None:
+        values = merge(values, {"model": {"name": model}})
+    try:
+        return from_values(values)
+    except UsageError as exc:
+        if "model.name" in str(exc):
+            raise UsageError(f"{exc}; name it with --model NAME, or add its values file") from exc
+        raise
+
+
+def _host(expected: Routing) -> str | None:
+    """
+    The host to ask for: the first name of the gateway's; a wildcard stands for any name below it.
+    """
+    first = expected.hosts[0]
+    return None if first == "*" else first.replace("*", "check", 1)

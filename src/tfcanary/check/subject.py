@@ -1,0 +1,81 @@
+"""
+What is checked, where, and with which error rates.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from tfcanary.check.finding import Finding
+from tfcanary.client.endpoint import CONCURRENCY, Tls
+from tfcanary.judge import split
+from tfcanary.routing.route import Routing
+from tfcanary.routing.tokens import Token
+
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPod:
+    """
+    One gateway pod by itself.
+
+    Attributes:
+        open: makes it reachable for a while, and says where.
+    """
+
+    name: str
+    open: Callable[[], AbstractContextManager[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """
+    What is checked, and against what.
+
+    Attributes:
+        revision: what `x-route-revision` must be; None takes that of the first answer.
+        before: the routes before the change, which the check must not mistake for the declared ones.
+        findings: what was checked before any request was made.
+        lost: what cannot be checked, in words.
+        doors: the gateway's pods; every one of them must have the routes.
+        pods: how many pods each track has; any one of them may be broken.
+        predictions: says how many predictions a track's pods have run so far; None if they cannot be asked.
+        tokens: clients' tokens, for routes that ask for one.
+        tls: how the gateway's certificate is verified; None speaks plainly.
+    """
+
+    routing: Routing
+    gateway: str
+    host: str | None = None
+    release: str = ""
+    revision: str | None = None
+    before: Routing | None = None
+    findings: tuple[Finding, ...] = ()
+    lost: tuple[str, ...] = ()
+    doors: tuple[GatewayPod, ...] = ()
+    pods: Mapping[str, int] = field(default_factory=dict)
+    predictions: Callable[[str], int] | None = None
+    tokens: tuple[Token, ...] = ()
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    The error rates and times of a check.
+
+    Attributes:
+        alpha: probability that a correct split is called wrong, for each split.
+        power: probability that a wrong one is found.
+        detect: the smallest difference, in percentage points, that must be found.
+        timeout_seconds: how long the routes may take to reach the gateway.
+        security: also ask for what nobody outside may reach.
+    """
+
+    alpha: float = split.ALPHA
+    power: float = split.POWER
+    detect: float = split.DETECT
+    timeout_seconds: float = TIMEOUT_SECONDS
+    concurrency: int = CONCURRENCY
+    security: bool = False

@@ -1,0 +1,3 @@
+"""
+Ask a model over REST and gRPC, with one kind of answer.
+"""

@@ -1,0 +1,94 @@
+"""
+The pictures that predictions are asked for.
+"""
+
+import importlib.util
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfcanary.client.answer import Signature
+from tfcanary.contract import SERVING_DEFAULT
+from tfcanary.errors import UsageError
+
+
+def picture_tensor(picture: bytes, height: int, width: int) -> npt.NDArray[np.float32]:
+    """
+    Decode a JPEG and bring it to a signature's size: float32, height by width by RGB, 0 to 255.
+    """
+    try:
+        from PIL import Image  # noqa: PLC0415 - needed for this signature only
+    except ImportError as exc:
+        raise UsageError(
+            f"signature {SERVING_DEFAULT}: pictures are decoded by pillow: pip install pillow"
+        ) from exc
+    try:
+        with Image.open(io.BytesIO(picture)) as image:
+            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    except Image.DecompressionBombError as exc:
+        raise OSError(str(exc)) from exc
+    return np.asarray(resized, dtype=np.float32)
+
+
+# What a size is taken to be where a signature leaves it open, and the largest that a picture is made for.
+OPEN_SIZE, MOST_SIZE = 224, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """
+    A JPEG file's name and bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+def default_pictures() -> list[Picture]:
+    """
+    The two JPEG photographs that scikit-learn ships; scikit-learn itself is not imported.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise UsageError("pictures: none are named, and scikit-learn's are not here; use --picture FILE")
+    folder = Path(spec.origin).parent / "datasets" / "images"
+    return read_pictures([folder / "china.jpg", folder / "flower.jpg"])
+
+
+def read_pictures(files: Sequence[Path]) -> list[Picture]:
+    """
+    Read picture files.
+    """
+    pictures = []
+    for file in files:
+        try:
+            pictures.append(Picture(file.name, file.read_bytes()))
+        except OSError as exc:
+            raise UsageError(f"picture {str(file)!r}: cannot be read: {exc.strerror}") from exc
+    return pictures
+
+
+def decoded(picture: Picture, height: int, width: int) -> Any:
+    """
+    The picture at a signature's size: float32, height by width by RGB, 0 to 255.
+    """
+    try:
+        return picture_tensor(picture.content, height, width)
+    except OSError as exc:
+        raise UsageError(f"picture {picture.name!r}: expected a JPEG file: {exc}") from exc
+
+
+def picture_size(signature: Signature) -> tuple[int, int] | None:
+    """
+    Height and width of the one picture that a signature takes; None if it takes anything else.
+    """
+    shapes = [tensor.shape for tensor in signature.inputs.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0]) > MOST_SIZE:
+        return None
+    height, width = (size if size > 0 else OPEN_SIZE for size in shapes[0][1:3])
+    return height, width

@@ -1,0 +1,3 @@
+"""
+The commands: arguments and exit codes.
+"""

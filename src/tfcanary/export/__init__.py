@@ -1,0 +1,3 @@
+"""
+SavedModels: made, inspected, compared and kept.
+"""

@@ -1,0 +1,3 @@
+"""
+Releases: every traffic change is a Helm revision.
+"""

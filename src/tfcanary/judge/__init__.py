@@ -1,0 +1,3 @@
+"""
+Statistics of a verdict. Pure: no clock, no randomness, no network.
+"""

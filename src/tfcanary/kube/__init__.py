@@ -1,0 +1,3 @@
+"""
+Live objects, read through the Kubernetes API.
+"""

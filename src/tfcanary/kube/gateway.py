@@ -1,0 +1,150 @@
+"""
+A release's gateway: where it is reached from here, and the pods behind it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tfcanary.contract import HOST_ADDRESS_ANNOTATION
+from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.kube.objects import LiveObjects, is_ready
+from tfcanary.kube.portforward import PodPort
+
+_TLS_PROTOCOLS = {"HTTPS", "TLS"}
+_NEXT_STEP = "give the gateway with --gateway HOST:PORT"
+
+
+def gateway_address(live: LiveObjects, name: str, *, tls: bool = False) -> str:
+    """
+    Where the gateway of a release is reached from here, as HOST:PORT.
+
+    The order is: the address that a local cluster publishes (an annotation of the Service, without TLS only), a load
+    balancer, a node port.
+
+    Raises:
+        UnreachableError: if no Service of the gateway's pods has an address.
+        UsageError: if the gateway speaks TLS and `tls` is false, or the other way round.
+    """
+    services, port = _services(live, name, tls=tls)
+    finds: list[Callable[[LiveObjects, Any, int], Iterator[str]]] = [_balanced, _node_port]
+    for find in finds if tls else [_annotated, *finds]:
+        for service in services:
+            for address in find(live, service, port):
+                return address
+    names = ", ".join(f"{service.metadata.namespace}/{service.metadata.name}" for service in services)
+    raise UnreachableError(
+        f"gateway: Service {names} has no address for port {port} (no load balancer, no node port); "
+        f"forward a port to it and {_NEXT_STEP}"
+    )
+
+
+def gateway_pods(live: LiveObjects, name: str, *, tls: bool = False) -> tuple[PodPort, ...]:
+    """
+    The ready pods of a release's gateway, by name, each with the port on which it takes the release's requests.
+
+    Raises:
+        UnreachableError: if there is none, or they cannot be listed.
+        UsageError: as `gateway_address`.
+    """
+    services, port = _services(live, name, tls=tls)
+    found = {}
+    for service in services:
+        entry = next((entry for entry in service.spec.ports if entry.port == port), None)
+        if entry is None:
+            continue
+        namespace = service.metadata.namespace
+        what = f"pods of Service {namespace}/{service.metadata.name}"
+        for pod in live.pods_labelled(what, namespace, service.spec.selector):
+            if is_ready(pod) and pod.metadata.deletion_timestamp is None:
+                found[pod.metadata.name] = PodPort(pod.metadata.name, namespace, _target_port(entry, pod))
+    if not found:
+        raise UnreachableError(f"gateway: expected ready pods behind Gateway {name!r}, got none")
+    return tuple(found[key] for key in sorted(found))
+
+
+def _services(live: LiveObjects, name: str, *, tls: bool) -> tuple[list[Any], int]:
+    """
+    The Services in front of a release's gateway, and the gateway's port with or without TLS.
+    """
+    spec = live.istio("Gateway", name)["spec"]
+    selector: Mapping[str, str] = spec.get("selector") or {}
+    port = _port(name, spec["servers"], tls=tls)
+    services = [
+        service for service in live.services() if selector.items() <= (service.spec.selector or {}).items()
+    ]
+    if not services:
+        words = ",".join(f"{label}={value}" for label, value in selector.items())
+        raise UnreachableError(
+            f"gateway: no Service selects pods labelled {words!r}, as Gateway {name!r} asks; "
+            f"install Istio's gateway, set gateway.selector, or {_NEXT_STEP}"
+        )
+    return services, port
+
+
+def _port(name: str, servers: Sequence[Mapping[str, Any]], *, tls: bool) -> int:
+    """
+    The port of the first of a Gateway's servers that speaks TLS, or that does not.
+    """
+    for server in servers:
+        port: int = server["port"]["number"]
+        if (server["port"].get("protocol") in _TLS_PROTOCOLS) is not tls:
+            continue
+        if (server.get("tls") or {}).get("httpsRedirect"):
+            raise UsageError(
+                f"Gateway {name!r}: expected answers on port {port}, got redirections to TLS; "
+                "add --tls, and --ca FILE for authorities of your own"
+            )
+        return port
+    got = ", ".join(f"{server['port'].get('protocol')} on {server['port']['number']}" for server in servers)
+    raise UsageError(
+        f"Gateway {name!r}: expected a server {'with' if tls else 'without'} TLS, got {got}; "
+        f"{'leave --tls out' if tls else 'add --tls'}"
+    )
+
+
+def _annotated(_live: LiveObjects, service: Any, _port: int) -> Iterator[str]:
+    # The annotation's value has a port of its own.
+    address = (service.metadata.annotations or {}).get(HOST_ADDRESS_ANNOTATION)
+    if address:
+        yield address
+
+
+def _balanced(_live: LiveObjects, service: Any, port: int) -> Iterator[str]:
+    if not any(entry.port == port for entry in service.spec.ports):
+        return
+    balancer = service.status.load_balancer
+    for ingress in (balancer.ingress if balancer else None) or ():
+        host = ingress.ip or ingress.hostname
+        if host:
+            yield _join(host, port)
+
+
+def _node_port(live: LiveObjects, service: Any, port: int) -> Iterator[str]:
+    node_port = next((entry.node_port for entry in service.spec.ports if entry.port == port), None)
+    if not node_port:
+        return
+    for kind in ("ExternalIP", "InternalIP"):
+        for node in live.nodes():
+            for address in node.status.addresses or ():
+                if address.type == kind:
+                    yield _join(address.address, node_port)
+
+
+def _target_port(entry: Any, pod: Any) -> int:
+    """
+    The pod's port behind a Service's, which may be named.
+    """
+    target = entry.target_port if entry.target_port is not None else entry.port
+    if isinstance(target, int):
+        return target
+    if str(target).isdigit():
+        return int(target)
+    for container in pod.spec.containers:
+        for port in container.ports or ():
+            if port.name == target:
+                return int(port.container_port)
+    return int(entry.port)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

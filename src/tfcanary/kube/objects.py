@@ -1,0 +1,164 @@
+"""
+Live objects of one namespace, read through the Kubernetes API. Nothing is written.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import kubernetes
+import kubernetes.client
+import kubernetes.config
+import urllib3.exceptions
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+
+from tfcanary.errors import NotFoundError, UnreachableError
+from tfcanary.target import Target
+
+REQUEST_SECONDS = 10
+_GROUP, _VERSION = "networking.istio.io", "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """
+    One pod of a release, and the track that it serves.
+    """
+
+    name: str
+    track: str
+    ready: bool
+
+
+class LiveObjects:
+    """
+    The live objects of one namespace. TLS is verified as the kubeconfig says.
+    """
+
+    def __init__(self, target: Target) -> None:
+        """
+        Read the kubeconfig; nothing is connected yet.
+
+        Raises:
+            UnreachableError: if there is no kubeconfig, or it has no such context.
+        """
+        self.namespace = target.namespace
+        configuration = kubernetes.client.Configuration()
+        try:
+            kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(target.kubeconfig) if target.kubeconfig else None,
+                context=target.context,
+                client_configuration=configuration,
+                persist_config=False,
+            )
+        except ConfigException as exc:
+            raise UnreachableError(
+                f"kubeconfig {str(target.kubeconfig or os.environ.get('KUBECONFIG') or '~/.kube/config')!r}: {exc}; "
+                "name a cluster with --kubeconfig FILE and --context NAME, or do without one: "
+                "--gateway HOST:PORT --values FILE"
+            ) from exc
+        configuration.retries = False
+        self.configuration = configuration
+        client = kubernetes.client.ApiClient(configuration)
+        # These are a few reads, far apart: a connection that is kept would only be left open.
+        client.set_default_header("Connection", "close")  # type: ignore[no-untyped-call]
+        self._core = kubernetes.client.CoreV1Api(client)
+        self._custom = kubernetes.client.CustomObjectsApi(client)
+
+    def virtual_service(self, name: str) -> dict[str, Any]:
+        """
+        The live VirtualService of a release.
+        """
+        return self.istio("VirtualService", name)
+
+    def istio(self, kind: str, name: str) -> dict[str, Any]:
+        """
+        A live object of Istio's networking API: a VirtualService, a DestinationRule or a Gateway.
+
+        Raises:
+            NotFoundError: if there is none of that name.
+        """
+        plural = f"{kind.lower()}s"
+        what = f"{kind} {name!r}"
+        get = self._custom.get_namespaced_custom_object
+        try:
+            found: dict[str, Any] = self._call(what, get, _GROUP, _VERSION, self.namespace, plural, name)
+        except LookupError as exc:
+            raise NotFoundError(
+                f"{what}: not found in namespace {self.namespace!r}; "
+                "is it this release, this namespace, and does the cluster have Istio?"
+            ) from exc
+        return found
+
+    def find(self, kind: str, name: str) -> dict[str, Any] | None:
+        """
+        A live object of Istio's networking API; None if there is none of that name.
+        """
+        try:
+            return self.istio(kind, name)
+        except NotFoundError:
+            return None
+
+    def pods(self, release: str) -> tuple[Pod, ...]:
+        """
+        The pods of a release.
+        """
+        labels = {"app.kubernetes.io/instance": release}
+        return tuple(
+            Pod(pod.metadata.name, pod.metadata.labels.get("track", ""), ready=is_ready(pod))
+            for pod in self.pods_labelled("pods", self.namespace, labels)
+        )
+
+    def pods_labelled(self, what: str, namespace: str, labels: Mapping[str, str]) -> Sequence[Any]:
+        """
+        The pods of any namespace that have these labels.
+
+        Args:
+            what: the subject of an error's message.
+        """
+        selector = ",".join(f"{label}={value}" for label, value in labels.items())
+        found: Sequence[Any] = self._call(
+            what, self._core.list_namespaced_pod, namespace, label_selector=selector
+        ).items
+        return found
+
+    def services(self) -> Sequence[Any]:
+        """
+        The Services of all namespaces.
+        """
+        found: Sequence[Any] = self._call("Services", self._core.list_service_for_all_namespaces).items
+        return found
+
+    def nodes(self) -> Sequence[Any]:
+        """
+        The cluster's nodes.
+        """
+        found: Sequence[Any] = self._call("nodes", self._core.list_node).items
+        return found
+
+    def _call(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
+        server = self.configuration.host
+        try:
+            return function(*arguments, _request_timeout=REQUEST_SECONDS, **options)
+        except ApiException as exc:
+            if exc.status == 404:
+                raise LookupError(what) from exc
+            raise UnreachableError(
+                f"{what}: the cluster at {server} answered {exc.status} {exc.reason}"
+            ) from exc
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise UnreachableError(
+                f"{what}: the cluster at {server} cannot be reached: {exc}; "
+                "is it up, and is it the one of --kubeconfig and --context?"
+            ) from exc
+
+
+def is_ready(pod: Any) -> bool:
+    """
+    Whether the pod's condition Ready is true.
+    """
+    return any(
+        condition.type == "Ready" and condition.status == "True" for condition in pod.status.conditions or ()
+    )

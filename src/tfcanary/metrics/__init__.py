@@ -1,0 +1,3 @@
+"""
+Counts that servers keep of themselves.
+"""

@@ -1,0 +1,47 @@
+"""
+Findings as JUnit XML, for a CI.
+"""
+
+import xml.etree.ElementTree as ET
+
+from tfcanary.check.report import Report
+from tfcanary.judge.verdict import Outcome
+
+
+def junit(report: Report) -> str:
+    """
+    The checks as JUnit XML: what did not hold is a failure, what lacks evidence an error; a CI shows both.
+    """
+    suite = ET.Element(
+        "testsuite",
+        name="check_gateway",
+        tests=str(len(report.checks)),
+        failures=str(sum(check.decision is Outcome.FAILED for check in report.checks)),
+        errors=str(
+            sum(check.decision is Outcome.NOT_ENOUGH for check in report.checks) + bool(report.interrupted)
+        ),
+        time=f"{report.seconds:.3f}",
+    )
+    for check in report.checks:
+        case = ET.SubElement(suite, "testcase", classname=f"check_gateway.{check.name}", name=check.title)
+        text = f"expected {check.expected}, seen {check.observed} in {check.n} answers; {check.detail}"
+        if check.decision is not Outcome.HELD:
+            kind = "failure" if check.decision is Outcome.FAILED else "error"
+            ET.SubElement(case, kind, message=_xml(f"{check.decision.value}: {check.observed}")).text = _xml(
+                text
+            )
+        else:
+            ET.SubElement(case, "system-out").text = _xml(text)
+    if report.interrupted:
+        case = ET.SubElement(suite, "testcase", classname="check_gateway", name="run")
+        ET.SubElement(case, "error", message=_xml(f"interrupted: {report.interrupted}"))
+    suites = ET.Element("testsuites")
+    suites.append(suite)
+    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _xml(text: str) -> str:
+    """
+    Without the control characters that XML cannot carry at all.
+    """
+    return "".join(character if character >= " " or character in "\t\n" else "�" for character in text)

@@ -1,0 +1,3 @@
+"""
+Routes: what the values say, who takes a request, and requests that prove it. Pure: no network.
+"""

@@ -1,0 +1,3 @@
+"""
+Load over REST and gRPC in the background, with a record of every request.
+"""
