@@ -124,13 +124,21 @@ def memory() -> None:
     A million records, written and handed out.
     """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    columns = Recorder()  # noqa: SLF001
-    number = columns.number("stable")
+    columns = Recorder()
     began = time.perf_counter()
     for i in range(1_000_000):
-        columns.add(i / 1000, 0.0, 0.01, 1, i % 1000, 200, -1, number, number, 0, i)
+        columns.add(
+            due=i / 1000,
+            latency=0.01,
+            request="predict REST",
+            user=i % 1000,
+            status=200,
+            track="stable",
+            revision="stable",
+            digest=i,
+        )
     took = time.perf_counter() - began
-    records = columns.records((Api.REST, Api.REST), [Mark(0.0, "start")])
+    records = columns.records([Mark(0.0, "start")])
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"{len(records)} records: {more:.0f} MiB at most, {took * 1000:.0f} ns each to write")
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import grpc
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ from tfcanary.routing.parse import from_values
 from tfcanary.routing.route import Routing
 from tfcanary.traffic.calls import Population, metadata_call, prediction_call
 from tfcanary.traffic.driver import Traffic
-from tfcanary.traffic.records import Mark, Recorder
+from tfcanary.traffic.records import CODES, Mark, Recorder, joined
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
 MODEL = "resnet"
@@ -381,12 +382,69 @@ def test_a_million_records_take_little_memory():
     10⁶ records, those being written and those handed out, in far less than 300 MB.
     """
     columns = Recorder()
-    track = columns.number("stable")
     for i in range(100_000):
-        columns.add(i / 1000, 0.0, 0.01, 1, i % 1000, 200, -1, track, track, 0, i)
+        columns.add(
+            due=i / 1000,
+            latency=0.01,
+            request="predict REST",
+            user=i % 1000,
+            status=200,
+            track="stable",
+            revision="stable",
+            digest=i,
+        )
 
-    written = sum(len(column) * column.itemsize for column in columns.columns.values())
-    made = columns.records((Api.REST, Api.REST), [Mark(0.0, "start")])
+    made = columns.records([Mark(0.0, "start")])
 
     assert 100_000 == len(made)
-    assert (written + made.nbytes) * 10 < 100e6
+    # What is written and what is handed out have the same columns.
+    assert 2 * made.nbytes * 10 < 100e6
+
+
+def recorded(*rows: tuple[float, str]) -> Recorder:
+    recorder = Recorder()
+    for due, track in rows:
+        recorder.add(due=due, latency=0.1, request="metadata", status=200, track=track)
+    return recorder
+
+
+def test_around_takes_every_mark_of_its_name():
+    """
+    The requests near the first use of a name count as those near the last; the end is excluded.
+    """
+    records = recorded((0.0, "a"), (1.0, "b"), (5.0, "c"), (6.0, "d"), (9.0, "e")).records(
+        [Mark(0.0, "x"), Mark(2.0, "y"), Mark(5.0, "x")]
+    )
+
+    near = records.around("x", before=0.5, after=1.0)
+
+    assert {"a": 1, "c": 1} == near.counts("track")
+
+
+@pytest.mark.parametrize(
+    "look", [lambda records: records.phase("z"), lambda records: records.around("z", before=1, after=1)]
+)
+def test_a_phase_that_was_never_marked_is_an_error(look):
+    records = recorded((0.0, "a")).records([Mark(0.0, "x"), Mark(2.0, "y")])
+
+    with pytest.raises(UsageError, match="phase 'z': expected one of x, y"):
+        look(records)
+
+
+def test_records_of_several_recorders_keep_their_names_and_order():
+    first = recorded((0.0, "stable"), (2.0, "canary")).records([Mark(0.0, "start")])
+    second = recorded((1.0, "canary"), (3.0, "third")).records()
+
+    both = joined([first, second])
+
+    assert [0.0, 1.0, 2.0, 3.0] == list(both.due)
+    assert ["stable", "canary", "canary", "third"] == [both.names[number] for number in both.track]
+    assert {"metadata": 4} == both.counts("request")
+
+
+def test_no_records_joined_are_none():
+    assert 0 == len(joined([]))
+
+
+def test_status_codes_have_the_names_that_grpc_gives_them():
+    assert {code.value[0]: code.name for code in grpc.StatusCode} == dict(enumerate(CODES))

@@ -30,7 +30,7 @@ from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
 from tfcanary.text import short
 from tfcanary.traffic.calls import NOBODY, Call, Population, User, users_of
 from tfcanary.traffic.http1 import RestAnswer, RestPool
-from tfcanary.traffic.records import NO_CODE, NO_STATUS, Mark, Recorder, Records
+from tfcanary.traffic.records import Mark, Recorder, Records
 from tfcanary.wait import NotYet, wait_until
 
 CONNECTIONS = 64
@@ -52,7 +52,7 @@ class _Prepared:
     A request as it goes out: for REST all bytes but the user's headers, for gRPC metadata as pairs.
     """
 
-    number: int
+    name: str
     api: Api
     call: str
     head: bytes
@@ -107,15 +107,9 @@ class Traffic:
         self._deadline = deadline_seconds
         self._connections = connections
         self._tls = tls
-        self._columns = Recorder()
+        self._recorder = Recorder()
         self._marks: list[Mark] = []
-        kinds = [(request.name, request.api) for request in requests]
-        names = list(dict.fromkeys(kinds))
-        # The first numbers are the requests' own, so that a number leads to the API.
-        self._apis: tuple[Api, ...] = (Api.REST, *(api for _, api in names))
-        if len({name for name, _ in names}) != len(names):
-            raise UsageError("traffic: requests of different APIs need different names")
-        self._requests = [self._prepare(request, self._columns.number(request.name)) for request in requests]
+        self._requests = [self._prepare(request) for request in requests]
         self._users = users_of(population)
         self._start = 0.0
         self._sent = 0
@@ -163,10 +157,10 @@ class Traffic:
         """
         Wait until n more requests have been answered, or have failed.
         """
-        target = len(self._columns) + n
+        target = len(self._recorder) + n
 
         def enough() -> None:
-            done = len(self._columns)
+            done = len(self._recorder)
             if done < target:
                 if self._thread is not None and not self._thread.is_alive():
                     raise NoEvidenceError(f"traffic: ended after {done} requests, expected {target}")
@@ -219,14 +213,14 @@ class Traffic:
         return self._snapshot()
 
     def _snapshot(self) -> Records:
-        return self._columns.records(self._apis, self._marks)
+        return self._recorder.records(self._marks)
 
-    def _prepare(self, request: Call, number: int) -> _Prepared:
+    def _prepare(self, request: Call) -> _Prepared:
         if request.call not in METHODS:
             raise UsageError(f"traffic: expected a call of {', '.join(METHODS)}, got {request.call!r}")
         if request.api is Api.GRPC:
             pairs = tuple((name.lower(), value) for name, value in request.headers.items())
-            return _Prepared(number, request.api, request.call, b"", request.payload, pairs)
+            return _Prepared(request.name, request.api, request.call, b"", request.payload, pairs)
         path = f"/v1/models/{request.model}"
         line = f"GET {path}/metadata" if request.call == "metadata" else f"POST {path}:predict"
         head = [f"{line} HTTP/1.1", f"host: {self._host}", "user-agent: tfcanary"]
@@ -234,7 +228,7 @@ class Traffic:
             head += ["content-type: application/json", f"content-length: {len(request.payload)}"]
         head += [f"{name}: {value}" for name, value in request.headers.items()]
         encoded = "".join(f"{entry}\r\n" for entry in head).encode("latin-1")
-        return _Prepared(number, request.api, request.call, encoded, request.payload, ())
+        return _Prepared(request.name, request.api, request.call, encoded, request.payload, ())
 
     def _run(self, ready: "Future[None]") -> None:
         try:
@@ -320,21 +314,28 @@ class Traffic:
         user = self._users[number % len(self._users)] if self._users else NOBODY
         if request.api is Api.REST:
             data = b"".join((request.head, user.head, b"\r\n", request.payload))
-            self._rest.send(data, functools.partial(self._rest_done, request.number, user.number, due))
+            self._rest.send(data, functools.partial(self._rest_done, request.name, user.number, due))
         else:
             task = asyncio.ensure_future(self._ask_grpc(number, request, user, due))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
 
-    def _rest_done(self, request: int, user: int, due: float, answer: RestAnswer) -> None:
+    def _rest_done(self, request: str, user: int, due: float, answer: RestAnswer) -> None:
         now = time.perf_counter() - self._start
-        number = self._columns.number
-        self._row(Api.REST, answer.headers.get(REVISION_HEADER, ""))
-        self._columns.add(
-            due, answer.sent - self._start - due, now - due, request, user, answer.status, NO_CODE,
-            number(answer.headers.get(TRACK_HEADER, "")), number(answer.headers.get(REVISION_HEADER, "")),
-            number(answer.error), zlib.crc32(answer.body),
-        )  # fmt: skip
+        revision = answer.headers.get(REVISION_HEADER, "")
+        self._row(Api.REST, revision)
+        self._recorder.add(
+            due=due,
+            late=answer.sent - self._start - due,
+            latency=now - due,
+            request=request,
+            user=user,
+            status=answer.status,
+            track=answer.headers.get(TRACK_HEADER, ""),
+            revision=revision,
+            error=answer.error,
+            digest=zlib.crc32(answer.body),
+        )
         self._done()
 
     async def _ask_grpc(self, number: int, request: _Prepared, user: User, due: float) -> None:
@@ -352,12 +353,20 @@ class Traffic:
         except Exception as exc:  # noqa: BLE001 - whatever it is: a request without a record would be waited for
             code, error = grpc.StatusCode.UNKNOWN, short(f"not sent: {type(exc).__name__} {exc}")
         now = time.perf_counter() - self._start
-        name = self._columns.number
-        self._row(Api.GRPC, found.get(REVISION_HEADER, ""))
-        self._columns.add(
-            due, sent - self._start - due, now - due, request.number, user.number, NO_STATUS, code.value[0],
-            name(found.get(TRACK_HEADER, "")), name(found.get(REVISION_HEADER, "")), name(error), zlib.crc32(response),
-        )  # fmt: skip
+        revision = found.get(REVISION_HEADER, "")
+        self._row(Api.GRPC, revision)
+        self._recorder.add(
+            due=due,
+            late=sent - self._start - due,
+            latency=now - due,
+            request=request.name,
+            user=user.number,
+            code=code.value[0],
+            track=found.get(TRACK_HEADER, ""),
+            revision=revision,
+            error=error,
+            digest=zlib.crc32(response),
+        )
         self._done()
 
     def _row(self, api: Api, revision: str) -> None:

@@ -1,7 +1,8 @@
 """
 A record of every request, kept as columns of a few tens of bytes each.
 
-A slice by phase, API or track keeps all its requests. An assertion about an empty slice is an error.
+A slice by phase, API or track keeps all its requests. An assertion about an empty slice is an error. Times are of the
+monotonic clock, in seconds since the start.
 """
 
 import array
@@ -11,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
@@ -19,14 +19,44 @@ from tfcanary.contract import Api
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
 
 SAMPLES = 5
+
 NO_STATUS = 0
 NO_CODE = -1
+
+# The names of gRPC's status codes, by their number (google/rpc/code.proto).
+CODES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE"),
+    *("UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+
+# By column, the type code of the array that is written and the type of the array that is read.
+_COLUMNS: Mapping[str, tuple[str, Any]] = {
+    "due": ("d", np.float64),
+    "late": ("f", np.float32),
+    "latency": ("f", np.float32),
+    "request": ("H", np.uint16),
+    "user": ("I", np.uint32),
+    "status": ("h", np.int16),
+    "code": ("b", np.int8),
+    "track": ("H", np.uint16),
+    "revision": ("H", np.uint16),
+    "error": ("H", np.uint16),
+    "digest": ("I", np.uint32),
+}
+# Numbers of these columns stand for names.
+_NAMED = ("request", "track", "revision", "error")
+# A column of names has 16 bits; past so many different names the rest share one.
+_MOST_NAMES, _OTHERS = 60_000, "(others)"
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """
-    From here on it is this phase.
+    The start of a phase, which lasts until the next mark.
+
+    Attributes:
+        seconds: since the start of the load.
     """
 
     seconds: float
@@ -39,13 +69,20 @@ class Records:
     Requests, one row each, in the order in which they were due.
 
     Attributes:
-        due: when it was to be sent, in seconds since the start.
-        late: how much later it was sent.
-        latency: from `due` to the last byte of the answer.
-        status: the HTTP status; 0 if none came, or for gRPC.
-        code: the gRPC code; -1 for REST.
-        digest: of the answer's body, to tell answers apart.
-        names: the words that `request`, `track`, `revision` and `error` are numbers of.
+        due: when the request was due, in seconds since the start.
+        late: by how many seconds it was sent later than that.
+        latency: the seconds from `due` to the last byte of the answer.
+        request: what the sender calls this kind of request.
+        user: the number of the user who sent it.
+        status: the HTTP status; `NO_STATUS` if there was none, and for gRPC.
+        code: the gRPC status code; `NO_CODE` for REST.
+        track: the track that the answer names.
+        revision: the route revision that the answer names.
+        error: why the request failed; the empty name, 0, if it did not.
+        digest: the CRC-32 of the answer's body.
+        names: the strings that `request`, `track`, `revision` and `error` are numbers of.
+        marks: the starts of the phases, in order.
+        about: which slice of the requests this is.
     """
 
     due: npt.NDArray[np.float64]
@@ -60,7 +97,6 @@ class Records:
     error: npt.NDArray[np.uint16]
     digest: npt.NDArray[np.uint32]
     names: tuple[str, ...]
-    apis: tuple[Api, ...]
     marks: tuple[Mark, ...]
     about: str = "all requests"
 
@@ -84,11 +120,12 @@ class Records:
 
     def phase(self, name: str) -> "Records":
         """
-        The requests that were due in this phase; of a name used twice, both times.
+        The requests due from a mark of this name (included) to the next mark (excluded), for all marks of the name.
+
+        Raises:
+            UsageError: if there is no such mark.
         """
-        if name not in {mark.name for mark in self.marks}:
-            known = ", ".join(mark.name for mark in self.marks)
-            raise UsageError(f"phase {name!r}: expected one of {known}")
+        self._require_mark(name)
         starts = np.array([mark.seconds for mark in self.marks])
         which = np.searchsorted(starts, self.due, side="right") - 1
         wanted = np.array([mark.name == name for mark in self.marks])
@@ -96,26 +133,28 @@ class Records:
 
     def around(self, name: str, *, before: float, after: float) -> "Records":
         """
-        The requests due within so many seconds of the start of a phase.
+        The requests due from `before` seconds before a mark of this name to `after` seconds after it (excluded).
+
+        Raises:
+            UsageError: if there is no such mark.
         """
-        found = self._where(np.zeros(len(self), dtype=bool), f"around {name}")
+        self._require_mark(name)
+        near = np.zeros(len(self), dtype=bool)
         for mark in self.marks:
             if mark.name == name:
-                near = (self.due >= mark.seconds - before) & (self.due < mark.seconds + after)
-                found = self._where(near, f"around {name}")
-        return found
+                near |= (self.due >= mark.seconds - before) & (self.due < mark.seconds + after)
+        return self._where(near, f"around {name}")
 
     def of(
         self, *, api: Api | None = None, track: str | None = None, request: str | None = None
     ) -> "Records":
         """
-        The requests over this API, answered by this track, of this name.
+        The requests over this API, answered by this track, of this kind.
         """
         keep = np.ones(len(self), dtype=bool)
         words = [self.about]
         if api is not None:
-            numbers = [i for i, its in enumerate(self.apis) if its is api]
-            keep &= np.isin(self.request, numbers)
+            keep &= (self.code == NO_CODE) == (api is Api.REST)
             words.append(api.value)
         if track is not None:
             keep &= self.track == self._number(track)
@@ -127,7 +166,7 @@ class Records:
 
     def counts(self, column: str) -> Counter[str]:
         """
-        How many requests by `track`, `revision`, `request` or `error`; what an answer did not say is left out.
+        How many requests by `track`, `revision`, `request` or `error`; requests without one are left out.
         """
         numbers, counts = np.unique(getattr(self, column), return_counts=True)
         return Counter(
@@ -146,13 +185,13 @@ class Records:
 
     def quantile(self, part: float) -> float:
         """
-        The latency that this part of the requests does not exceed.
+        The latency, in seconds, that this part of the requests does not exceed; NaN without requests.
         """
         return float(np.quantile(self.latency, part)) if len(self) else float("nan")
 
     def require(self, n: int) -> Self:
         """
-        Go on only with at least so many requests.
+        Return these records if there are at least n requests, and at least one.
 
         Raises:
             NoEvidenceError: if there are fewer.
@@ -163,7 +202,7 @@ class Records:
 
     def assert_none_failed(self, *, at_least: int = 1) -> None:
         """
-        Every request got the model's answer, and there are enough of them.
+        Assert that every request got the model's answer.
 
         Raises:
             NoEvidenceError: if there are fewer than `at_least`.
@@ -257,6 +296,11 @@ class Records:
             for row in rows
         )
 
+    def _require_mark(self, name: str) -> None:
+        known = [mark.name for mark in self.marks]
+        if name not in known:
+            raise UsageError(f"phase {name!r}: expected one of {', '.join(known)}")
+
     def _number(self, name: str) -> int:
         return self.names.index(name) if name in self.names else -1
 
@@ -265,67 +309,95 @@ class Records:
         return dataclasses.replace(self, **columns, about=about)
 
 
-_COLUMNS = (
-    "due", "late", "latency", "request", "user", "status", "code", "track", "revision", "error", "digest",
-)  # fmt: skip
-
-
-_TYPES = {
-    "due": ("d", np.float64), "late": ("f", np.float32), "latency": ("f", np.float32), "request": ("H", np.uint16),
-    "user": ("I", np.uint32), "status": ("h", np.int16), "code": ("b", np.int8), "track": ("H", np.uint16),
-    "revision": ("H", np.uint16), "error": ("H", np.uint16), "digest": ("I", np.uint32),
-}  # fmt: skip
-
-
 class Recorder:
     """
-    Where the driver writes; one thread only.
+    Collects records, one request at a time, from one thread.
     """
 
     def __init__(self) -> None:
-        self.columns = {name: array.array(_TYPES[name][0]) for name in _COLUMNS}
-        self._appends = tuple(self.columns[name].append for name in _COLUMNS)
+        self._columns: dict[str, Any] = {name: array.array(code) for name, (code, _) in _COLUMNS.items()}
         self._numbers: dict[str, int] = {"": 0}
 
     def __len__(self) -> int:
-        return len(self.columns["due"])
+        return len(self._columns["due"])
 
-    def number(self, name: str) -> int:
+    def add(
+        self,
+        *,
+        due: float,
+        latency: float,
+        request: str,
+        late: float = 0.0,
+        user: int = 0,
+        status: int = NO_STATUS,
+        code: int = NO_CODE,
+        track: str = "",
+        revision: str = "",
+        error: str = "",
+        digest: int = 0,
+    ) -> None:
         """
-        The number of a word; past 60,000 different ones, that of "(others)".
+        Add one request; the columns of `Records` say what each value is.
         """
+        columns, number = self._columns, self._number
+        columns["due"].append(due)
+        columns["late"].append(late)
+        columns["latency"].append(latency)
+        columns["request"].append(number(request))
+        columns["user"].append(user)
+        columns["status"].append(status)
+        columns["code"].append(code)
+        columns["track"].append(number(track))
+        columns["revision"].append(number(revision))
+        columns["error"].append(number(error))
+        columns["digest"].append(digest)
+
+    def records(self, marks: Sequence[Mark] = ()) -> Records:
+        """
+        The records so far, in the order in which the requests were due.
+        """
+        made = {name: np.array(self._columns[name], dtype=kind) for name, (_, kind) in _COLUMNS.items()}
+        order = np.argsort(made["due"], kind="stable")
+        columns: dict[str, Any] = {name: column[order] for name, column in made.items()}
+        return Records(**columns, names=tuple(self._numbers), marks=tuple(marks))
+
+    def _number(self, name: str) -> int:
         found = self._numbers.get(name)
         if found is None:
-            if len(self._numbers) >= 60_000:
-                name = "(others)"
+            if len(self._numbers) >= _MOST_NAMES:
+                name = _OTHERS
             found = self._numbers.setdefault(name, len(self._numbers))
         return found
 
-    def add(self, *row: float) -> None:
-        for append, value in zip(self._appends, row, strict=True):
-            append(value)  # type: ignore[arg-type]
 
-    def records(self, apis: tuple[Api, ...], marks: Sequence[Mark]) -> Records:
-        made: dict[str, Any] = {
-            name: np.array(column, dtype=_TYPES[name][1]) for name, column in self.columns.items()
-        }
-        order = np.argsort(made["due"], kind="stable")
-        return Records(
-            **{name: column[order] for name, column in made.items()},
-            names=tuple(self._numbers),
-            apis=apis,
-            marks=tuple(marks),
-        )
+def joined(several: Sequence[Records]) -> Records:
+    """
+    The requests of several recorders on one clock, in the order in which they were due.
+    """
+    numbers: dict[str, int] = {"": 0}
+    parts: dict[str, list[npt.NDArray[Any]]] = {
+        name: [np.array([], kind)] for name, (_, kind) in _COLUMNS.items()
+    }
+    for records in several:
+        to = np.array([numbers.setdefault(name, len(numbers)) for name in records.names])
+        for name in _COLUMNS:
+            column = getattr(records, name)
+            parts[name].append(to[column].astype(column.dtype) if name in _NAMED else column)
+    made = {name: np.concatenate(columns) for name, columns in parts.items()}
+    order = np.argsort(made["due"], kind="stable")
+    columns: dict[str, Any] = {name: column[order] for name, column in made.items()}
+    marks = sorted((mark for records in several for mark in records.marks), key=lambda mark: mark.seconds)
+    return Records(**columns, names=tuple(numbers), marks=tuple(marks))
 
 
 def _outcome(status: int, code: int) -> str:
     if code != NO_CODE:
-        return _CODES.get(code, f"gRPC {code}")
+        return CODES[code] if 0 <= code < len(CODES) else f"gRPC {code}"
     return str(status) if status else "no answer"
 
 
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
 def counts_in_words(counts: Mapping[str, int]) -> str:
+    """
+    Counts by name, in the order of the names.
+    """
     return ", ".join(f"{name} {n}" for name, n in sorted(counts.items())) or "none"
