@@ -37,7 +37,7 @@ def subject(namespace: str, kubeconfig: Path) -> Callable[..., Subject]:
 
 
 def of_kind(report: Report, name: str, api: Api) -> list[Finding]:
-    return [one for one in report.checks if one.name == name and one.api is api]
+    return [one for one in report.findings if one.name == name and one.api is api]
 
 
 @pytest.mark.parametrize("strategy", ["stable", "canary-10", "canary-30", "canary-user-group"])
@@ -54,7 +54,7 @@ def test_strategy(strategy: str, releases: Releases, subject: Callable[..., Subj
     assert report.held
     for api in Api:
         assert [Outcome.HELD] * len(subject(file).routing.routes) == [
-            one.decision for one in of_kind(report, "split", api)
+            one.outcome for one in of_kind(report, "split", api)
         ]
         assert of_kind(report, "answers", api)
 
@@ -72,7 +72,7 @@ def test_split_of_another_strategy_is_found(releases: Releases, subject: Callabl
     report = check_gateway(blind)
 
     for api in Api:
-        assert [Outcome.FAILED] == [one.decision for one in of_kind(report, "split", api)]
+        assert [Outcome.FAILED] == [one.outcome for one in of_kind(report, "split", api)]
     assert 1 == report.exit_code
 
 

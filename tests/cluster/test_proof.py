@@ -51,7 +51,7 @@ def subject(namespace: str, kubeconfig: Path) -> Callable[..., Subject]:
 
 
 def failed(found: Report) -> set[str]:
-    return {one.title for one in found.checks if one.decision is Outcome.FAILED}
+    return {one.title for one in found.findings if one.outcome is Outcome.FAILED}
 
 
 def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[..., Subject]) -> None:
@@ -70,9 +70,11 @@ def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[...,
     (REPORTS / "canary-10.xml").write_text(junit(found))
     assert found.held, found.table()
     assert {"REST", "gRPC"} == {
-        one.api.value for one in found.checks if one.about.startswith("pod istio-ingressgateway") and one.api
+        one.api.value
+        for one in found.findings
+        if one.about.startswith("pod istio-ingressgateway") and one.api
     }
-    planned = Counter({one.api: one.needed for one in found.checks if one.name == "split"})
+    planned = Counter({one.api: one.needed for one in found.findings if one.name == "split"})
     assert set(Api) == set(planned)
     assert planned.total() + FEW_MORE >= found.requests
 
@@ -217,7 +219,7 @@ def test_a_planted_fault_is_found_by_name(
 
     assert found <= failed(seen), seen.table()
     assert 1 == seen.exit_code
-    assert {one.api for one in seen.checks} >= set(Api)
+    assert {one.api for one in seen.findings} >= set(Api)
 
 
 MIRROR_ALL = (
@@ -245,7 +247,7 @@ def test_a_mirror_is_counted_at_the_pods(
     seen = check_gateway(subject(mirror_all), FEW)
 
     assert seen.held, seen.table()
-    rows = [one for one in seen.checks if one.name == "mirror"]
+    rows = [one for one in seen.findings if one.name == "mirror"]
     assert list(Api) == [one.api for one in rows]
     assert all("588 KiB" in one.observed for one in rows)
 
@@ -274,7 +276,7 @@ def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., Subj
 
     assert seen.held, seen.table()
     assert {"no route beside /canary (REST)", "no route beside /canary (gRPC)"} <= {
-        one.title for one in seen.checks
+        one.title for one in seen.findings
     }
 
 
@@ -317,7 +319,7 @@ def test_a_killed_helm_leaves_nothing_pending(
     assert "deployed" == recovered.status
     assert 120 > time.monotonic() - began
     assert subject(VALUES / "stable.yaml").findings
-    assert {Outcome.HELD} == {one.decision for one in subject(VALUES / "stable.yaml").findings}
+    assert {Outcome.HELD} == {one.outcome for one in subject(VALUES / "stable.yaml").findings}
 
 
 def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., Subject]) -> None:
@@ -328,6 +330,6 @@ def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., Su
 
     found = check_gateway(subject(VALUES / "stable.yaml"), Options(security=True))
 
-    rows = [one for one in found.checks if one.name == "security"]
-    assert [Outcome.HELD] * 2 == [one.decision for one in rows], found.table()
+    rows = [one for one in found.findings if one.name == "security"]
+    assert [Outcome.HELD] * 2 == [one.outcome for one in rows], found.table()
     assert found.held, found.table()

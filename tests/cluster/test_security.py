@@ -416,7 +416,7 @@ def test_the_check_proves_a_claim_with_a_token(releases, kubeconfig, namespace, 
     )
 
     assert found.held, found.table()
-    titles = {one.title for one in found.checks}
+    titles = {one.title for one in found.findings}
     for api in ("REST", "gRPC"):
         assert {
             f"split canary-group ({api})",
@@ -442,7 +442,7 @@ SAID: dict[str, list[str | None]] = {
 @pytest.mark.parametrize(
     "name", ["canary-jwt", "canary-user-group", "canary-users", "canary-sticky-users", "composed"]
 )
-def test_the_gateway_does_what_explain_says_of_tokens(  # noqa: PLR0917 - fixtures
+def test_the_gateway_does_what_explain_says_of_tokens(
     releases, kubeconfig, namespace, rest, channel, tmp_path, name, api
 ):
     """
@@ -453,7 +453,7 @@ def test_the_gateway_does_what_explain_says_of_tokens(  # noqa: PLR0917 - fixtur
     file = tmp_path / "tokens.yaml"
     file.write_text(json.dumps({"security": {"jwt": {"issuer": ISSUER, "jwks": ISSUED.jwks}}}))
     declared = explain.read([VALUES / "models/resnet.yaml", VALUES / f"{name}.yaml", file])
-    draw = random.Random(f"{name} {api}")  # noqa: S311 - nothing secret
+    draw = random.Random(f"{name} {api}")
 
     wrong, answered = [], Counter[str | None]()
     for _ in range(60):

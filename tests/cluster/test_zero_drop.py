@@ -21,7 +21,7 @@ import pytest
 from pytest_kubernetes.providers.base import AClusterManager
 
 from tfcanary.chart.values import merge, read_values
-from tfcanary.check.run import IN_A_ROW
+from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.client.pictures import default_pictures
 from tfcanary.cluster.layout import Layout
 from tfcanary.contract import SERVING_PREPROCESS, Api

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 
 from tfcanary.check.finding import Finding
-from tfcanary.check.report import Report, Sample
-from tfcanary.check.subject import Options, Subject
+from tfcanary.check.report import Report, split_request
+from tfcanary.check.subject import Options
 from tfcanary.contract import Api
 from tfcanary.judge import split
 from tfcanary.judge.verdict import Outcome
 from tfcanary.report.html import html, zero_drop
 from tfcanary.routing.parse import from_values
+from tfcanary.traffic.records import NO_CODE, Recorder
 
 PHONE, DESKTOP = 390, 1280
 LONG = "a-release-with-a-name-that-is-as-long-as-any-and-has-no-place-to-break-it" * 3
@@ -36,19 +37,20 @@ VALUES = {
 }
 
 
-def samples(n):
-    draw = random.Random(3)  # noqa: S311 - a picture to look at
+def records(n):
+    draw = random.Random(3)
+    recorder = Recorder()
     for i in range(n):
         failed = i % 50 == 49
-        yield Sample(
-            seconds=i / 100,
-            about=draw.choice(["europe", "everyone"]),
-            api=draw.choice(list(Api)),
-            track=None if failed else draw.choices(["stable", "canary"], [9, 1])[0],
+        recorder.add(
+            due=i / 100,
             latency=0.001 * draw.lognormvariate(2, 1),
-            ok=not failed,
-            outcome=f"503 {LONG}" if failed else "",
+            request=split_request(draw.choice(["europe", "everyone"])),
+            code=draw.choice([NO_CODE, 0]),
+            track="" if failed else draw.choices(["stable", "canary"], [9, 1])[0],
+            error=f"503 {LONG}" if failed else "",
         )
+    return recorder.records()
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +63,21 @@ def page():
     row = Finding("split", "everyone", Api.REST, Outcome.HELD, "canary 10 %", "canary 100, stable 900", 1000,
                       shares=counted.shares)  # fmt: skip
     made = Report(
-        subject=Subject(parsed, "gateway.example.test:80", release=LONG, lost=(LONG,)),
-        limits=Options(),
+        model="resnet",
+        gateway="gateway.example.test:80",
+        host=None,
+        release=LONG,
+        routes=parsed.routes,
         revision="7dd2b2ce81",
-        checks=(
+        options=Options(),
+        findings=(
             row,
-            replace(row, decision=Outcome.FAILED, observed=LONG, detail=LONG),
-            replace(row, decision=Outcome.NOT_ENOUGH, api=Api.GRPC),
+            replace(row, outcome=Outcome.FAILED, observed=LONG, detail=LONG),
+            replace(row, outcome=Outcome.NOT_ENOUGH, api=Api.GRPC),
         ),
+        lost=(LONG,),
         seconds=12.0,
-        requests=1000,
-        samples=tuple(samples(1000)),
+        records=records(1000),
     )
     return html(made)
 

@@ -103,7 +103,7 @@ class Double:
     mirrored: Callable[[Api, int], bool] = lambda _api, _size: True
     address: str = ""
     front: "_OnePort | None" = None
-    random: Random = field(default_factory=lambda: Random(7))  # noqa: S311 - a simulation
+    random: Random = field(default_factory=lambda: Random(7))
     counts: Counter[Api] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -235,7 +235,7 @@ def _rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _grpc_server(double: Double) -> tuple[grpc.Server, int]:  # noqa: C901 - a service of two calls
+def _grpc_server(double: Double) -> tuple[grpc.Server, int]:
     found = protos()
     codes = {
         400: grpc.StatusCode.INVALID_ARGUMENT,

@@ -13,10 +13,12 @@ import math
 import pytest
 from PIL import Image
 
-from tfcanary.check import run
+from tfcanary.check import ledger, mirrors
 from tfcanary.check.live import live_routes
+from tfcanary.check.propagation import IN_A_ROW
+from tfcanary.check.refusals import CLOSED_METHODS, CLOSED_PATHS
 from tfcanary.check.report import SCHEMA, Report
-from tfcanary.check.run import CLOSED_METHODS, CLOSED_PATHS, IN_A_ROW, check_gateway
+from tfcanary.check.run import check_gateway
 from tfcanary.check.subject import GatewayPod, Options, Subject
 from tfcanary.client.grpc_client import GrpcClient
 from tfcanary.client.pictures import Picture, decoded, default_pictures
@@ -27,6 +29,7 @@ from tfcanary.judge.verdict import Outcome
 from tfcanary.routing.parse import from_values
 from tfcanary.routing.route import Routing
 from tfcanary.routing.tokens import Token
+from tfcanary.traffic.records import joined
 
 # Error rates that find what the faults below do, with few requests.
 QUICK = Options(alpha=1e-4, power=0.99, detect=40, timeout_seconds=0.5)
@@ -49,11 +52,11 @@ def subject(double, expected, **more):
 
 
 def titles(report, decision=Outcome.FAILED):
-    return {row.title for row in report.checks if row.decision is decision}
+    return {row.title for row in report.findings if row.outcome is decision}
 
 
 def kinds(report, decision=Outcome.FAILED):
-    return {(row.name, row.api and row.api.value) for row in report.checks if row.decision is decision}
+    return {(row.name, row.api and row.api.value) for row in report.findings if row.outcome is decision}
 
 
 @pytest.mark.parametrize("strategy", ["tenth", "user_group"])
@@ -64,7 +67,7 @@ def test_a_gateway_that_does_what_the_values_say_holds(request, gateway, picture
 
     assert set() == titles(report) | titles(report, Outcome.NOT_ENOUGH)
     assert 0 == report.exit_code
-    assert f"all {len(report.checks)} checks held" == report.verdict
+    assert f"all {len(report.findings)} checks held" == report.verdict
 
 
 def test_every_row_rests_on_answers(gateway, user_group, pictures):
@@ -73,8 +76,8 @@ def test_every_row_rests_on_answers(gateway, user_group, pictures):
     """
     report = check_gateway(subject(gateway(user_group), user_group), QUICK, pictures)
 
-    assert all(row.n > 0 and row.n >= row.needed for row in report.checks)
-    assert {"split", "header rule"} == {row.name for row in report.checks if row.needed}
+    assert all(row.n > 0 and row.n >= row.needed for row in report.findings)
+    assert {"split", "header rule"} == {row.name for row in report.findings if row.needed}
 
 
 def shares(stable: int) -> Routing:
@@ -477,7 +480,7 @@ def test_a_revision_that_comes_and_goes_has_not_arrived(gateway, tenth, pictures
     report = check_gateway(subject(gateway(tenth, attribute=attribute), tenth), QUICK, pictures)
 
     assert {"propagation (REST)", "propagation (gRPC)"} == titles(report)
-    assert "rev-1" in report.checks[0].observed
+    assert "rev-1" in report.findings[0].observed
 
 
 def test_one_broken_pod_of_three_is_met(gateway, tenth, pictures):
@@ -510,7 +513,7 @@ def test_a_model_that_takes_no_pictures_is_found(gateway, tenth, pictures, shape
     report = check_gateway(subject(gateway(tenth, interface=interface), tenth), QUICK, pictures)
 
     assert {("interface", None)} == kinds(report)
-    (row,) = (row for row in report.checks if row.name == "interface")
+    (row,) = (row for row in report.findings if row.name == "interface")
     assert f"serving_default takes x DT_FLOAT{list(shape)}, expected one picture" in row.observed
 
 
@@ -568,8 +571,8 @@ def test_clients_that_stay_hold(gateway, values, pictures, by):
     report = check_gateway(subject(double, expected), QUICK, pictures)
 
     assert set() == titles(report)
-    rows = [row for row in report.checks if row.name == "sticky"]
-    assert [Outcome.HELD] * 2 == [row.decision for row in rows]
+    rows = [row for row in report.findings if row.name == "sticky"]
+    assert [Outcome.HELD] * 2 == [row.outcome for row in rows]
     assert all(row.n >= row.needed > 5 for row in rows)
 
 
@@ -594,8 +597,8 @@ def test_a_sticky_route_is_asked_as_its_own_clients(gateway, values, by, match, 
 
     report = check_gateway(subject(gateway(actual, attribute=setting_cookies), expected), QUICK)
 
-    rows = [row for row in report.checks if row.name == "sticky"]
-    assert [Outcome.FAILED if broken else Outcome.HELD] * 2 == [row.decision for row in rows]
+    rows = [row for row in report.findings if row.name == "sticky"]
+    assert [Outcome.FAILED if broken else Outcome.HELD] * 2 == [row.outcome for row in rows]
 
 
 def forgetful(_api, headers):
@@ -626,8 +629,8 @@ def test_clients_that_do_not_stay_are_found(gateway, values, by, faults, found):
 
     report = check_gateway(subject(gateway(expected, **faults), expected), QUICK)
 
-    rows = [row for row in report.checks if row.name == "sticky"]
-    assert {Outcome.FAILED} == {row.decision for row in rows}
+    rows = [row for row in report.findings if row.name == "sticky"]
+    assert {Outcome.FAILED} == {row.outcome for row in rows}
     assert all(found in row.observed for row in rows)
 
 
@@ -663,7 +666,7 @@ def test_a_path_prefix_is_proven(gateway, values, pictures):
         "no route beside /canary (gRPC)",
         "header rule below: not below /canary (REST)",
     } <= (titles(report, Outcome.HELD))
-    assert {"so from canary and stable"} == {row.observed for row in report.checks if row.name == "answers"}
+    assert {"canary, stable"} == {row.observed for row in report.findings if row.name == "answers"}
 
 
 def test_a_path_beside_the_prefix_that_is_open_is_found(gateway, values, pictures):
@@ -764,7 +767,7 @@ def at_once(monkeypatch):
     """
     The double counts a copy before it answers.
     """
-    monkeypatch.setattr(run, "wait_until", functools.partial(_without_pause, run.wait_until))
+    monkeypatch.setattr(mirrors, "wait_until", functools.partial(_without_pause, mirrors.wait_until))
 
 
 def _without_pause(wait, *arguments, **options):
@@ -777,10 +780,10 @@ def test_a_mirror_is_counted_where_it_arrives(gateway, values, pictures, percent
     expected = mirroring(values, percent)
     double = gateway(expected)
 
-    report = check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, predictions_run=counting(double)), QUICK, pictures)
 
     assert report.held, report.table()
-    rows = [row for row in report.checks if row.name == "mirror"]
+    rows = [row for row in report.findings if row.name == "mirror"]
     assert [Api.REST, Api.GRPC] == [row.api for row in rows]
     assert all(row.n == row.needed > 3 for row in rows)
 
@@ -803,7 +806,7 @@ def test_a_mirror_that_loses_copies_is_found(gateway, values, pictures, faults, 
     expected = mirroring(values, faults.get("percent", 50))
     double = gateway(expected, mirrored=faults["mirrored"])
 
-    report = check_gateway(subject(double, expected, predictions=counting(double)), QUICK, pictures)
+    report = check_gateway(subject(double, expected, predictions_run=counting(double)), QUICK, pictures)
 
     assert {("mirror", api) for api in found} == kinds(report)
 
@@ -825,11 +828,11 @@ def unreadable(_track):
 def test_a_mirror_that_cannot_be_counted_is_not_enough_evidence(gateway, values, pictures, count, detail):
     expected = mirroring(values)
 
-    report = check_gateway(subject(gateway(expected), expected, predictions=count), QUICK, pictures)
+    report = check_gateway(subject(gateway(expected), expected, predictions_run=count), QUICK, pictures)
 
     assert set() == titles(report)
     assert {("mirror", "REST"), ("mirror", "gRPC")} == kinds(report, Outcome.NOT_ENOUGH)
-    assert all(detail in row.detail for row in report.checks if row.name == "mirror")
+    assert all(detail in row.detail for row in report.findings if row.name == "mirror")
     assert 4 == report.exit_code
 
 
@@ -867,7 +870,7 @@ def test_what_is_closed_is_seen_to_be_refused(gateway, tenth, pictures):
 
     assert set() == titles(report)
     assert [len(CLOSED_PATHS), len(CLOSED_METHODS)] == [
-        row.n for row in report.checks if row.name == "security"
+        row.n for row in report.findings if row.name == "security"
     ]
 
 
@@ -891,7 +894,7 @@ def test_a_path_that_is_open_is_found_by_name(gateway, tenth, pictures, path):
     report = check_gateway(subject(double, tenth), SECURITY, pictures)
 
     assert {"security closed paths (REST)"} == titles(report)
-    (row,) = (row for row in report.checks if row.title == "security closed paths (REST)")
+    (row,) = (row for row in report.findings if row.title == "security closed paths (REST)")
     assert path in row.observed
 
 
@@ -911,7 +914,7 @@ def test_what_nobody_answers_is_not_seen_to_be_closed(gateway, tenth, pictures, 
     report = check_gateway(subject(gateway(tenth), tenth), SECURITY, pictures)
 
     assert {"security closed methods (gRPC)"} == titles(report, Outcome.NOT_ENOUGH)
-    (row,) = (row for row in report.checks if row.title == "security closed methods (gRPC)")
+    (row,) = (row for row in report.findings if row.title == "security closed methods (gRPC)")
     assert "HandleReloadConfigRequest: DEADLINE_EXCEEDED" in row.detail
 
 
@@ -926,7 +929,7 @@ def test_every_gateway_pod_must_have_the_routes(gateway, tenth, pictures):
     fresh, stale = gateway(tenth), gateway(tenth, revision="rev-1")
     doors = (door("gateway-a", fresh), door("gateway-b", stale))
 
-    report = check_gateway(subject(fresh, tenth, doors=doors), QUICK, pictures)
+    report = check_gateway(subject(fresh, tenth, gateway_pods=doors), QUICK, pictures)
 
     assert {"propagation pod gateway-b (REST)", "propagation pod gateway-b (gRPC)"} == titles(report)
     assert {"propagation pod gateway-a (REST)", "propagation pod gateway-a (gRPC)"} < titles(
@@ -947,7 +950,7 @@ def test_a_gateway_that_goes_away_leaves_the_report_so_far(gateway, user_group, 
     """
     Exit code 3, and what was checked before stays in the report.
     """
-    monkeypatch.setattr(run, "UNREACHED_IN_A_ROW", 3)
+    monkeypatch.setattr(ledger, "UNREACHED_IN_A_ROW", 3)
     double = gateway(user_group)
 
     def leave(api, count, *_):
@@ -966,7 +969,19 @@ def test_a_gateway_that_goes_away_leaves_the_report_so_far(gateway, user_group, 
 
 
 def test_a_report_of_nothing_has_not_held(tenth):
-    made = Report(Subject(tenth, "gateway:80"), QUICK, None, (), 1.0, 0)
+    made = Report(
+        model=tenth.model,
+        gateway="gateway:80",
+        host=None,
+        release="",
+        routes=tenth.routes,
+        revision=None,
+        options=QUICK,
+        findings=(),
+        lost=(),
+        seconds=1.0,
+        records=joined([]),
+    )
 
     assert not made.held
     assert 4 == made.exit_code
@@ -994,7 +1009,7 @@ def test_a_mark_of_the_table_is_on_every_row(gateway, tenth, pictures):
 
     lines = report.table().splitlines()
     assert "  everyone: everyone else → stable 90 %, canary 10 %" in lines
-    assert len(report.checks) == sum(line.startswith("held ") for line in lines)
+    assert len(report.findings) == sum(line.startswith("held ") for line in lines)
     assert report.verdict == lines[-1]
 
 
@@ -1091,7 +1106,7 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
     """
     row = live_routes(virtual_service(*http), user_group, api)
 
-    assert (Outcome.HELD if observed == "the same" else Outcome.FAILED) is row.decision
+    assert (Outcome.HELD if observed == "the same" else Outcome.FAILED) is row.outcome
     assert observed in row.observed
 
 
@@ -1109,7 +1124,7 @@ def test_a_live_virtual_service_that_differs_is_a_finding(user_group, http, api,
 def test_a_match_that_cannot_be_judged_is_not_enough_evidence(user_group, match, observed):
     row = live_routes(virtual_service(entry(REST, {"stable": 100}, **match)), user_group, Api.REST)
 
-    assert Outcome.NOT_ENOUGH is row.decision
+    assert Outcome.NOT_ENOUGH is row.outcome
     assert observed in row.observed
 
 
@@ -1129,5 +1144,5 @@ def test_the_route_before_the_change_is_told_apart(gateway, values, pictures):
 
     assert {("split", "REST"), ("split", "gRPC")} == kinds(report)
     assert plan(routes(10).routes[0].weights, alpha=1e-4, power=0.99, detect=90).n < min(
-        row.needed for row in report.checks if row.name == "split"
+        row.needed for row in report.findings if row.name == "split"
     )

@@ -24,7 +24,7 @@ EVIL = '<script src="https://example.com/x.js">alert(1)</script>\x00'
 
 
 def parsed(text):
-    return ET.fromstring(text)  # noqa: S314 - our own
+    return ET.fromstring(text)
 
 
 class Page(HTMLParser):
@@ -101,10 +101,10 @@ def test_the_page_shows_everything_and_loads_nothing(made):
         "stable over gRPC",
         "None of the requests failed",
         "the weather",
-        *(one.observed for one in found.checks),
+        *(one.observed for one in found.findings),
     ):
         assert text in page.text
-    assert len(found.checks) == page.tags.count("tr") - 1
+    assert len(found.findings) == page.tags.count("tr") - 1
     assert 2 == page.tags.count("figure")
 
 
@@ -146,11 +146,11 @@ def test_junit_tells_failures_from_missing_evidence(made):
     (suite,) = parsed(junit(found))
 
     cases = suite.findall("testcase")
-    assert len(found.checks) == len(cases) == int(suite.get("tests"))
+    assert len(found.findings) == len(cases) == int(suite.get("tests"))
     assert 2 == int(suite.get("failures")) == len(suite.findall("testcase/failure"))
-    lacking = [one for one in found.checks if one.decision is Outcome.NOT_ENOUGH]
+    lacking = [one for one in found.findings if one.outcome is Outcome.NOT_ENOUGH]
     assert 0 < len(lacking) == int(suite.get("errors")) == len(suite.findall("testcase/error"))
-    assert [one.title for one in found.checks] == [case.get("name") for case in cases]
+    assert [one.title for one in found.findings] == [case.get("name") for case in cases]
 
 
 def test_junit_says_that_it_was_interrupted(made):

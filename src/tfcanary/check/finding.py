@@ -2,12 +2,15 @@
 One finding of a check: what was expected and what was seen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfcanary.contract import Api
 from tfcanary.judge.verdict import Outcome, Share
 
 SHOWN_FAILURES = 5
+# What a track is called where answers do not name it.
+UNNAMED = "(unnamed)"
 OFF = "routing.attribution is off: answers name neither track nor revision"
 
 
@@ -16,9 +19,13 @@ class Finding:
     """
     One thing that was checked: what was expected, what was seen, and in how many answers.
 
+    A finding that rests on no answer cannot hold: it lacks evidence, whatever else it says.
+
     Attributes:
         name: the kind of check, the same word in every report.
         about: the route, header rule or signature that it is about.
+        n: how many answers it rests on.
+        detail: why it does not hold, or what to do next.
         shares: the counts and bounds of a split.
         needed: how many answers the stated error rates ask for.
     """
@@ -26,13 +33,20 @@ class Finding:
     name: str
     about: str
     api: Api | None
-    decision: Outcome
+    outcome: Outcome
     expected: str
     observed: str
     n: int
     detail: str = ""
     shares: tuple[Share, ...] = ()
     needed: int = 0
+
+    def __post_init__(self) -> None:
+        """
+        Take back a result without answers.
+        """
+        if self.n == 0 and self.outcome is Outcome.HELD:
+            object.__setattr__(self, "outcome", Outcome.NOT_ENOUGH)
 
     @property
     def title(self) -> str:
@@ -41,3 +55,17 @@ class Finding:
         """
         api = f" ({self.api.value})" if self.api else ""
         return f"{self.name} {self.about}".strip() + api
+
+
+def outcome_of(problems: object, missing: object = ()) -> Outcome:
+    """
+    Failed if there are problems, not enough evidence if answers are missing, held otherwise.
+    """
+    return Outcome.FAILED if problems else Outcome.NOT_ENOUGH if missing else Outcome.HELD
+
+
+def listed(words: Sequence[str], none: str) -> str:
+    """
+    The words in order, each once, or what to say instead of none.
+    """
+    return ", ".join(sorted(set(words))) or none

@@ -17,6 +17,9 @@ from tfcanary.routing.route import Routing, weights_in_words
 
 
 def live_values(live: Routing, expected: Routing, files: Sequence[Path]) -> Finding:
+    """
+    The live release has the routes that the files say.
+    """
     names = ", ".join(file.name for file in files)
     same = live == expected
     return Finding(
@@ -33,12 +36,12 @@ def live_values(live: Routing, expected: Routing, files: Sequence[Path]) -> Find
 
 def live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) -> Finding:
     """
-    The mesh tries again as often as the values say; more often would hide failures from every check.
+    The mesh retries as often as the values say. More often would hide failures from every check.
     """
     section = values.get("routing") or {}
     wanted = section.get("retryAttempts", 0)
     http = virtual_service["spec"].get("http") or []
-    # Without a word Istio tries twice again.
+    # Istio retries twice where nothing is said.
     seen = {entry.get("name", ""): (entry.get("retries") or {}).get("attempts", 2) for entry in http}
     odd = {name: attempts for name, attempts in seen.items() if attempts != wanted}
     return Finding(
@@ -55,7 +58,7 @@ def live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) 
 
 def live_objects(drift: Drift) -> Finding:
     """
-    The live VirtualServices and DestinationRules are what Helm released, field by field: mirrors and subsets too.
+    The live VirtualServices and DestinationRules are what Helm released, field by field, with mirrors and subsets.
     """
     decision = Outcome.FAILED if drift.differences else Outcome.HELD
     return Finding(
@@ -80,10 +83,10 @@ def _routes(expected: Routing) -> str:
 
 def live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api) -> Finding:
     """
-    What the live VirtualService says of each probe, beside what the values say.
+    The live VirtualService sends each probe where the values say.
     """
     problems = []
-    # No token here: a condition on claims, which Istio writes as one on a header of that name, fits no request.
+    # Istio writes a condition on claims as one on a header of that name. Without a token, no request fits it.
     probes = [probe for probe in probes_of(expected) if api is Api.REST or not probe.rest_only]
     try:
         for probe in probes:

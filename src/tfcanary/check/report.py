@@ -8,56 +8,54 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfcanary.check.finding import Finding
-from tfcanary.check.subject import Options, Subject
-from tfcanary.contract import Api
+from tfcanary.check.subject import Options
 from tfcanary.errors import NoEvidenceError, UnreachableError
 from tfcanary.judge.verdict import Outcome
+from tfcanary.routing.route import Route
+from tfcanary.traffic.records import Records
 
 SCHEMA = "tfserving-canary/check-gateway/1"
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+def split_request(route: str) -> str:
     """
-    One answer: when, after how long, and by whom.
-
-    Attributes:
-        about: the route whose split it counted for, if any.
-        outcome: of a failed request, in words.
+    What the records call the requests that count for a route's split.
     """
-
-    seconds: float
-    about: str
-    api: Api
-    track: str | None
-    latency: float
-    ok: bool
-    outcome: str = ""
+    return f"split {route}"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """
-    All checks of one run.
+    All findings of one run, as plain facts.
 
     Attributes:
-        samples: every answer, in order.
+        host: the host name that requests asked for; None is the gateway's address.
+        release: the Helm release; empty where only files were given.
+        revision: the route revision that answers must carry; None if no answer named one.
+        lost: what could not be checked, in words.
+        seconds: how long the run took.
+        records: every request, in the order in which they were sent.
         interrupted: why the run ended early, if it did.
     """
 
-    subject: Subject
-    limits: Options
+    model: str
+    gateway: str
+    host: str | None
+    release: str
+    routes: tuple[Route, ...]
     revision: str | None
-    checks: tuple[Finding, ...]
+    options: Options
+    findings: tuple[Finding, ...]
+    lost: tuple[str, ...]
     seconds: float
-    requests: int
+    records: Records
     interrupted: str = ""
-    samples: tuple[Sample, ...] = ()
 
     @property
     def held(self) -> bool:
         """
-        Whether there are checks, and all of them held.
+        Whether there are findings, and all of them held.
         """
         return self.exit_code == 0
 
@@ -66,12 +64,12 @@ class Report:
         """
         0 held, 1 did not hold, 3 interrupted, 4 not enough evidence.
         """
-        decisions = {check.decision for check in self.checks}
+        outcomes = {check.outcome for check in self.findings}
         if self.interrupted:
             return UnreachableError.exit_code
-        if Outcome.FAILED in decisions:
+        if Outcome.FAILED in outcomes:
             return 1
-        if decisions != {Outcome.HELD}:
+        if outcomes != {Outcome.HELD}:
             return NoEvidenceError.exit_code
         return 0
 
@@ -81,12 +79,12 @@ class Report:
         The outcome in one line.
         """
         if self.held:
-            return f"all {len(self.checks)} checks held"
+            return f"all {len(self.findings)} checks held"
         parts = []
-        for decision, words in ((Outcome.FAILED, "did not hold"), (Outcome.NOT_ENOUGH, "lack evidence")):
-            titles = [check.title for check in self.checks if check.decision is decision]
+        for outcome, words in ((Outcome.FAILED, "did not hold"), (Outcome.NOT_ENOUGH, "lack evidence")):
+            titles = [check.title for check in self.findings if check.outcome is outcome]
             if titles:
-                parts.append(f"{len(titles)} of {len(self.checks)} checks {words}: {', '.join(titles)}")
+                parts.append(f"{len(titles)} of {len(self.findings)} checks {words}: {', '.join(titles)}")
         if self.interrupted:
             parts.append(f"interrupted: {self.interrupted}")
         return "; ".join(parts) or "nothing was checked"
@@ -95,36 +93,36 @@ class Report:
         """
         All checks for a reader, the verdict last.
         """
-        routes = [f"  {route.name}: {route}" for route in self.subject.routing.routes]
+        routes = [f"  {route.name}: {route}" for route in self.routes]
         head = ("result", "check", "API", "expected", "seen", "answers")
         rows = [
             (
-                check.decision.value,
+                check.outcome.value,
                 f"{check.name} {check.about}".strip(),
                 check.api.value if check.api else "",
                 check.expected,
                 check.observed,
                 str(check.n),
             )
-            for check in self.checks
+            for check in self.findings
         ]
         widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
         lines = [
-            f"model {self.subject.routing.model} at {self.subject.gateway}, route {self.revision or 'unknown'}",
+            f"model {self.model} at {self.gateway}, route {self.revision or 'unknown'}",
             *routes,
             "",
             _aligned(head, widths),
             _aligned(["-" * width for width in widths], widths),
         ]
-        for check, row in zip(self.checks, rows, strict=True):
+        for check, row in zip(self.findings, rows, strict=True):
             lines.append(_aligned(row, widths))
-            if check.detail and check.decision is not Outcome.HELD:
+            if check.detail and check.outcome is not Outcome.HELD:
                 lines.append(f"    {check.detail}")
-        lines += ["", *(f"not checked: {lost}" for lost in self.subject.lost)]
+        lines += ["", *(f"not checked: {lost}" for lost in self.lost)]
         lines.append(
-            f"{self.requests} requests in {self.seconds:.1f} s; for each split: false alarm at most "
-            f"{self.limits.alpha:g}, a difference of {self.limits.detect:g} points found with "
-            f"{self.limits.power:.4g}"
+            f"{len(self.records)} requests in {self.seconds:.1f} s; for each split: false alarm at most "
+            f"{self.options.alpha:g}, a difference of {self.options.detect:g} points found with "
+            f"{self.options.power:.4g}"
         )
         lines.append(self.verdict)
         return "\n".join(lines)
@@ -139,27 +137,27 @@ class Report:
             "exitCode": self.exit_code,
             "verdict": self.verdict,
             "interrupted": self.interrupted or None,
-            "release": self.subject.release or None,
-            "model": self.subject.routing.model,
-            "gateway": self.subject.gateway,
-            "host": self.subject.host,
+            "release": self.release or None,
+            "model": self.model,
+            "gateway": self.gateway,
+            "host": self.host,
             "routeRevision": self.revision,
             "routes": [
                 {"name": route.name, "inWords": str(route), "weights": dict(route.weights)}
-                for route in self.subject.routing.routes
+                for route in self.routes
             ],
-            "alpha": self.limits.alpha,
-            "power": self.limits.power,
-            "detectPoints": self.limits.detect,
+            "alpha": self.options.alpha,
+            "power": self.options.power,
+            "detectPoints": self.options.detect,
             "seconds": round(self.seconds, 3),
-            "requests": self.requests,
-            "notChecked": list(self.subject.lost),
+            "requests": len(self.records),
+            "notChecked": list(self.lost),
             "checks": [
                 {
                     "name": check.name,
                     "about": check.about,
                     "api": check.api.value if check.api else None,
-                    "decision": check.decision.name.lower(),
+                    "decision": check.outcome.name.lower(),
                     "expected": check.expected,
                     "observed": check.observed,
                     "answers": check.n,
@@ -167,7 +165,7 @@ class Report:
                     "detail": check.detail or None,
                     "shares": [dataclasses.asdict(share) for share in check.shares],
                 }
-                for check in self.checks
+                for check in self.findings
             ],
         }
 

@@ -108,9 +108,9 @@ def from_release(
         # It may be of another chart; what is live now is none the worse for it.
         before = None
         lost.append(f"the routes before the newest revision, which cannot be read: {exc}")
-    doors: tuple[GatewayPod, ...] = ()
+    pods: tuple[GatewayPod, ...] = ()
     if each_pod:
-        doors = tuple(
+        pods = tuple(
             GatewayPod(pod.name, functools.partial(forwarded, cluster, pod))
             for pod in gateway_pods(cluster, name, tls=tls is not None)
         )
@@ -120,7 +120,7 @@ def from_release(
         routing=expected,
         tokens=tuple(tokens),
         tls=tls,
-        predictions=functools.partial(predictions, cluster, name) if each_pod else None,
+        predictions_run=functools.partial(predictions, cluster, name) if each_pod else None,
         gateway=gateway or gateway_address(cluster, name, tls=tls is not None),
         host=host or _host(expected),
         release=name,
@@ -128,7 +128,7 @@ def from_release(
         before=before,
         findings=tuple(findings),
         lost=tuple(lost),
-        doors=doors,
+        gateway_pods=pods,
         pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
     )
 

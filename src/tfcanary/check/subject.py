@@ -21,7 +21,7 @@ class GatewayPod:
     One gateway pod by itself.
 
     Attributes:
-        open: makes it reachable for a while, and says where.
+        open: makes the pod reachable inside a with block, which gets HOST:PORT.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Subject:
 
     Attributes:
         revision: what `x-route-revision` must be; None takes that of the first answer.
-        before: the routes before the change, which the check must not mistake for the declared ones.
-        findings: what was checked before any request was made.
+        before: the routes before the change; the check must be able to tell the declared ones from them.
+        findings: of checks that need no request.
         lost: what cannot be checked, in words.
-        doors: the gateway's pods; every one of them must have the routes.
+        gateway_pods: every one of them must have the routes.
         pods: how many pods each track has; any one of them may be broken.
-        predictions: says how many predictions a track's pods have run so far; None if they cannot be asked.
+        predictions_run: says how many predictions a track's pods have run so far; None if they cannot be asked.
         tokens: clients' tokens, for routes that ask for one.
-        tls: how the gateway's certificate is verified; None speaks plainly.
+        tls: how the gateway's certificate is verified; None uses no TLS.
     """
 
     routing: Routing
@@ -53,9 +53,9 @@ class Subject:
     before: Routing | None = None
     findings: tuple[Finding, ...] = ()
     lost: tuple[str, ...] = ()
-    doors: tuple[GatewayPod, ...] = ()
+    gateway_pods: tuple[GatewayPod, ...] = ()
     pods: Mapping[str, int] = field(default_factory=dict)
-    predictions: Callable[[str], int] | None = None
+    predictions_run: Callable[[str], int] | None = None
     tokens: tuple[Token, ...] = ()
     tls: Tls | None = None
 
@@ -67,10 +67,11 @@ class Options:
 
     Attributes:
         alpha: probability that a correct split is called wrong, for each split.
-        power: probability that a wrong one is found.
+        power: probability that a wrong split is found.
         detect: the smallest difference, in percentage points, that must be found.
         timeout_seconds: how long the routes may take to reach the gateway.
-        security: also ask for what nobody outside may reach.
+        concurrency: how many requests are sent at a time.
+        security: also send requests that clients outside the mesh must not get through.
     """
 
     alpha: float = split.ALPHA

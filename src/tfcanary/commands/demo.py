@@ -125,7 +125,7 @@ def _command(arguments: argparse.Namespace) -> int:
     try:
         if cluster.layout is not None and all(report.held for _, report in reports):
             with times.part("digits"):
-                right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].subject.gateway)
+                right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].gateway)
     finally:
         # Below all progress, where it is read, and whatever became of the digits.
         _print(_summary(reports))
@@ -137,7 +137,7 @@ def _command(arguments: argparse.Namespace) -> int:
     )
     held = all(report.held for _, report in reports)
     if held and all(line.held for line in right):
-        _print(_next_lines(cluster, reports[-1][1].subject.gateway))
+        _print(_next_lines(cluster, reports[-1][1].gateway))
         return 0
     return DoesNotHoldError.exit_code if held else max(report.exit_code for _, report in reports)
 
@@ -295,8 +295,8 @@ def _summary(reports: Sequence[tuple[str, Report]]) -> str:
     rows = []
     for strategy, report in reports:
         for api in Api:
-            of_api = [one for one in report.checks if one.api in (api, None)]
-            held = [one for one in of_api if one.decision is Outcome.HELD]
+            of_api = [one for one in report.findings if one.api in (api, None)]
+            held = [one for one in of_api if one.outcome is Outcome.HELD]
             splits = [one for one in of_api if one.name == "split"]
             rows.append(
                 (

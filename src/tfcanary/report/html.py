@@ -6,16 +6,19 @@ a table's rows become blocks. All text that came from a gateway is escaped.
 """
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tfcanary.check.finding import Finding
-from tfcanary.check.report import Report
+from tfcanary.check.report import Report, split_request
+from tfcanary.contract import Api
 from tfcanary.judge.split import regions
 from tfcanary.judge.verdict import Outcome
 from tfcanary.report.svg import Point, chart, thinned
+from tfcanary.traffic.records import NO_CODE
 
 # What is not broken over lines: results, APIs, figures.
 SHORT = 8
@@ -51,25 +54,24 @@ def html(report: Report) -> str:
     """
     The whole report as one page.
     """
-    subject = report.subject
-    title = f"{subject.routing.model} at {subject.gateway}"
+    title = f"{report.model} at {report.gateway}"
     kind = "held" if report.held else "failed" if report.exit_code == 1 else "open"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="verdict {kind}">{escape(report.verdict)}</p>',
         f'<p class="soft">Route {escape(report.revision or "unknown")}'
-        + (f", release {escape(subject.release)}" if subject.release else "")
-        + f". {report.requests} requests in {report.seconds:.1f} s. For each split: false alarm at most "
-        f"{report.limits.alpha:g}, a difference of {report.limits.detect:g} points found with {report.limits.power:.4g}."
+        + (f", release {escape(report.release)}" if report.release else "")
+        + f". {len(report.records)} requests in {report.seconds:.1f} s. For each split: false alarm at most "
+        f"{report.options.alpha:g}, a difference of {report.options.detect:g} points found with {report.options.power:.4g}."
         "</p>",
         "<h2>Routes</h2><ul>",
-        *(f"<li><b>{escape(route.name)}</b>: {escape(str(route))}</li>" for route in subject.routing.routes),
+        *(f"<li><b>{escape(route.name)}</b>: {escape(str(route))}</li>" for route in report.routes),
         "</ul>",
         "<h2>Checks</h2>",
-        _checks(report.checks),
+        _checks(report.findings),
     ]
-    if subject.lost:
-        parts += ["<h2>Not checked</h2><ul>", *(f"<li>{escape(lost)}</li>" for lost in subject.lost), "</ul>"]
+    if report.lost:
+        parts += ["<h2>Not checked</h2><ul>", *(f"<li>{escape(lost)}</li>" for lost in report.lost), "</ul>"]
     parts += ["<h2>Split over time</h2>", *_splits(report)]
     parts += ["<h2>Latency by track</h2>", _latency(report)]
     parts += ["<h2>Errors</h2>", _errors(report)]
@@ -159,17 +161,17 @@ def _checks(checks: Sequence[Finding]) -> str:
     head = ("result", "check", "API", "expected", "seen", "answers")
     rows = []
     # What did not hold comes first: a reader on a phone sees it without scrolling.
-    for check in sorted(checks, key=lambda check: check.decision is Outcome.HELD):
-        detail = f" — {check.detail}" if check.detail and check.decision is not Outcome.HELD else ""
+    for check in sorted(checks, key=lambda check: check.outcome is Outcome.HELD):
+        detail = f" — {check.detail}" if check.detail and check.outcome is not Outcome.HELD else ""
         cells = (
-            check.decision.value,
+            check.outcome.value,
             f"{check.name} {check.about}".strip(),
             check.api.value if check.api else "",
             check.expected,
             check.observed + detail,
             str(check.n),
         )
-        rows.append(_row(head, cells, mark=words[check.decision]))
+        rows.append(_row(head, cells, mark=words[check.outcome]))
     return _framed(head, rows)
 
 
@@ -200,7 +202,7 @@ def _splits(report: Report) -> list[str]:
     For each route that leaves something to chance, each track's share of the answers so far, beside what it may be.
     """
     figures = []
-    for route in report.subject.routing.routes:
+    for route in report.routes:
         by_chance = [track for track, weight in route.weights.items() if 0 < weight < 100]
         if not by_chance:
             continue
@@ -209,12 +211,9 @@ def _splits(report: Report) -> list[str]:
             [min(by_chance, key=lambda track: route.weights[track])] if len(by_chance) == 2 else by_chance
         )
         lines: list[tuple[str, Sequence[Point]]] = []
-        for api in dict.fromkeys(sample.api for sample in report.samples):
-            answers = [
-                sample.track
-                for sample in report.samples
-                if sample.about == route.name and sample.api is api and sample.ok
-            ]
+        for api in Api:
+            seen = report.records.answered().of(api=api, request=split_request(route.name))
+            answers = [seen.names[number] for number in seen.track]
             for track in tracks if answers else ():
                 shares = itertools.accumulate(answer == track for answer in answers)
                 points = [(n, 100 * count / n) for n, count in enumerate(shares, 1)]
@@ -222,7 +221,7 @@ def _splits(report: Report) -> list[str]:
         if not lines:
             continue
         most = int(max(points[-1][0] for _, points in lines))
-        bands = [_band(route.weights, track, most, report.limits.alpha) for track in tracks]
+        bands = [_band(route.weights, track, most, report.options.alpha) for track in tracks]
         figures.append(
             chart(
                 f"{route.name}: {route}. Dotted: declared; grey: where the counts may be.",
@@ -248,14 +247,13 @@ def _band(
 
 
 def _latency(report: Report) -> str:
-    by_track: dict[str, list[float]] = defaultdict(list)
-    for sample in report.samples:
-        if sample.ok and sample.track:
-            by_track[f"{sample.track} over {sample.api.value}"].append(1000 * sample.latency)
     lines = []
-    for name, latencies in sorted(by_track.items()):
-        latencies.sort()
-        lines.append((name, [(ms, 100 * (i + 1) / len(latencies)) for i, ms in enumerate(latencies)]))
+    answered = report.records.answered()
+    for track, api in itertools.product(sorted(answered.counts("track")), Api):
+        latencies = np.sort(answered.of(api=api, track=track).latency)
+        if len(latencies):
+            points = [(1000 * float(s), 100 * (i + 1) / len(latencies)) for i, s in enumerate(latencies)]
+            lines.append((f"{track} over {api.value}", points))
     if not lines:
         return '<p class="soft">No answer named its track.</p>'
     return chart(
@@ -269,13 +267,19 @@ def _latency(report: Report) -> str:
 
 
 def _errors(report: Report) -> str:
-    failed = [sample for sample in report.samples if not sample.ok]
-    if not failed:
+    records = report.records
+    failed = np.flatnonzero(records.failed)
+    if not len(failed):
         return '<p class="held">None of the requests failed.</p>'
     head = ("after s", "API", "track", "answer")
     rows = [
-        (f"{sample.seconds:.2f}", sample.api.value, sample.track or "unnamed", sample.outcome)
-        for sample in failed[:50]
+        (
+            f"{records.due[i]:.2f}",
+            (Api.REST if records.code[i] == NO_CODE else Api.GRPC).value,
+            records.names[records.track[i]] or "unnamed",
+            records.names[records.error[i]],
+        )
+        for i in failed[:50]
     ]
     return f"<p>{len(failed)} requests failed.</p>" + _table(head, rows)
 

@@ -15,19 +15,19 @@ def junit(report: Report) -> str:
     suite = ET.Element(
         "testsuite",
         name="check_gateway",
-        tests=str(len(report.checks)),
-        failures=str(sum(check.decision is Outcome.FAILED for check in report.checks)),
+        tests=str(len(report.findings)),
+        failures=str(sum(check.outcome is Outcome.FAILED for check in report.findings)),
         errors=str(
-            sum(check.decision is Outcome.NOT_ENOUGH for check in report.checks) + bool(report.interrupted)
+            sum(check.outcome is Outcome.NOT_ENOUGH for check in report.findings) + bool(report.interrupted)
         ),
         time=f"{report.seconds:.3f}",
     )
-    for check in report.checks:
+    for check in report.findings:
         case = ET.SubElement(suite, "testcase", classname=f"check_gateway.{check.name}", name=check.title)
         text = f"expected {check.expected}, seen {check.observed} in {check.n} answers; {check.detail}"
-        if check.decision is not Outcome.HELD:
-            kind = "failure" if check.decision is Outcome.FAILED else "error"
-            ET.SubElement(case, kind, message=_xml(f"{check.decision.value}: {check.observed}")).text = _xml(
+        if check.outcome is not Outcome.HELD:
+            kind = "failure" if check.outcome is Outcome.FAILED else "error"
+            ET.SubElement(case, kind, message=_xml(f"{check.outcome.value}: {check.observed}")).text = _xml(
                 text
             )
         else:

@@ -118,6 +118,12 @@ class Records:
         failed: npt.NDArray[np.bool_] = self.error != 0
         return failed
 
+    def answered(self) -> "Records":
+        """
+        The requests that got the model's answer.
+        """
+        return self._where(~self.failed, f"{self.about}, answered")
+
     def phase(self, name: str) -> "Records":
         """
         The requests due from a mark of this name (included) to the next mark (excluded), for all marks of the name.
