@@ -2,32 +2,20 @@
 What more than one unit test file uses: values, routes, and a gateway that can be told what to do wrong.
 """
 
-import asyncio
-import base64
 import contextlib
 import json
-import re
 import sys
-import threading
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import grpc
-import numpy as np
 import pytest
+from double import Double, OnePort, grpc_server, rest_handler, serve
 
-from tfcanary.client.tensors import from_tensor, protos, to_tensor
-from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api
+from tfcanary.client.pictures import Picture, default_pictures
 from tfcanary.routing.parse import from_values
-from tfcanary.routing.route import Mirror, Request, Routing
-from tfcanary.routing.tokens import Token
+from tfcanary.routing.route import Routing
 
 
 @pytest.fixture
@@ -49,6 +37,22 @@ def values() -> Callable[..., dict[str, Any]]:
     return make
 
 
+@pytest.fixture(scope="session")
+def pictures() -> list[Picture]:
+    """
+    The two photographs that a check asks about by default.
+    """
+    return default_pictures()
+
+
+@pytest.fixture
+def tenth(values) -> Routing:
+    """
+    The routes of values/canary-10.yaml: a tenth of all requests to the canary.
+    """
+    return from_values(values())
+
+
 @pytest.fixture
 def user_group(values) -> Routing:
     """
@@ -62,311 +66,6 @@ def user_group(values) -> Routing:
     return from_values(values(group, {"name": "everyone", "weights": {"stable": 100}}))
 
 
-# What the mesh lets in, as the chart's AuthorizationPolicy does.
-_ALLOWED = re.compile(
-    r"(/\w+)?(/v1/models/resnet(/versions/\d+)?(/metadata|:predict)"
-    r"|/tensorflow\.serving\.PredictionService/(GetModelMetadata|Predict))"
-)
-
-
-@dataclass
-class Double:
-    """
-    A gateway with a model behind it, on one port for REST and gRPC, that can be told what to do wrong.
-
-    It proves no route: it is here so that each fault is shown to be found. Every fault is a function that is
-    given the API and what the answer would be, and returns what it is instead.
-
-    Attributes:
-        actual: the routes that it follows, whatever the values say.
-        revision: what it answers as `x-route-revision`.
-        sure: how far its class probabilities are from all being the same; 1 is far.
-        tokens: those that it takes for genuine; a request with any other is refused.
-        ran: how many predictions each track has run, the mirrored ones too.
-        mirrored: whether a prediction that would be mirrored is, by its size in bytes.
-    """
-
-    actual: Routing
-    revision: str = "rev-2"
-    classes: int = 10
-    sure: float = 1.0
-    see_headers: Callable[[Api, dict[str, str]], dict[str, str]] = lambda _api, headers: headers
-    choose: Callable[[Api, str], str] = lambda _api, track: track
-    status: Callable[[Api, int, str, str], int] = lambda _api, _count, _call, _track: 200
-    attribute: Callable[[Api, int, dict[str, str]], dict[str, str]] = lambda _api, _count, headers: headers
-    interface: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
-    outputs: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
-    body: Callable[[bytes], bytes] = lambda body: body
-    open_paths: tuple[str, ...] = ()
-    tokens: tuple[Token, ...] = ()
-    ran: Counter[str] = field(default_factory=Counter)
-    mirrored: Callable[[Api, int], bool] = lambda _api, _size: True
-    address: str = ""
-    front: "_OnePort | None" = None
-    random: Random = field(default_factory=lambda: Random(7))
-    counts: Counter[Api] = field(default_factory=Counter)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(
-        self, api: Api, call: str, headers: dict[str, str], path: str, size: int = 0
-    ) -> tuple[int, str, dict[str, str]]:
-        """
-        Decide on one request: status, track, and the headers of the answer.
-        """
-        given = next((text for name, text in headers.items() if name.lower() == "authorization"), None)
-        token = next((one for one in self.tokens if one.header["authorization"] == given), None)
-        if given is not None and token is None:
-            return 401, "", {}
-        if not (_ALLOWED.fullmatch(path) or path.startswith(self.open_paths)):
-            return 403, "", {}
-        with self.lock:
-            seen = Request(path, self.see_headers(api, headers), token.claims if token else {})
-            decision = self.actual.decision(seen)
-            if decision is None and not path.startswith(self.open_paths):
-                return 404, "", {}
-            self.counts[api] += 1
-            count = self.counts[api]
-            weights = decision.weights if decision else self.actual.routes[-1].weights
-            track = self.choose(api, self.random.choices(list(weights), list(weights.values()))[0])
-            if call == "predict":
-                self.run(api, track, decision.route.mirror if decision else None, size)
-        attribution = {TRACK_HEADER: track, REVISION_HEADER: self.revision}
-        return self.status(api, count, call, track), track, self.attribute(api, count, attribution)
-
-    def run(self, api: Api, track: str, mirror: Mirror | None, size: int) -> None:
-        """
-        Count one prediction, and its copy.
-        """
-        self.ran[track] += 1
-        if mirror and self.random.random() * 100 < mirror.percent and self.mirrored(api, size):
-            self.ran[mirror.track] += 1
-
-    def signatures(self, api: Api, track: str) -> dict[str, Any]:
-        """
-        The model's interface: signature → (input, its type and shape).
-        """
-        return self.interface(
-            api,
-            track,
-            {
-                "serving_default": ("images", "DT_FLOAT", (-1, 8, 8, 3)),
-                "serving_preprocess": ("image_bytes", "DT_STRING", (-1,)),
-            },
-        )
-
-    def predict(self, api: Api, track: str, value: object) -> dict[str, Any]:
-        """
-        Outputs that depend on the track and the picture, and on nothing else.
-        """
-        seed = zlib.crc32(np.asarray(value, np.float32).tobytes() if not isinstance(value, bytes) else value)
-        draws = (
-            np.random.default_rng([seed, zlib.crc32(track.encode())]).random(self.classes) * self.sure
-            + 1
-            - self.sure
-        )
-        every = (draws / draws.sum()).astype(np.float32)
-        best = np.argsort(every)[::-1][:5]
-        return self.outputs(
-            api,
-            track,
-            {
-                "labels": [f"class {index}" for index in best],
-                "probabilities": every[best].tolist(),
-                "class_probabilities": every.tolist(),
-            },
-        )
-
-
-def _rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            def info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-                dim = [{"size": str(size), "name": ""} for size in shape]
-                return {name: {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}}
-
-            self.respond(
-                "metadata",
-                lambda track: {
-                    "metadata": {
-                        "signature_def": {
-                            "signature_def": {
-                                signature: {
-                                    "inputs": info(*takes),
-                                    "outputs": info("labels", "DT_STRING", (-1, 5)),
-                                }
-                                for signature, takes in double.signatures(Api.REST, track).items()
-                            }
-                        }
-                    }
-                },
-            )
-
-        def do_POST(self) -> None:
-            self.size = int(self.headers["content-length"])
-            body = json.loads(self.rfile.read(self.size))
-            (value,) = body["instances"][0].values()
-            if isinstance(value, dict):
-                value = base64.b64decode(value["b64"])
-            self.respond("predict", lambda track: {"predictions": [double.predict(Api.REST, track, value)]})
-
-        def respond(self, call: str, make: Callable[[str], object]) -> None:
-            status, track, headers = double.take(
-                Api.REST, call, dict(self.headers.items()), self.path, getattr(self, "size", 0)
-            )
-            body = json.dumps(make(track) if status == 200 else {"error": "no healthy upstream"}).encode()
-            body = double.body(body)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            if self.path.startswith("/monitoring/"):
-                self.send_header("content-type", "text/plain")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            self.wfile.flush()
-
-    return Handler
-
-
-def _grpc_server(double: Double) -> tuple[grpc.Server, int]:
-    found = protos()
-    codes = {
-        400: grpc.StatusCode.INVALID_ARGUMENT,
-        401: grpc.StatusCode.UNAUTHENTICATED,
-        403: grpc.StatusCode.PERMISSION_DENIED,
-        404: grpc.StatusCode.NOT_FOUND,
-        503: grpc.StatusCode.UNAVAILABLE,
-    }
-
-    def answering(
-        call: str, path: str, make: Callable[[Any, str], Any]
-    ) -> Callable[[Any, grpc.ServicerContext], Any]:
-        def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            sent = dict(context.invocation_metadata())
-            status, track, headers = double.take(Api.GRPC, call, sent, path, request.ByteSize())
-            context.send_initial_metadata(tuple(headers.items()))
-            if status != 200:
-                context.abort(codes[status], "no healthy upstream")
-            return make(request, track)
-
-        return answer
-
-    def metadata(_: Any, track: str) -> Any:
-        signatures = found.get_model_metadata_pb2.SignatureDefMap()
-        for signature, (name, dtype, shape) in double.signatures(Api.GRPC, track).items():
-            described = signatures.signature_def[signature]
-            for tensors, tensor, kind, sizes in (
-                (described.inputs, name, dtype, shape),
-                (described.outputs, "labels", "DT_STRING", (-1, 5)),
-            ):
-                tensors[tensor].dtype = found.types_pb2.DataType.Value(kind)
-                for size in sizes:
-                    tensors[tensor].tensor_shape.dim.add(size=size)
-        response = found.get_model_metadata_pb2.GetModelMetadataResponse()
-        response.metadata["signature_def"].Pack(signatures)
-        return response
-
-    def prediction(request: Any, track: str) -> Any:
-        value = from_tensor(next(iter(request.inputs.values())))[0]
-        given = double.predict(Api.GRPC, track, value)
-        response = found.predict_pb2.PredictResponse()
-        labels = [[label.encode() if isinstance(label, str) else label for label in given["labels"]]]
-        texts = all(isinstance(label, bytes) for label in labels[0])
-        response.outputs["labels"].CopyFrom(
-            to_tensor(labels[0] if texts else np.array(labels[0], np.float32))
-        )
-        del response.outputs["labels"].tensor_shape.dim[:]
-        for size in (1, len(labels[0])):
-            response.outputs["labels"].tensor_shape.dim.add(size=size)
-        for name in ("probabilities", "class_probabilities"):
-            response.outputs[name].CopyFrom(to_tensor(np.array([given[name]], np.float32)))
-        return response
-
-    class AnyPath(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-            path = str(details.method)
-            calls = {
-                "GetModelMetadata": (
-                    "metadata", metadata, found.get_model_metadata_pb2.GetModelMetadataRequest
-                ),
-                "Predict": ("predict", prediction, found.predict_pb2.PredictRequest),
-            }  # fmt: skip
-            name = path.rpartition("/")[2]
-            if name not in calls:
-                return None
-            call, make, request = calls[name]
-            return grpc.unary_unary_rpc_method_handler(
-                answering(call, path, make),
-                request_deserializer=request.FromString,
-                response_serializer=lambda response: response.SerializeToString(),
-            )
-
-    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers((AnyPath(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    return server, port
-
-
-class _OnePort:
-    """
-    Passes connections on by their first bytes: HTTP/2's preface to gRPC, all else to REST.
-    """
-
-    def __init__(self, rest: int, grpc_port: int) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.ports = (rest, grpc_port)
-        ready: Future[int] = Future()
-        self.thread = threading.Thread(target=self.run, args=(ready,))
-        self.thread.start()
-        self.port = ready.result()
-
-    def run(self, ready: Future[int]) -> None:
-        async def serve() -> None:
-            self.done = asyncio.Event()
-            server = await asyncio.start_server(self.connection, "127.0.0.1", 0)
-            ready.set_result(server.sockets[0].getsockname()[1])
-            await self.done.wait()
-            server.close()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        self.loop.run_until_complete(serve())
-        self.loop.close()
-
-    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first = await reader.read(3)
-        port = self.ports[first == b"PRI"]
-        to, back = await asyncio.open_connection("127.0.0.1", port)
-        back.write(first)
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(65536):
-                    sink.write(data)
-                    await sink.drain()
-            sink.close()
-
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(pump(reader, back), pump(to, writer))
-        for open_writer in (writer, back):
-            open_writer.close()
-
-    def close(self) -> None:
-        if self.thread.is_alive():
-            self.loop.call_soon_threadsafe(self.done.set)
-            self.thread.join()
-
-
 @pytest.fixture
 def gateway() -> Iterator[Callable[..., Double]]:
     """
@@ -376,10 +75,10 @@ def gateway() -> Iterator[Callable[..., Double]]:
 
         def start(actual: Routing, **faults: Any) -> Double:
             double = Double(actual, **faults)
-            rest = _serve(stack, _rest_handler(double))
-            server, port = _grpc_server(double)
+            rest = serve(stack, rest_handler(double))
+            server, port = grpc_server(double)
             stack.callback(lambda: server.stop(None).wait())
-            double.front = _OnePort(rest, port)
+            double.front = OnePort(rest, port)
             stack.callback(double.front.close)
             double.address = f"127.0.0.1:{double.front.port}"
             return double
@@ -468,20 +167,6 @@ def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, A
                     self.end_headers()
                     self.wfile.write(content)
 
-            return kubeconfig(_serve(stack, Handler))
+            return kubeconfig(serve(stack, Handler))
 
         yield start
-
-
-def _serve(stack: contextlib.ExitStack, handler: type[BaseHTTPRequestHandler]) -> int:
-    """
-    Serve on a free port until the stack is left.
-    """
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    stack.callback(thread.join)
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
-    return int(server.server_address[1])
