@@ -90,32 +90,17 @@ def from_release(
     given = read_files(files)
     check_keys(given, chart)
     releases = releases_in(target)
-    values_now = releases.values(name)
-    live = _parse(values_now, model)
-    values = coalesce(values_now, given)
+    installed = releases.values(name)
+    live = _parse(installed, model)
+    values = coalesce(installed, given)
     expected = _parse(values, model)
     cluster = LiveObjects(target)
     virtual_service = cluster.virtual_service(name)
-    findings = [live_routes(virtual_service, expected, api) for api in Api]
-    findings.append(live_retries(virtual_service, values))
-    findings.append(live_objects(releases.drift(name)))
-    if files:
-        findings.insert(0, live_values(live, expected, files))
-    lost = [] if expected.attribution else [f"tracks and revisions: {OFF}"]
-    try:
-        before = _before(releases, name, model)
-    except UsageError as exc:
-        # It may be of another chart; what is live now is none the worse for it.
-        before = None
-        lost.append(f"the routes before the newest revision, which cannot be read: {exc}")
-    pods: tuple[GatewayPod, ...] = ()
-    if each_pod:
-        pods = tuple(
-            GatewayPod(pod.name, functools.partial(forwarded, cluster, pod))
-            for pod in gateway_pods(cluster, name, tls=tls is not None)
-        )
-    else:
-        lost.append("each gateway pod by itself")
+    findings = [live_values(live, expected, files)] if files else []
+    findings += [live_routes(virtual_service, expected, api) for api in Api]
+    findings += [live_retries(virtual_service, values), live_objects(releases.drift(name))]
+    before, unread = _before(releases, name, model)
+    pods = _gateway_pods(cluster, name, tls=tls is not None) if each_pod else ()
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
@@ -127,18 +112,35 @@ def from_release(
         revision=route_revision(virtual_service) if expected.attribution and live.attribution else None,
         before=before,
         findings=tuple(findings),
-        lost=tuple(lost),
+        lost=(
+            *(() if expected.attribution else (f"tracks and revisions: {OFF}",)),
+            *unread,
+            *(() if each_pod else ("each gateway pod by itself",)),
+        ),
         gateway_pods=pods,
         pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
     )
 
 
-def _before(releases: Releases, name: str, model: str | None) -> Routing | None:
+def _gateway_pods(cluster: LiveObjects, name: str, *, tls: bool) -> tuple[GatewayPod, ...]:
+    return tuple(
+        GatewayPod(pod.name, functools.partial(forwarded, cluster, pod))
+        for pod in gateway_pods(cluster, name, tls=tls)
+    )
+
+
+def _before(releases: Releases, name: str, model: str | None) -> tuple[Routing | None, tuple[str, ...]]:
     """
-    The routes that the release had before the newest revision, if it had any that worked.
+    The routes that the release had before the newest revision, if it had any that worked; and what is lost, in words.
     """
     worked = [revision for revision in releases.history(name)[:-1] if revision.status == "superseded"]
-    return _parse(releases.values(name, worked[-1].number), model) if worked else None
+    if not worked:
+        return None, ()
+    try:
+        return _parse(releases.values(name, worked[-1].number), model), ()
+    except UsageError as exc:
+        # It may be of another chart; what is live now is none the worse for it.
+        return None, (f"the routes before the newest revision, which cannot be read: {exc}",)
 
 
 def _parse(values: Mapping[str, Any], model: str | None) -> Routing:

@@ -5,6 +5,7 @@ A gateway with a model behind it, on one port for REST and gRPC, that can be tol
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import re
 import threading
@@ -198,32 +199,64 @@ def rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def grpc_server(double: Double) -> tuple[grpc.Server, int]:
-    found = protos()
-    codes = {
-        400: grpc.StatusCode.INVALID_ARGUMENT,
-        401: grpc.StatusCode.UNAUTHENTICATED,
-        403: grpc.StatusCode.PERMISSION_DENIED,
-        404: grpc.StatusCode.NOT_FOUND,
-        503: grpc.StatusCode.UNAVAILABLE,
-    }
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
 
-    def answering(
-        call: str, path: str, make: Callable[[Any, str], Any]
-    ) -> Callable[[Any, grpc.ServicerContext], Any]:
-        def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            sent = dict(context.invocation_metadata())
-            status, track, headers = double.take(Api.GRPC, call, sent, path, request.ByteSize())
-            context.send_initial_metadata(tuple(headers.items()))
-            if status != 200:
-                context.abort(codes[status], "no healthy upstream")
-            return make(request, track)
 
-        return answer
+class _AnyPath(grpc.GenericRpcHandler):
+    """
+    Answers the model's two calls below any prefix.
+    """
 
-    def metadata(_: Any, track: str) -> Any:
+    def __init__(self, double: Double) -> None:
+        self.double = double
+        self.protos = protos()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        path = str(details.method)
+        found = self.protos
+        calls = {
+            "GetModelMetadata": (
+                "metadata",
+                self.metadata,
+                found.get_model_metadata_pb2.GetModelMetadataRequest,
+            ),
+            "Predict": ("predict", self.prediction, found.predict_pb2.PredictRequest),
+        }
+        name = path.rpartition("/")[2]
+        if name not in calls:
+            return None
+        call, make, request = calls[name]
+        return grpc.unary_unary_rpc_method_handler(
+            functools.partial(self.answer, call, path, make),
+            request_deserializer=request.FromString,
+            response_serializer=lambda response: response.SerializeToString(),
+        )
+
+    def answer(
+        self,
+        call: str,
+        path: str,
+        make: Callable[[Any, str], Any],
+        request: Any,
+        context: grpc.ServicerContext,
+    ) -> Any:
+        sent = dict(context.invocation_metadata())
+        status, track, headers = self.double.take(Api.GRPC, call, sent, path, request.ByteSize())
+        context.send_initial_metadata(tuple(headers.items()))
+        if status != 200:
+            context.abort(_CODES[status], "no healthy upstream")
+        return make(request, track)
+
+    def metadata(self, _: Any, track: str) -> Any:
+        found = self.protos
         signatures = found.get_model_metadata_pb2.SignatureDefMap()
-        for signature, (name, dtype, shape) in double.signatures(Api.GRPC, track).items():
+        for signature, (name, dtype, shape) in self.double.signatures(Api.GRPC, track).items():
             described = signatures.signature_def[signature]
             for tensors, tensor, kind, sizes in (
                 (described.inputs, name, dtype, shape),
@@ -236,14 +269,14 @@ def grpc_server(double: Double) -> tuple[grpc.Server, int]:
         response.metadata["signature_def"].Pack(signatures)
         return response
 
-    def prediction(request: Any, track: str) -> Any:
+    def prediction(self, request: Any, track: str) -> Any:
         value = from_tensor(next(iter(request.inputs.values())))[0]
-        given = double.predict(Api.GRPC, track, value)
-        response = found.predict_pb2.PredictResponse()
+        given = self.double.predict(Api.GRPC, track, value)
+        response = self.protos.predict_pb2.PredictResponse()
         labels = [[label.encode() if isinstance(label, str) else label for label in given["labels"]]]
-        texts = all(isinstance(label, bytes) for label in labels[0])
+        strings = all(isinstance(label, bytes) for label in labels[0])
         response.outputs["labels"].CopyFrom(
-            to_tensor(labels[0] if texts else np.array(labels[0], np.float32))
+            to_tensor(labels[0] if strings else np.array(labels[0], np.float32))
         )
         del response.outputs["labels"].tensor_shape.dim[:]
         for size in (1, len(labels[0])):
@@ -252,27 +285,13 @@ def grpc_server(double: Double) -> tuple[grpc.Server, int]:
             response.outputs[name].CopyFrom(to_tensor(np.array([given[name]], np.float32)))
         return response
 
-    class AnyPath(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-            path = str(details.method)
-            calls = {
-                "GetModelMetadata": (
-                    "metadata", metadata, found.get_model_metadata_pb2.GetModelMetadataRequest
-                ),
-                "Predict": ("predict", prediction, found.predict_pb2.PredictRequest),
-            }  # fmt: skip
-            name = path.rpartition("/")[2]
-            if name not in calls:
-                return None
-            call, make, request = calls[name]
-            return grpc.unary_unary_rpc_method_handler(
-                answering(call, path, make),
-                request_deserializer=request.FromString,
-                response_serializer=lambda response: response.SerializeToString(),
-            )
 
+def grpc_server(double: Double) -> tuple[grpc.Server, int]:
+    """
+    Start the double's gRPC API; the server, and its port.
+    """
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers((AnyPath(),))
+    server.add_generic_rpc_handlers((_AnyPath(double),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
