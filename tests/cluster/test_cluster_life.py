@@ -277,7 +277,7 @@ def test_a_start_that_fails_shows_the_log(life: Layout) -> None:
     assert coredns is not None
     coredns.end_at_once()
     with network_of(before["node"]):
-        squatter = socket.create_server(("0.0.0.0", 53))
+        squatter = socket.create_server(("0.0.0.0", 53))  # noqa: S104 - in the node's network
     with squatter:
         said = cluster("up", "--name", life.name)
 

@@ -442,7 +442,7 @@ SAID: dict[str, list[str | None]] = {
 @pytest.mark.parametrize(
     "name", ["canary-jwt", "canary-user-group", "canary-users", "canary-sticky-users", "composed"]
 )
-def test_the_gateway_does_what_explain_says_of_tokens(
+def test_the_gateway_does_what_explain_says_of_tokens(  # noqa: PLR0917 - fixtures
     releases, kubeconfig, namespace, rest, channel, tmp_path, name, api
 ):
     """
@@ -453,7 +453,7 @@ def test_the_gateway_does_what_explain_says_of_tokens(
     file = tmp_path / "tokens.yaml"
     file.write_text(json.dumps({"security": {"jwt": {"issuer": ISSUER, "jwks": ISSUED.jwks}}}))
     declared = explain.read([VALUES / "models/resnet.yaml", VALUES / f"{name}.yaml", file])
-    draw = random.Random(f"{name} {api}")
+    draw = random.Random(f"{name} {api}")  # noqa: S311 - nothing secret
 
     wrong, answered = [], Counter[str | None]()
     for _ in range(60):

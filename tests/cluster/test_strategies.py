@@ -165,7 +165,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(
+def stage(  # noqa: PLR0917 - fixtures
     releases: Any,
     manager: Any,
     kubeconfig: Path,
@@ -198,7 +198,7 @@ def requests(api: str, seed: str) -> list[Request]:
     """
     Requests of every kind, the same ones each time.
     """
-    draw = random.Random(f"{SEED} {seed} {api}")
+    draw = random.Random(f"{SEED} {seed} {api}")  # noqa: S311 - nothing secret
     made = []
     for _ in range(REQUESTS):
         chosen = {name: draw.choice(values) for name, values in HEADERS.items() if draw.random() < 0.5}
@@ -396,7 +396,7 @@ def test_nothing_of_a_real_chain_survives(stage, environment, seed):
     A2: after each of a random chain of `helm upgrade --reset-then-reuse-values` the release is, byte for byte, what a first
     release by the last strategy alone would be.
     """
-    draw = random.Random(f"{SEED} {seed}")
+    draw = random.Random(f"{SEED} {seed}")  # noqa: S311 - nothing secret
     # The routes that tests before this one gave by values, and not by a file, are gone as well.
     chain = [*draw.choices(STRATEGIES, k=8), "stable"]
     given = json.dumps(stage.releases.values(RELEASE) | {"routing": {}})
@@ -503,7 +503,7 @@ def test_a_mirror_gets_every_copy_at_real_sizes(stage, api):
 
 
 def china() -> bytes:
-    import sklearn.datasets
+    import sklearn.datasets  # noqa: PLC0415 - only for its picture
 
     return (Path(sklearn.datasets.__file__).parent / "images" / "china.jpg").read_bytes()
 

@@ -39,7 +39,7 @@ def ours(identity: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory,
 
 
 @pytest.fixture(scope="module")
-def cluster(
+def cluster(  # noqa: PLR0917 - fixtures
     ours: Path, releases: Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
 ) -> Iterator[LiveObjects]:
     """
@@ -91,7 +91,7 @@ def test_every_check_holds_over_tls(address: str, ours: Path, kubeconfig: Path, 
     assert seen.held, seen.table()
 
 
-def test_anothers_certificate_is_not_taken(
+def test_anothers_certificate_is_not_taken(  # noqa: PLR0917 - fixtures
     address: str, identity: Callable[..., Any], kubeconfig: Path, namespace: str, host: str, tmp_path: Path
 ) -> None:
     """

@@ -23,7 +23,7 @@ def written(array: Any, *, row: bool = False) -> str:
         pytest.param(np.float64(1 / 3), "0.33333333333333331", id="double"),
         pytest.param(np.float16(0.1), "0.0999755859", id="half"),
         pytest.param(np.int8(-5), "-5", id="integer"),
-        pytest.param(np.bool_(True), "true", id="boolean"),
+        pytest.param(np.bool_(True), "true", id="boolean"),  # noqa: FBT003 - the value under test
     ],
 )
 def test_numbers_are_written_as_the_original_writes_them(value: Any, text: str) -> None:

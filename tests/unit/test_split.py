@@ -152,7 +152,7 @@ def test_simulated_false_alarms_stay_below_alpha():
     bound = regions(two(1), 2000, 1e-6)[1].high
     alarms = 0
     for _ in range(RUNS):
-        canary = sum(random.random() < 0.10 for _ in range(planned.n))
+        canary = sum(random.random() < 0.10 for _ in range(planned.n))  # noqa: S311 - a simulation
         verdict = judge(planned, {"stable": planned.n - canary, "canary": canary})
         alarms += verdict.decision is Outcome.FAILED
 

@@ -118,7 +118,6 @@ def write_labelled(directory: Path, held_out: Pictures) -> None:
     """
     Write the held-out pictures as PNG, in one folder for each label.
     """
-
     for number, (image, digit) in enumerate(zip(held_out.images, held_out.digits, strict=True)):
         folder = directory / LABELS[digit]
         folder.mkdir(exist_ok=True)
@@ -213,7 +212,6 @@ def _shifted(images: Any, random: Any) -> Any:
     """
     Move each picture by a pixel or two; the digits' margins are empty.
     """
-
     moves = random.integers(-SHIFT, SHIFT + 1, (len(images), 2))
     return np.stack(
         [np.roll(image, move, axis=(0, 1)) for image, move in zip(images, moves.tolist(), strict=True)]

@@ -237,7 +237,6 @@ def write_model(
     """
     Build the model, save it, and add its warm-up records and manifest.
     """
-
     keras.utils.set_random_seed(seed)
     log.info("building %s with %s weights", arch, weights)
     built = build(keras, arch, weights, seed)
@@ -345,7 +344,6 @@ def synthetic_pictures(seed: int) -> Any:
     Make pictures, RGB 0 to 255: a few of one colour, a few of noise, and most with detail at every scale, as in
     photographs.
     """
-
     random = np.random.default_rng(seed)
 
     def picture(index: int) -> Any:
@@ -405,7 +403,6 @@ def with_random_weights(keras: Any, arch: str, pictures: Any) -> Any:
     class with certainty for every picture. The blocks' last scales are set low, as is usual before training
     (https://arxiv.org/abs/1706.02677, section 5.1, has them at zero).
     """
-
     model = getattr(keras.applications, ARCHITECTURES[arch])(weights=None, classes=CLASSES)
     inputs = keras.applications.resnet.preprocess_input(pictures.copy())
     for layer in model.layers:
@@ -469,7 +466,6 @@ def check_answers(answers: Any) -> None:
     """
     Refuse a model whose answers could not tell one picture, or one version, from another.
     """
-
     everything = np.asarray(answers["class_probabilities"])
     if not np.isfinite(everything).all():
         raise DoesNotHoldError("class_probabilities: expected finite numbers, got NaN or infinity")

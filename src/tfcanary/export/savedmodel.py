@@ -194,7 +194,6 @@ def accuracy(directory: Path, labelled: Path) -> dict[str, Any]:
     """
     Ask the model for the label of every picture in `labelled`.
     """
-
     pictures = [(path.parent.name, path.read_bytes()) for path in sorted(labelled.glob("*/*"))]
     if not pictures:
         raise UsageError(f"{labelled}: expected pictures in one folder for each label, got none")

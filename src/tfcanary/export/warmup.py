@@ -37,7 +37,6 @@ def of_floats(image: Any) -> Picture:
     """
     Encode a picture of floats, RGB 0 to 255.
     """
-
     return Picture(image, tf.io.encode_jpeg(tf.cast(image, tf.uint8)).numpy())
 
 
@@ -45,7 +44,6 @@ def photographs(side: int) -> list[Picture]:
     """
     Read the two photographs that scikit-learn ships, if it is there; it is not imported.
     """
-
     spec = importlib.util.find_spec("sklearn")
     places = spec.submodule_search_locations if spec is not None else None
     found = sorted(Path(places[0], "datasets", "images").glob("*.jpg")) if places else []
@@ -59,7 +57,6 @@ def write(tf: Any, path: Path, pictures: list[Picture], model_name: str) -> None
     """
     Write a request for each signature and batch size.
     """
-
     path.parent.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in BATCHES:

@@ -75,6 +75,7 @@ class Releases:
         Find helm.
 
         Args:
+            target: the namespace, the cluster and the helm program.
             live: reads the live objects that an upgrade is compared with.
             timeout_seconds: how long an upgrade may take.
 

@@ -117,6 +117,8 @@ class LiveObjects:
 
         Args:
             what: the subject of an error's message.
+            namespace: where they are.
+            labels: the labels that they must have, with their values.
         """
         selector = ",".join(f"{label}={value}" for label, value in labels.items())
         found: Sequence[Any] = self._call(

@@ -67,7 +67,7 @@ class Double:
     mirrored: Callable[[Api, int], bool] = lambda _api, _size: True
     address: str = ""
     front: "OnePort | None" = None
-    random: Random = field(default_factory=lambda: Random(7))
+    random: Random = field(default_factory=lambda: Random(7))  # noqa: S311 - a simulation
     counts: Counter[Api] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -306,14 +306,14 @@ class OnePort:
         self.loop = asyncio.new_event_loop()
         self.ports = (rest, grpc_port)
         ready: Future[int] = Future()
-        self.thread = threading.Thread(target=self.run, args=(ready,))
+        self.thread = threading.Thread(target=self._run, args=(ready,))
         self.thread.start()
         self.port = ready.result()
 
-    def run(self, ready: Future[int]) -> None:
+    def _run(self, ready: Future[int]) -> None:
         async def serve() -> None:
             self.done = asyncio.Event()
-            server = await asyncio.start_server(self.connection, "127.0.0.1", 0)
+            server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
             ready.set_result(server.sockets[0].getsockname()[1])
             await self.done.wait()
             server.close()
@@ -325,7 +325,7 @@ class OnePort:
         self.loop.run_until_complete(serve())
         self.loop.close()
 
-    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.read(3)
         port = self.ports[first == b"PRI"]
         to, back = await asyncio.open_connection("127.0.0.1", port)
@@ -344,6 +344,9 @@ class OnePort:
             open_writer.close()
 
     def close(self) -> None:
+        """
+        Close every connection, and stop.
+        """
         if self.thread.is_alive():
             self.loop.call_soon_threadsafe(self.done.set)
             self.thread.join()
