@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 class WaitTimeoutError(UnreachableError):
     """
-    What was waited for did not come about in time.
+    The condition was not met before the timeout.
 
     Attributes:
-        observed: what the last probe saw, in words.
+        observed: what the last probe saw.
     """
 
     def __init__(self, subject: str, timeout_seconds: float, observed: str) -> None:
@@ -26,7 +26,7 @@ class WaitTimeoutError(UnreachableError):
 
 class NotYet(Exception):  # noqa: N818 - it is an answer, not an error
     """
-    Raised by a probe to say what it saw instead of what is waited for.
+    Raised by a probe while the condition is not met; its text says what the probe saw.
     """
 
 
@@ -37,10 +37,10 @@ def wait_until(
     Call `probe` until it returns, and return what it returned.
 
     Args:
-        subject: what is waited for, as the subject of the timeout's message.
-        probe: raises `NotYet` with what it saw while there is reason to look again.
+        subject: the subject of the timeout's message.
+        probe: raises `NotYet` with what it saw, to be called again.
         timeout_seconds: the probe is called at least once, and not again after this.
-        interval_seconds: pause between two looks.
+        interval_seconds: the pause between two calls.
 
     Raises:
         WaitTimeoutError: with what the last probe saw.
