@@ -84,7 +84,7 @@ class Rendered:
     @property
     def objects(self) -> dict[tuple[str, str], Object]:
         """
-        All objects by kind and name, each time anew: a test may change them.
+        All objects by kind and name. Each access gives fresh copies, because a test may change them.
         """
         parsed = [json.loads(_as_json(document)) for document in self.documents]
         by_name = {(item["kind"], item["metadata"]["name"]): item for item in parsed}
@@ -93,7 +93,7 @@ class Rendered:
 
     def all(self, kind: str) -> dict[str, Object]:
         """
-        The objects of a kind by name; never none, so that a loop over them tests something.
+        The objects of a kind by name. There is at least one: a loop over none would test nothing.
         """
         found = {name: item for (of_kind, name), item in self.objects.items() if of_kind == kind}
         assert found, f"no {kind} was rendered"

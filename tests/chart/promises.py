@@ -1,6 +1,6 @@
 """
-What the chart promises of whatever it renders, by the numbers of the requirements: A1, A8 to A11, A13, A14, A17, A21, B1
-to B4, B6 and B8. One checker for the strategies in every environment, for chains of upgrades, and for the fuzzer.
+What the chart promises of everything that it renders. One checker serves the strategies in every environment, chains of
+upgrades, and the fuzzer.
 """
 
 import re
@@ -10,8 +10,16 @@ from typing import Any
 Object = dict[str, Any]
 
 ALLOWED_VOLUMES = {
-    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret",
-}  # fmt: skip
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
 SAFE_SYSCTLS = {
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
@@ -107,26 +115,26 @@ def _routes(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> I
     (rule,) = kinds["DestinationRule"].values()
     declared = {subset["name"] for subset in rule["spec"]["subsets"]}
     if declared != set(values["tracks"]):
-        yield "A1: the subsets are not the tracks"
+        yield "the subsets are not the tracks"
     if len(kinds["VirtualService"]) != 2:
-        yield "A1: not the routes of the gateway and those of the mesh"
+        yield "not the routes of the gateway and those of the mesh"
     for service in kinds["VirtualService"].values():
         for entry in service["spec"]["http"]:
             mirrored = [entry["mirror"]] if "mirror" in entry else []
             named = [*(part["destination"] for part in entry["route"]), *mirrored]
             if {one["subset"] for one in named} - declared:
-                yield "A1: a route names an unknown subset"
+                yield "a route names an unknown subset"
             if sum(part["weight"] for part in entry["route"]) != 100:
-                yield "A1: weights do not sum to 100"
+                yield "weights do not sum to 100"
             if int(entry["timeout"].removesuffix("s")) <= values["server"]["timeoutSeconds"]:
-                yield "A17: the gateway gives up before the server"
+                yield "the gateway gives up before the server"
 
 
 def _destinations(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> Iterator[str]:
     (rule,) = kinds["DestinationRule"].values()
     idle = rule["spec"]["trafficPolicy"]["connectionPool"]["http"]["idleTimeout"]
     if int(idle.removesuffix("s")) >= SERVER_IDLE_SECONDS:
-        yield "A13: the mesh keeps a connection that the server closes"
+        yield "the mesh keeps a connection that the server closes"
     for subset in rule["spec"]["subsets"]:
         percent = (
             subset.get("trafficPolicy", {}).get("outlierDetection", {}).get("maxEjectionPercent")
@@ -135,7 +143,7 @@ def _destinations(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]
         )
         pods = _least(values["tracks"].get(subset["name"], {"replicas": 0}))
         if percent is not None and not 1 <= pods * percent // 100 <= pods - 1:
-            yield f"A14: of {pods} pods none or all may be ejected"
+            yield f"of {pods} pods none or all may be ejected"
 
 
 def _least(settings: Mapping[str, Any]) -> int:
@@ -148,14 +156,14 @@ def _gateway(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> 
     plain, *secure = gateway["spec"]["servers"]
     if values["gateway"]["tls"]["enabled"]:
         if plain.get("tls") != {"httpsRedirect": True}:
-            yield "B4: the plain port answers beside TLS"
+            yield "the plain port answers beside TLS"
         for server in secure:
             if server["tls"].get("minProtocolVersion") not in {"TLSV1_2", "TLSV1_3"}:
-                yield "B4: TLS older than 1.2"
+                yield "TLS older than 1.2"
             if not server["tls"].get("credentialName"):
-                yield "B4: TLS without a certificate"
+                yield "TLS without a certificate"
     if bool(secure) != values["gateway"]["tls"]["enabled"]:
-        yield "B4: TLS is not what the values say"
+        yield "TLS is not what the values say"
 
 
 def _guards(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> Iterator[str]:
@@ -164,15 +172,15 @@ def _guards(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> I
     (peers,) = kinds["PeerAuthentication"].values()
     selector = {"matchLabels": service["spec"]["selector"]}
     if policy["spec"]["selector"] != selector or policy["spec"]["action"] != "ALLOW":
-        yield "B3: not every pod refuses what is not allowed"
+        yield "not every pod refuses what is not allowed"
     for rule in policy["spec"]["rules"]:
         named = [one for source in rule["from"] for one in source["source"]["principals"]]
         paths = [one for to in rule["to"] for one in to["operation"]["paths"]]
         said = all({"ports", "methods", "paths"} == to["operation"].keys() for to in rule["to"])
         if not named or not paths or not said or any("*" in one for one in [*named, *paths]):
-            yield "B3: a rule that lets in more than it names"
+            yield "a rule that lets in more than it names"
     if peers["spec"] != {"selector": selector, "mtls": {"mode": "STRICT"}}:
-        yield "B4: connections without the mesh's certificate"
+        yield "connections without the mesh's certificate"
     yield from _network(values, kinds, selector)
 
 
@@ -181,19 +189,19 @@ def _network(
 ) -> Iterator[str]:
     policies = list(kinds.get("NetworkPolicy", {}).values())
     if len(policies) != int(values["networkPolicy"]["enabled"]):
-        yield "B6: no NetworkPolicy, or one too many"
+        yield "no NetworkPolicy, or one too many"
     for policy in policies:
         if policy["spec"]["podSelector"] != selector or set(policy["spec"]["policyTypes"]) != {
             "Ingress",
             "Egress",
         }:
-            yield "B6: not every pod is limited in both directions"
+            yield "not every pod is limited in both directions"
         rules = [
             *((rule.get("from"), rule) for rule in policy["spec"]["ingress"]),
             *((rule.get("to"), rule) for rule in policy["spec"]["egress"]),
         ]
         if any(not peers or not rule.get("ports") for peers, rule in rules):
-            yield "B6: a rule for everyone, or for every port"
+            yield "a rule for everyone, or for every port"
 
 
 def _deployment(
@@ -201,11 +209,11 @@ def _deployment(
 ) -> Iterator[str]:
     spec = kinds["Deployment"][name]["spec"]
     if ("replicas" in spec) == bool(settings.get("autoscaling")):
-        yield "A21: replicas and an autoscaler, or neither"
+        yield "replicas and an autoscaler, or neither"
     if (_least(settings) >= 2) != (name in kinds.get("PodDisruptionBudget", {})):
-        yield "A21: no budget for two pods, or one for a single pod"
+        yield "no budget for two pods, or one for a single pod"
     if spec["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0:
-        yield "A21: a pod goes before its successor is there"
+        yield "a pod goes before its successor is there"
     yield from _life(values, spec["template"])
     yield from _server(values, settings, name, kinds)
 
@@ -218,56 +226,56 @@ def _server(
     version = int(settings["version"])
     config = kinds["ConfigMap"][name]["data"]["models.config"]
     if not re.search(rf"specific \{{\s*versions: {version}\s*\}}", config):
-        yield "A11: the version is not pinned"
+        yield "the version is not pinned"
     if ("--enable_batching=true" in server["args"]) != values["server"]["batching"]["enabled"]:
-        yield "B8: batching is not what the values say"
+        yield "batching is not what the values say"
     if values["server"]["batching"]["enabled"]:
         bound = re.search(
             r"max_enqueued_batches \{ value: (\d+) \}", kinds["ConfigMap"][name]["data"]["batching.config"]
         )
         if bound is None or int(bound[1]) > MOST_BATCHES:
-            yield "B8: a queue without a bound"
+            yield "a queue without a bound"
     if "--file_system_poll_wait_seconds=0" not in server["args"]:
-        yield "A11: the server looks for other versions"
+        yield "the server looks for other versions"
     path = f"/v1/models/{values['model']['name']}/versions/{version}/metadata"
     if {path} != {server[probe]["httpGet"]["path"] for probe in PROBED}:
-        yield "A10: a pod is ready without its version"
+        yield "a pod is ready without its version"
     if "--max_num_load_retries=0" not in server["args"]:
-        yield "A10: a model that cannot be loaded is tried for minutes"
+        yield "a model that cannot be loaded is tried for minutes"
     if "--enable_profiler=false" not in server["args"]:
-        yield "B4: the profiler is on"
+        yield "the profiler is on"
     if f"--rest_api_timeout_in_ms={values['server']['timeoutSeconds'] * 1000}" not in server["args"]:
-        yield "A17: the server has another timeout"
+        yield "the server has another timeout"
 
 
 def _life(values: Mapping[str, Any], template: Object) -> Iterator[str]:
     drain, timeout = values["server"]["drainSeconds"], values["routing"]["timeoutSeconds"]
     (server,) = template["spec"]["containers"]
     if template["spec"]["terminationGracePeriodSeconds"] < drain + timeout + 5:
-        yield "A8: too little time to stop"
+        yield "too little time to stop"
     if server["lifecycle"]["preStop"] != {"sleep": {"seconds": drain}}:
-        yield "A9: no drain before the server is told to stop"
+        yield "no drain before the server is told to stop"
     sidecar = re.search(
         r"terminationDrainDuration: (\d+)s", template["metadata"]["annotations"]["proxy.istio.io/config"]
     )
     if sidecar is None or int(sidecar[1]) < drain:
-        yield "A9: the sidecar goes first"
+        yield "the sidecar goes first"
 
 
 def _pod(values: Mapping[str, Any], pod: Object) -> Iterator[str]:
-    yield from (f"B1: {problem}" for problem in violations(pod))
+    yield from violations(pod)
     if pod.get("automountServiceAccountToken") is not False:
-        yield "B1: a pod has the token of its ServiceAccount"
+        yield "a pod has the token of its ServiceAccount"
     for container in _all(pod):
         if container["securityContext"].get("readOnlyRootFilesystem") is not True:
-            yield "B1: a root file system can be written to"
+            yield "a root file system can be written to"
         resources = container.get("resources", {})
         if resources.get("requests", {}).keys() < {"cpu", "memory"} or "memory" not in resources.get(
             "limits", {}
         ):
-            yield "B8: a container without bounds"
+            yield "a container without bounds"
         image = container["image"]
         test = container["name"] == "predict"
         digest = (values["helmTest"]["image"] if test else values["image"])["digest"]
         if image.endswith(":latest") or (digest and not image.endswith(f"@{digest}")):
-            yield "B2: an image that is not fixed"
+            yield "an image that is not fixed"

@@ -125,7 +125,7 @@ def gateway(render, tmp_path_factory):
 )
 def test_clients_do_not_speak_for_the_gateway(gateway, host):
     """
-    B5: what only the gateway may say is taken away, however a client writes a host name that Envoy takes for the release's.
+    Headers that only the gateway may set are stripped for every spelling of a host name that Envoy accepts as the release's.
     """
     assert dict.fromkeys(FORGED) == gateway(host, FORGED)
 

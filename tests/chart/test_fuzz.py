@@ -1,5 +1,5 @@
 """
-C2: whatever the values are, they are refused in words, or render to valid objects that keep the chart's promises.
+Any values are either refused with a message, or render to valid objects that keep the chart's promises.
 
 Thousands of helm processes would take an hour. So a copy of the chart gets one template more, which renders all others
 for one case after the other; its own schema is applied here, and `fail` writes where it would end the rest.
@@ -72,7 +72,8 @@ FITTING = {
     "tracks.canary.replicas": [0, 1, 2, 3, 1000],
     "tracks.stable.replicas": [0, 1, 2, 50],
     "tracks.canary.autoscaling": [
-        {"minReplicas": 1, "maxReplicas": 3, "cpuPercent": 50}, {"minReplicas": 4, "maxReplicas": 2, "cpuPercent": 50},
+        {"minReplicas": 1, "maxReplicas": 3, "cpuPercent": 50},
+        {"minReplicas": 4, "maxReplicas": 2, "cpuPercent": 50},
         {"minReplicas": 2, "maxReplicas": 2, "cpuPercent": 1},
     ],
     "tracks.canary.version": [1, 2, 1700000001, 9007199254740991, 0],
@@ -99,15 +100,30 @@ FITTING = {
     "modelStore.verifyManifest": [True, False],
     "modelStore.allowFaulty": [True, False],
     "modelStore.s3Region": ["", "eu-west-1"],
-    "gateway.hosts": [["*"], ["a.example"], ["*.a.example", "b.example"], ["*.a.example", "b.a.example"], [], ["http://a"]],
+    "gateway.hosts": [
+        ["*"],
+        ["a.example"],
+        ["*.a.example", "b.example"],
+        ["*.a.example", "b.a.example"],
+        [],
+        ["http://a"],
+    ],
     "gateway.port": [80, 443, 0, 65536],
-    "gateway.tls": [{"enabled": True, "credentialName": "tls"}, {"enabled": True}, {"enabled": True, "port": 80}],
+    "gateway.tls": [
+        {"enabled": True, "credentialName": "tls"},
+        {"enabled": True},
+        {"enabled": True, "port": 80},
+    ],
     "gateway.filters.enabled": [True, False],
     "gateway.filters.requestsPerSecond": [0, 1, 1000000],
     "gateway.namespace": ["istio-system", "edge", "A"],
     "security.jwt": [
-        {"issuer": "i", "jwks": '{"keys":[]}'}, {"issuer": "i"}, {"jwks": "not json"}, {"issuer": "i", "jwks": "[1]"},
-        {"issuer": "i", "jwksUri": "https://a/b"}, {"issuer": "i", "jwks": '{"keys":1}'},
+        {"issuer": "i", "jwks": '{"keys":[]}'},
+        {"issuer": "i"},
+        {"jwks": "not json"},
+        {"issuer": "i", "jwks": "[1]"},
+        {"issuer": "i", "jwksUri": "https://a/b"},
+        {"issuer": "i", "jwks": '{"keys":1}'},
     ],
     "security.callers": [[{"namespace": "a", "serviceAccount": "b"}], [{}], "a"],
     "networkPolicy.enabled": [True, False],
@@ -116,7 +132,7 @@ FITTING = {
     "resources.requests.memory": ["1Gi", "4096Mi", "5Gi", 5000000000, "1.5G", "x"],
     "outlierDetection.enabled": [True, False],
     "priorityClassName": ["", "high"],
-}  # fmt: skip
+}
 
 
 class Generator:
@@ -195,8 +211,11 @@ class Generator:
         """
         A user's values.
         """
-        made = {"model": {"name": "resnet"}, "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
-                "modelStore": {"persistentVolumeClaim": {"claimName": "models"}}}  # fmt: skip
+        made = {
+            "model": {"name": "resnet"},
+            "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
+            "modelStore": {"persistentVolumeClaim": {"claimName": "models"}},
+        }
         if self.draw.random() < 0.8:
             names = [*self.draw.sample(NAMES[1:4], self.draw.choice([0, 1, 2, 3])), "everyone"]
             routes = [self.route(name, last=name == "everyone") for name in names]
@@ -332,10 +351,23 @@ def rendered(everything, cases):
     given = [merge({"global": {"cases": []}}, case) for case in cases]
     values = {"global": {"cases": given, "templates": names}}
     done = subprocess.run(
-        ["helm", "template", "resnet", str(folder), "--kube-version", "1.34.4", "-f", "-",
-         "--show-only", "templates/everything.yaml"],
-        input=json.dumps(values), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "helm",
+            "template",
+            "resnet",
+            str(folder),
+            "--kube-version",
+            "1.34.4",
+            "-f",
+            "-",
+            "--show-only",
+            "templates/everything.yaml",
+        ],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         if len(cases) == 1:
             pytest.fail(f"the templates crash on {json.dumps(cases[0])}: {done.stderr}")
@@ -346,7 +378,7 @@ def rendered(everything, cases):
 
 def test_any_values_are_refused_or_valid(chart, everything, problems_with, broken, istio):
     """
-    Of all cases none crashes a template, and whatever is not refused is valid, keeps the promises, and does with requests
+    No case crashes a template. What is not refused is valid, keeps the promises, and does with requests
     what `explain` says.
     """
     defaults = chart_defaults(chart)

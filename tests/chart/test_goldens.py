@@ -1,6 +1,6 @@
 """
 The Istio objects of each strategy, and what guards the pods in each environment, as text that a reviewer reads.
-``REWRITE_GOLDENS=1 pytest tests/chart/test_goldens.py`` writes them anew.
+``REWRITE_GOLDENS=1 pytest tests/chart/test_goldens.py`` rewrites them.
 """
 
 import os

@@ -1,5 +1,5 @@
 """
-The trap: an upgrade that gives traffic to pods that are not there, or takes pods away under traffic, is refused.
+An upgrade that gives traffic to pods that do not exist, or removes pods that have traffic, is refused.
 
 Helm looks the live objects up; here it asks a server that answers as the Kubernetes API would, with objects that the
 chart itself rendered. `helm template --dry-run=server` looks things up as `helm upgrade` does.
@@ -126,11 +126,13 @@ class Cluster:
         host, port = self.server.server_address[:2]
         named = {"name": "fake"}
         config = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "fake",
             "clusters": [{**named, "cluster": {"server": f"http://{host}:{port}"}}],
             "contexts": [{**named, "context": {"cluster": "fake", "user": "fake"}}],
             "users": [{**named, "user": {}}],
-        }  # fmt: skip
+        }
         path = folder / "kubeconfig"
         path.write_text(yaml.safe_dump(config))
         return path
@@ -186,8 +188,19 @@ def upgrade(request, cluster, tmp_path, complaint, values_folder):
             for name in ("env/local", f"models/{models}", *files)
             for argument in ("-f", str(values_folder / f"{name}.yaml"))
         ]
-        command = ["template", "resnet", "charts/tfserving-canary", "--dry-run=server", "--disable-openapi-validation", "--kube-version=1.34.4",
-                   f"--kubeconfig={cluster.kubeconfig(tmp_path)}", f"--namespace={namespace}", *given, "-f", "-"]  # fmt: skip
+        command = [
+            "template",
+            "resnet",
+            "charts/tfserving-canary",
+            "--dry-run=server",
+            "--disable-openapi-validation",
+            "--kube-version=1.34.4",
+            f"--kubeconfig={cluster.kubeconfig(tmp_path)}",
+            f"--namespace={namespace}",
+            *given,
+            "-f",
+            "-",
+        ]
         if not install:
             command.append("--is-upgrade")
         said = complaint(*command, stdin=json.dumps(values or {}), program=program)
@@ -205,7 +218,7 @@ def cannot_take(track, reason):
     """
     return (
         f"routing.routes: track {track} has no traffic yet and cannot take it: {reason}; first upgrade without weight for "
-        "it (-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides"
+        "it (-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides this"
     )
 
 
@@ -219,7 +232,9 @@ def everyone(weights):
 NOT_READY = {
     "no-pods-yet": (lambda c: c.remove("canary"), {}, "it has no pods yet"),
     "none-ready": (
-        lambda c: c.deployment("canary")["status"].pop("readyReplicas"), {}, "0 of its 1 pods are Ready",
+        lambda c: c.deployment("canary")["status"].pop("readyReplicas"),
+        {},
+        "0 of its 1 pods are Ready",
     ),
     "no-status": (lambda c: c.deployment("canary").pop("status"), {}, "0 of its 0 pods are Ready"),
     "version": (
@@ -235,25 +250,34 @@ NOT_READY = {
     "store": (
         lambda _: None,
         {"modelStore": {"basePath": "/models/other"}},
-        "this upgrade would change its model's name or where it is read from",
+        "this upgrade would change the name of its model or the place that it is read from",
     ),
     "claim": (
         lambda _: None,
         {"modelStore": {"persistentVolumeClaim": {"claimName": "other"}}},
-        "this upgrade would change its model's name or where it is read from",
+        "this upgrade would change the name of its model or the place that it is read from",
     ),
     "model-image": (
         lambda _: None,
-        {"modelStore": {"persistentVolumeClaim": {"claimName": ""}, "image": {"reference": f"a/b@sha256:{'0' * 64}"}}},
-        "this upgrade would change its model's name or where it is read from",
+        {
+            "modelStore": {
+                "persistentVolumeClaim": {"claimName": ""},
+                "image": {"reference": f"a/b@sha256:{'0' * 64}"},
+            }
+        },
+        "this upgrade would change the name of its model or the place that it is read from",
     ),
     "rolling": (
-        lambda c: c.deployment("canary")["status"].update(replicas=2), {}, "its pods are being replaced",
+        lambda c: c.deployment("canary")["status"].update(replicas=2),
+        {},
+        "its pods are being replaced",
     ),
     "not-seen-yet": (
-        lambda c: c.deployment("canary")["metadata"].update(generation=2), {}, "its pods are being replaced",
+        lambda c: c.deployment("canary")["metadata"].update(generation=2),
+        {},
+        "its pods are being replaced",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NOT_READY)
@@ -270,7 +294,7 @@ def test_traffic_waits_for_ready_pods(release, upgrade, name, applied):
 
 def test_replicas_and_weight_in_one_upgrade(release, upgrade):
     """
-    A track that sleeps at no pods is not woken by its traffic.
+    Traffic does not start a track that has no pods.
     """
     release("stable", values={"tracks": {"canary": {"replicas": 0}}})
 
@@ -294,7 +318,7 @@ def test_a_new_track_and_its_weight_in_one_upgrade(release, upgrade):
 @pytest.mark.parametrize("applied", ["stable", "canary-10", "shadow"])
 def test_the_first_release(release, upgrade, applied):
     """
-    On the first release stable may have its traffic at once, since nobody has had any; another track may not.
+    On the first release stable may have its traffic at once, because no client loses any. Another track may not.
     """
     release(None)
 
@@ -375,13 +399,14 @@ def test_a_dead_track_gets_no_more(release, upgrade, before, then, more):
     assert (said is None) == (more is None)
     if more:
         assert (
-            f"track canary has no Ready pod and would get more traffic, {more[0]} and not {more[1]}" in said
+            f"track canary has no Ready pod and would get more traffic, {more[0]} % instead of {more[1]} %;"
+            in said
         )
 
 
 def test_the_name_of_a_route_is_no_sticky_track(release, upgrade):
     """
-    What a route is called says nothing of who is kept: an upgrade that changes no route gives a dead track no more.
+    The name of a route does not tell which clients are kept. An upgrade that changes no route gives a dead track no more.
     """
     routes = [
         {"name": "well-kept-pets", "match": {"users": ["alice"]}, "weights": {"stable": 50, "canary": 50}},
@@ -395,7 +420,7 @@ def test_the_name_of_a_route_is_no_sticky_track(release, upgrade):
 
 def test_it_can_be_overridden(release, upgrade):
     """
-    Who knows better says so.
+    A user who knows better can override the refusal.
     """
     release("stable").remove("canary")
 
@@ -404,7 +429,7 @@ def test_it_can_be_overridden(release, upgrade):
 
 def test_other_releases_are_no_matter(release, upgrade):
     """
-    Only the release's own namespace is asked.
+    Only the release's own namespace is read.
     """
     cluster = release("stable")
 

@@ -115,9 +115,13 @@ def test_notes_have_no_empty_lines_in_a_row(notes):
         pytest.param("canary-users", 'testers: users ["alice","bob@example.com"] -> canary 100 %', id="list"),
         pytest.param("canary-sticky-users", "canary 10 % stable 90 %, sticky by user", id="sticky"),
         pytest.param("shadow", "stable 100 %, 25 % mirrored to canary", id="mirror"),
-        pytest.param("canary-jwt", "Nobody reaches the routes by claims: set security.jwt", id="no-tokens"),
         pytest.param(
-            "canary-caller", "Nobody reaches the routes by sourceLabels: name the callers", id="no-callers"
+            "canary-jwt", "No request reaches the routes with claims: set security.jwt", id="no-tokens"
+        ),
+        pytest.param(
+            "canary-caller",
+            "No request reaches the routes with sourceLabels: name the callers",
+            id="no-callers",
         ),
     ],
 )
@@ -128,7 +132,7 @@ def test_notes_say_all_of_a_route(notes, applied, expected):
     assert expected in notes(applied)
 
 
-def test_notes_say_when_nobody_is_kept(notes):
+def test_notes_say_when_no_user_is_kept(notes):
     """
     Without its filters the gateway computes no buckets, and the notes say so.
     """

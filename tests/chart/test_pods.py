@@ -6,8 +6,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfcanary.modelserver.config import batching_parameters
 
-CA = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
-# What tensorflow_model_server 2.20 is told; a flag that it does not know ends it at the start.
+# The flags of tensorflow_model_server 2.20. It exits at the start if it does not know one.
 FLAGS = {
     "port": "8500",
     "rest_api_port": "8501",
@@ -118,7 +117,7 @@ def seconds(text):
 )
 def test_the_checker_sees(render, violations, path, value, expected):
     """
-    B1: the checker of the Pod Security Standard *restricted* finds each way to break it.
+    The checker of the Pod Security Standard *restricted* finds each way to break it.
     """
     pod = pods(render("stable"))["stable"]
     pod["securityContext"]["runAsUser"] = 0 if path == ("initContainers",) else 1000
@@ -165,7 +164,7 @@ def test_pods_have_no_credentials(render):
 
 def test_flags(render):
     """
-    The server is called directly, with flags that the published one knows, whatever the image.
+    The server is called directly, with flags that the published server knows, in every image.
     """
     for pod in pods(render("stable")).values():
         assert ["/usr/bin/tensorflow_model_server"] == server(pod)["command"]
@@ -176,7 +175,7 @@ def test_flags(render):
 
 def test_configuration_pins_the_version(render):
     """
-    A11: each track serves exactly its version of the model, under the name that all tracks share.
+    Each track serves exactly its version of the model, under the name that all tracks share.
     """
     rendered = render("stable", values={"tracks": {"canary": {"version": 1700000001}}})
 
@@ -205,7 +204,7 @@ def test_versions_are_never_floats(render):
 
 def test_prometheus(render):
     """
-    The server publishes its metrics where Prometheus is told to look.
+    The server publishes its metrics at the path that Prometheus reads.
     """
     for config in configurations(render("stable")):
         text = re.sub(r"\s+", " ", config["data"]["monitoring.config"]).strip()
@@ -214,7 +213,7 @@ def test_prometheus(render):
 
 def test_batching_is_bounded(render, tmp_path):
     """
-    B8: with batching the queue is bounded, so that overload is answered and not kept; without it nothing is said.
+    With batching the queue is bounded: an overload is answered at once. Without batching nothing is configured.
     """
     values = {"server": {"batching": {"enabled": True, "maxBatchSize": 8, "maxEnqueuedBatches": 50}}}
     rendered = render("stable", values=values)
@@ -261,7 +260,7 @@ def test_configuration_is_mounted_where_the_flags_say(render):
 )
 def test_pods_are_new_when_their_configuration_is(render, values, changed):
     """
-    The server reads its configuration once, so another one makes other pods; nothing else does.
+    The server reads its configuration once. A new configuration replaces the pods, and nothing else does.
     """
     before, after = (
         {
@@ -286,7 +285,7 @@ def test_pods_are_new_when_their_configuration_is(render, values, changed):
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe"])
 def test_probes_ask_for_the_pinned_version(render, probe):
     """
-    A10: a pod is ready when its own version is AVAILABLE; the model's status page answers 200 in any state.
+    A pod is ready when its own version is AVAILABLE; the model's status page answers 200 in any state.
     """
     expected = {
         track: {"path": f"/v1/models/resnet/versions/{version}/metadata", "port": "http-rest"}
@@ -313,7 +312,7 @@ def test_startup_budget(render, budget):
 @pytest.mark.parametrize(("drain", "timeout"), [(1, 31), (10, 35), (30, 120), (600, 3660)])
 def test_stopping_leaves_time(render, drain, timeout):
     """
-    A8, A9: a stopping pod drains first and then ends what it has begun, and its sidecar outlasts that.
+    A stopping pod drains first and then ends what it has begun, and its sidecar outlasts that.
     """
     values = {"server": {"drainSeconds": drain}, "routing": {"timeoutSeconds": timeout}}
 
@@ -328,7 +327,7 @@ def test_stopping_leaves_time(render, drain, timeout):
 
 def test_rollout_keeps_capacity(render):
     """
-    A21: a new pod is ready before an old one goes.
+    A new pod is ready before an old one goes.
     """
     for item in render("stable").all("Deployment").values():
         assert {
@@ -351,7 +350,7 @@ def test_replicas(render, replicas):
 
 def test_resources_are_bounded(render, environment):
     """
-    B8: every container asks for CPU and memory and has a limit of memory; none of CPU, which throttles.
+    Every container asks for CPU and memory and has a limit of memory; none of CPU, which throttles.
     """
     for pod in pods(render("stable", environment=environment)).values():
         assert {"cpu", "memory"} == server(pod)["resources"]["requests"].keys()
@@ -378,7 +377,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 )
 def test_image(render, image, expected):
     """
-    B2: the image is named by its digest where there is one.
+    The image is named by its digest where there is one.
     """
     assert {expected} == {
         server(pod)["image"] for pod in pods(render("stable", values={"image": image})).values()
@@ -421,34 +420,3 @@ def test_models_from_a_bucket(render, path):
         assert {"config", "tmp"} == {mount["name"] for mount in server(pod)["volumeMounts"]}
     for account in rendered.all("ServiceAccount").values():
         assert {"iam.gke.io/gcp-service-account"} == account["metadata"]["annotations"].keys()
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        pytest.param({}, ["80", "model", "resnet", "http"], id="plain"),
-        pytest.param(
-            {"gateway": {"hosts": ["*.a.example"], "tls": {"enabled": True, "credentialName": "cert"}}},
-            ["443", "model.a.example", "resnet", "https"],
-            id="tls",
-        ),
-        pytest.param(
-            {
-                "gateway": {"tls": {"enabled": True, "credentialName": "cert", "port": 8443}},
-                "helmTest": {"host": "a.example", "ca": CA},
-            },
-            ["8443", "a.example", "resnet", "https", "/test/ca.pem"],
-            id="own-authority",
-        ),
-    ],
-)
-def test_helm_test_asks_where_clients_do(render, values, expected):
-    """
-    The port, the host and the scheme; an authority of one's own is in the ConfigMap beside the program.
-    """
-    rendered = render("stable", values=values)
-
-    (container,) = rendered.one("Pod")["spec"]["containers"]
-    program = rendered.all("ConfigMap")["resnet-test"]["data"]
-    assert expected == container["command"][3:]
-    assert values.get("helmTest", {}).get("ca") == program.get("ca.pem")

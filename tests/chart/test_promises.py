@@ -4,6 +4,8 @@ What the chart promises holds for every strategy in every environment, with any 
 
 import copy
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +64,7 @@ def test_promises_are_kept(problems, strategy, environment, models):
 
 def test_promises_are_kept_with_all_that_is_optional(problems, strategy):
     """
-    So they are with several pods, an autoscaler, TLS, readers of metrics and images by digest.
+    The promises hold with several pods, an autoscaler, TLS, readers of metrics and images by digest as well.
     """
     assert [] == problems(strategy, values=SECURE)
 
@@ -70,7 +72,7 @@ def test_promises_are_kept_with_all_that_is_optional(problems, strategy):
 @pytest.mark.parametrize("seed", range(CHAINS))
 def test_nothing_of_a_chain_survives(render, strategies, problems, seed):
     """
-    A2: after any chain of upgrades with `--reset-then-reuse-values` the last strategy holds alone, and the promises with it.
+    After any chain of upgrades with `--reset-then-reuse-values` the last strategy holds alone, and the promises with it.
     Helm puts new values over those of the release as it puts one file over another, so a chain of files is a chain of
     upgrades; on a cluster the tests upgrade for real.
     """
@@ -143,114 +145,135 @@ def queue(rendered):
 
 
 FAULTS = {
-    "queue": (queue, "B8: a queue without a bound"),
-    "subset-dropped": (lambda r: first(r, "DestinationRule")["subsets"].pop(), "A1: the subsets are not the tracks"),
+    "queue": (queue, "a queue without a bound"),
+    "subset-dropped": (
+        lambda r: first(r, "DestinationRule")["subsets"].pop(),
+        "the subsets are not the tracks",
+    ),
     "subset-misspelt": (
         lambda r: first(r, "VirtualService")["http"][0]["route"][0]["destination"].update(subset="canry"),
-        "A1: a route names an unknown subset",
+        "a route names an unknown subset",
     ),
     "weight": (
         lambda r: first(r, "VirtualService")["http"][0]["route"][0].update(weight=89),
-        "A1: weights do not sum to 100",
+        "weights do not sum to 100",
     ),
     "one-virtual-service": (
         lambda r: r.remove(next(item for item in r if item["kind"] == "VirtualService")),
-        "A1: not the routes of the gateway and those of the mesh",
+        "not the routes of the gateway and those of the mesh",
     ),
     "grace": (
-        lambda r: pod(r).update(terminationGracePeriodSeconds=30), "A8: too little time to stop",
+        lambda r: pod(r).update(terminationGracePeriodSeconds=30),
+        "too little time to stop",
     ),
     "pre-stop": (
         lambda r: pod(r)["containers"][0]["lifecycle"]["preStop"]["sleep"].update(seconds=0),
-        "A9: no drain before the server is told to stop",
+        "no drain before the server is told to stop",
     ),
     "sidecar": (
         lambda r: first(r, "Deployment")["template"]["metadata"]["annotations"].update(
             {"proxy.istio.io/config": "terminationDrainDuration: 5s"}
         ),
-        "A9: the sidecar goes first",
+        "the sidecar goes first",
     ),
     "readiness": (
         lambda r: pod(r)["containers"][0]["readinessProbe"]["httpGet"].update(path="/v1/models/resnet"),
-        "A10: a pod is ready without its version",
+        "a pod is ready without its version",
     ),
-    "load-retries": (argument("max_num_load_retries", 5), "A10: a model that cannot be loaded is tried for minutes"),
-    "latest-version": (config, "A11: the version is not pinned"),
-    "poll": (argument("file_system_poll_wait_seconds", 1), "A11: the server looks for other versions"),
+    "load-retries": (
+        argument("max_num_load_retries", 5),
+        "a model that cannot be loaded is tried for minutes",
+    ),
+    "latest-version": (config, "the version is not pinned"),
+    "poll": (argument("file_system_poll_wait_seconds", 1), "the server looks for other versions"),
     "idle": (
-        lambda r: first(r, "DestinationRule")["trafficPolicy"]["connectionPool"]["http"].update(idleTimeout="60s"),
-        "A13: the mesh keeps a connection that the server closes",
+        lambda r: first(r, "DestinationRule")["trafficPolicy"]["connectionPool"]["http"].update(
+            idleTimeout="60s"
+        ),
+        "the mesh keeps a connection that the server closes",
     ),
     "ejection": (
         lambda r: first(r, "DestinationRule")["subsets"][0].update(
             trafficPolicy={"outlierDetection": {"maxEjectionPercent": 100}}
         ),
-        "A14: of 2 pods none or all may be ejected",
+        "of 2 pods none or all may be ejected",
     ),
-    "route-timeout": (route(timeout="30s"), "A17: the gateway gives up before the server"),
-    "server-timeout": (argument("rest_api_timeout_in_ms", 40000), "A17: the server has another timeout"),
+    "route-timeout": (route(timeout="30s"), "the gateway gives up before the server"),
+    "server-timeout": (argument("rest_api_timeout_in_ms", 40000), "the server has another timeout"),
     "replicas-and-hpa": (
-        lambda r: first(r, "Deployment").update(replicas=3), "A21: replicas and an autoscaler, or neither",
+        lambda r: first(r, "Deployment").update(replicas=3),
+        "replicas and an autoscaler, or neither",
     ),
-    "no-budget": (without("PodDisruptionBudget"), "A21: no budget for two pods, or one for a single pod"),
+    "no-budget": (without("PodDisruptionBudget"), "no budget for two pods, or one for a single pod"),
     "max-unavailable": (
         lambda r: first(r, "Deployment")["strategy"]["rollingUpdate"].update(maxUnavailable=1),
-        "A21: a pod goes before its successor is there",
+        "a pod goes before its successor is there",
     ),
-    "root": (lambda r: pod(r)["securityContext"].update(runAsUser=0), "B1: model-server: runAsUser"),
+    "root": (lambda r: pod(r)["securityContext"].update(runAsUser=0), "model-server: runAsUser"),
     "writable": (
         lambda r: pod(r)["containers"][0]["securityContext"].update(readOnlyRootFilesystem=False),
-        "B1: a root file system can be written to",
+        "a root file system can be written to",
     ),
     "token": (
         lambda r: pod(r).update(automountServiceAccountToken=True),
-        "B1: a pod has the token of its ServiceAccount",
+        "a pod has the token of its ServiceAccount",
     ),
-    "latest": (lambda r: pod(r)["containers"][0].update(image="a/b:latest"), "B2: an image that is not fixed"),
-    "tag": (lambda r: pod(r)["containers"][0].update(image="a/b:1"), "B2: an image that is not fixed"),
+    "latest": (lambda r: pod(r)["containers"][0].update(image="a/b:latest"), "an image that is not fixed"),
+    "tag": (lambda r: pod(r)["containers"][0].update(image="a/b:1"), "an image that is not fixed"),
     "anyone": (
         lambda r: first(r, "AuthorizationPolicy")["rules"][0]["from"][0]["source"].update(principals=["*"]),
-        "B3: a rule that lets in more than it names",
+        "a rule that lets in more than it names",
     ),
     "any-path": (
         lambda r: first(r, "AuthorizationPolicy")["rules"][0]["to"][1]["operation"].update(paths=["/v1/*"]),
-        "B3: a rule that lets in more than it names",
+        "a rule that lets in more than it names",
     ),
     "deny": (
         lambda r: first(r, "AuthorizationPolicy").update(action="DENY"),
-        "B3: not every pod refuses what is not allowed",
+        "not every pod refuses what is not allowed",
     ),
     "permissive": (
         lambda r: first(r, "PeerAuthentication").update(mtls={"mode": "PERMISSIVE"}),
-        "B4: connections without the mesh's certificate",
+        "connections without the mesh's certificate",
     ),
-    "profiler": (argument("enable_profiler", "true"), "B4: the profiler is on"),
+    "profiler": (argument("enable_profiler", "true"), "the profiler is on"),
     "old-tls": (
         lambda r: first(r, "Gateway")["servers"][1]["tls"].update(minProtocolVersion="TLSV1_1"),
-        "B4: TLS older than 1.2",
+        "TLS older than 1.2",
     ),
     "no-redirect": (
-        lambda r: first(r, "Gateway")["servers"][0].pop("tls"), "B4: the plain port answers beside TLS",
+        lambda r: first(r, "Gateway")["servers"][0].pop("tls"),
+        "the plain port answers beside TLS",
     ),
-    "no-network-policy": (without("NetworkPolicy"), "B6: no NetworkPolicy, or one too many"),
+    "no-certificate": (
+        lambda r: first(r, "Gateway")["servers"][1]["tls"].update(credentialName=""),
+        "TLS without a certificate",
+    ),
+    "no-tls": (lambda r: first(r, "Gateway")["servers"].pop(), "TLS is not what the values say"),
+    "no-batching": (
+        lambda r: pod(r)["containers"][0]["args"].remove("--enable_batching=true"),
+        "batching is not what the values say",
+    ),
+    "no-network-policy": (without("NetworkPolicy"), "no NetworkPolicy, or one too many"),
     "open-in": (
         lambda r: first(r, "NetworkPolicy")["ingress"].append({"ports": [{"port": 22}]}),
-        "B6: a rule for everyone, or for every port",
+        "a rule for everyone, or for every port",
     ),
     "open-out": (
         lambda r: first(r, "NetworkPolicy")["policyTypes"].remove("Egress"),
-        "B6: not every pod is limited in both directions",
+        "not every pod is limited in both directions",
     ),
     "unbounded": (
-        lambda r: pod(r)["containers"][0]["resources"]["limits"].clear(), "B8: a container without bounds",
+        lambda r: pod(r)["containers"][0]["resources"]["limits"].clear(),
+        "a container without bounds",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_broken_promise_is_seen(render, values_of, broken, name):
     """
-    The checker is worth something: each planted fault is found, by its own name.
+    The checker finds each planted fault by its own name.
     """
     rendered = copy.deepcopy(list(render("canary-10", values=SECURE).objects.values()))
     merged = values_of("env/local", "models/resnet", "canary-10", over=SECURE)
@@ -264,24 +287,14 @@ def test_each_broken_promise_is_seen(render, values_of, broken, name):
 
 def test_every_promise_is_broken_once():
     """
-    No promise goes unproven.
+    Each sentence of the checker has a planted fault that makes it say so.
     """
-    seen = {expected.partition(":")[0] for _, expected in FAULTS.values()}
+    source = Path(__file__).with_name("promises.py").read_text()
+    promises = re.findall(r'yield f?"(.+)"', source)
+    expected = [message for _, message in FAULTS.values()]
 
-    assert {
-        "A1",
-        "A8",
-        "A9",
-        "A10",
-        "A11",
-        "A13",
-        "A14",
-        "A17",
-        "A21",
-        "B1",
-        "B2",
-        "B3",
-        "B4",
-        "B6",
-        "B8",
-    } == seen
+    patterns = [re.sub(r"\\\{.*?\\\}", ".+", re.escape(promise)) for promise in promises]
+    assert len(patterns) > 20
+    assert [] == [
+        pattern for pattern in patterns if not any(re.fullmatch(pattern, message) for message in expected)
+    ]

@@ -58,7 +58,7 @@ def allowed(policy, principal, port, method, path):
 )
 def test_only_who_may_calls_only_what_may(render, principal, port, method, path, expected):
     """
-    B3: everything is refused but the named callers, the named model and the prediction paths.
+    Everything is refused but the named callers, the named model and the prediction paths.
     """
     values = {"security": {"callers": [CALLER], "metricsReaders": [READER]}}
     policy = render("stable", values=values).one("AuthorizationPolicy")
@@ -69,7 +69,7 @@ def test_only_who_may_calls_only_what_may(render, principal, port, method, path,
 
 def test_policies_select_the_pods(render, strategy, environment):
     """
-    B3, B4: the policies hold for the pods of every track, and mTLS is strict.
+    The policies hold for the pods of every track, and mTLS is strict.
     """
     rendered = render(strategy, environment=environment)
     selector = rendered.one("Service")["spec"]["selector"]
@@ -130,7 +130,7 @@ STRANGERS = {
 @pytest.mark.parametrize("port", [22, 80, 443, 8500, 8501, 15000, 15006, 15008, 15012, 15020, 15021, 15090])
 def test_connections_in(render, port):
     """
-    B6: in come the gateway and the named callers to the two APIs, and readers of metrics to where metrics are.
+    In come the gateway and the named callers to the two APIs, and readers of metrics to where metrics are.
     """
     values = {"security": {"callers": [CALLER], "metricsReaders": [READER]}}
     rules = render("stable", values=values).one("NetworkPolicy")["spec"]["ingress"]
@@ -155,9 +155,13 @@ def outside(address):
 
 # Where a pod may want to go, and what of it is let through, by environment (* is every other one).
 OUT = {
-    "dns": ({"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}}, {"*": {("UDP", 53), ("TCP", 53)}}),
+    "dns": (
+        {"namespace": "kube-system", "labels": {"k8s-app": "kube-dns"}},
+        {"*": {("UDP", 53), ("TCP", 53)}},
+    ),
     "dns-cache": (
-        {"namespace": "kube-system", "labels": {"k8s-app": "node-local-dns"}}, {"*": {("UDP", 53), ("TCP", 53)}},
+        {"namespace": "kube-system", "labels": {"k8s-app": "node-local-dns"}},
+        {"*": {("UDP", 53), ("TCP", 53)}},
     ),
     "dns-cache-address": (outside("169.254.20.10"), {"*": {("UDP", 53), ("TCP", 53)}}),
     "istiod": ({"namespace": "istio-system", "labels": {"app": "istiod"}}, {"*": {("TCP", 15012)}}),
@@ -167,19 +171,43 @@ OUT = {
     "neighbour": ({"namespace": "default", "labels": {}}, {"*": set()}),
     "api-server": (outside("10.96.0.1"), {"*": set()}),
     "metadata-server": (
-        outside("169.254.169.254"), {"*": set(), "gke": {("TCP", 80), ("UDP", 53), ("TCP", 53)}},
+        outside("169.254.169.254"),
+        {"*": set(), "gke": {("TCP", 80), ("UDP", 53), ("TCP", 53)}},
     ),
     "bucket": (outside("199.36.153.9"), {"*": set(), "gke": {("TCP", 443)}}),
     "internet": (outside("142.250.0.1"), {"*": set()}),
-}  # fmt: skip
-PORTS = [("UDP", 53), ("UDP", 443), *(("TCP", port) for port in
-         (22, 53, 80, 443, 988, 2379, 6443, 8080, 8500, 8501, 10250, 15008, 15010, 15012, 15014, 15017))]  # fmt: skip
+}
+PORTS = [
+    ("UDP", 53),
+    ("UDP", 443),
+    *(
+        ("TCP", port)
+        for port in (
+            22,
+            53,
+            80,
+            443,
+            988,
+            2379,
+            6443,
+            8080,
+            8500,
+            8501,
+            10250,
+            15008,
+            15010,
+            15012,
+            15014,
+            15017,
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("destination", OUT)
 def test_connections_out(render, environment, destination):
     """
-    B6: over all destinations and ports, out go only questions to DNS and to istiod: no metadata server, no API server, no
+    Over all destinations and ports, out go only questions to DNS and to istiod: no metadata server, no API server, no
     internet; and of a bucket's cloud no more than it needs.
     """
     rules = render("stable", environment=environment).one("NetworkPolicy")["spec"]["egress"]
@@ -191,7 +219,7 @@ def test_connections_out(render, environment, destination):
 
 def test_tls(render):
     """
-    B4: with TLS there is no plain port that answers: it redirects, and nothing older than 1.2 is spoken.
+    With TLS there is no plain port that answers: it redirects, and nothing older than 1.2 is spoken.
     """
     values = {"gateway": {"tls": {"enabled": True, "credentialName": "resnet-tls"}}}
     plain, secure = render("stable", values=values).one("Gateway")["spec"]["servers"]
@@ -255,7 +283,7 @@ def test_filters_can_be_turned_off(render):
 )
 def test_headers_that_clients_may_not_say(render, values, expected):
     """
-    B5: the bucket always, and with tokens the headers that the token speaks for.
+    The bucket always, and with tokens the headers that the token speaks for.
     """
     code = patches(render("stable", values=values))["guard"]["typed_config"]["default_source_code"][
         "inline_string"
@@ -278,7 +306,7 @@ def test_tokens(render):
 
 def test_every_container_is_bounded(render, environment):
     """
-    B8: every container of every pod has requests and a limit of memory.
+    Every container of every pod has requests and a limit of memory.
     """
     rendered = render("stable", environment=environment)
     pods = [item["spec"]["template"]["spec"] for item in rendered.all("Deployment").values()]

@@ -1,3 +1,8 @@
+"""
+The chart's values: what their schema accepts and says, and what the values files and the generated README hold.
+"""
+
+import copy
 import json
 import os
 import re
@@ -19,6 +24,13 @@ OPEN_MAPS = {
     "routing.routes[].weights",
     "serviceAccount.annotations",
     "tracks",
+}
+# The row of the README, and the key of the schema, that has the default of a key inside an open map.
+ROWS = {
+    "gateway.selector": "gateway.selector",
+    "resources.limits": "resources",
+    "resources.requests": "resources",
+    "tracks.*.replicas": "tracks.stable",
 }
 
 
@@ -53,6 +65,7 @@ def walk(node, schema, path=""):
     Every part of the schema by the path of its values.
     """
     node = resolved(node, schema)
+    path = re.sub(r"^tracks\.(stable|canary)\b", "tracks.*", path)
     yield path, node
     for key, inner in node.get("properties", {}).items():
         yield from walk(inner, schema, f"{path}.{key}".lstrip("."))
@@ -107,13 +120,72 @@ def test_every_key_has_a_default_or_is_required(schema, default_values):
     assert required.keys() - free - lists - {"tracks"} == given | {"model.name", "tracks.*.version"}
 
 
-def test_schema_has_no_prose(schema):
+def comments(text):
     """
-    What a key means is said in values.yaml, once.
+    The comment above each key of values.yaml by the path of the key, and whether it is a row of the README (`--`).
     """
-    assert [] == [
-        path for path, node in walk(schema, schema) if node.keys() & {"description", "title", "default"}
-    ]
+    found, path, above = {}, [], []
+    for line in text.splitlines():
+        if key := re.match(r"( *)([A-Za-z0-9]+):", line):
+            path = [*path[: len(key[1]) // 2], key[2]]
+            if above:
+                found[".".join(path)] = (" ".join(above).removeprefix("-- "), above[0].startswith("-- "))
+        above = [*above, comment[1]] if (comment := re.match(r" *# ?(.*)", line)) else []
+    return found
+
+
+def describe(node, values, explained, path=""):
+    """
+    Give each key of a part of the schema the comment of values.yaml, and its default where the comment is a row.
+    """
+    for key in node.get("properties", {}).keys() & values.keys():
+        inner = node["properties"][key]
+        where = f"{path}.{key}".lstrip(".")
+        text, is_row = explained[where]
+        facts = {"description": text} | ({"default": values[key]} if is_row else {})
+        node["properties"][key] = facts | {name: said for name, said in inner.items() if name not in facts}
+        if isinstance(values[key], dict):
+            describe(inner, values[key], explained, where)
+
+
+def test_schema_says_what_the_values_say(chart, schema, default_values):
+    """
+    The descriptions and defaults of the schema are those of values.yaml. ``REWRITE_GOLDENS=1`` writes them.
+    """
+    explained = comments((chart / "values.yaml").read_text())
+    made = copy.deepcopy(schema)
+
+    describe(made, default_values, explained)
+    made["definitions"]["track"]["properties"]["replicas"]["description"] = explained[
+        "tracks.stable.replicas"
+    ][0]
+
+    if os.environ.get("REWRITE_GOLDENS") == "1":
+        (chart / "values.schema.json").write_text(json.dumps(made, indent=2) + "\n")
+    assert made == json.loads((chart / "values.schema.json").read_text())
+
+
+def test_every_key_is_described(schema):
+    """
+    Editors show a sentence for each key, and Artifact Hub does too.
+    """
+    described = {path: node.get("description", "") for path, node in walk(schema, schema)}
+    objects = {path for path in described if path and not path.endswith(("[]", ".*"))} | {"tracks.*"}
+
+    assert "routing.routes[].match.headers" in objects
+    assert [] == sorted(
+        path for path in objects if not re.fullmatch(r"[A-Z`].*\.", described[path], re.DOTALL)
+    )
+
+
+def test_every_default_is_in_the_schema(schema, default_values):
+    """
+    Each key of values.yaml that has a value of its own has it in the schema as well.
+    """
+    with_default = {path for path, node in walk(schema, schema) if "default" in node}
+
+    rows = {ROWS.get(key, key).replace("tracks.stable", "tracks.*") for key in keys(default_values)}
+    assert with_default == rows | {"model"}
 
 
 def test_every_value_is_explained(chart):
@@ -146,6 +218,17 @@ def test_every_value_is_read(chart, default_values):
 
     names = {path.rpartition(".")[2] for path in keys(default_values)} - {"limits", "requests"}
     assert [] == sorted(name for name in names if not re.search(rf"\.{name}\b", templates))
+
+
+def test_templates_fit_a_screen(chart):
+    """
+    Lines of 300 columns hide what a template does.
+    """
+    paths = [path for folder in ("templates", "files") for path in (chart / folder).rglob("*.*")]
+    lines = [(path.name, line) for path in paths for line in path.read_text().splitlines()]
+
+    assert len(paths) > 20
+    assert [] == [(name, line) for name, line in lines if len(line) > 120]
 
 
 def test_strategies_set_routes_only(values_folder, strategy):
@@ -208,7 +291,7 @@ def test_local_environment(values_folder):
 
 def test_kind_environment(values_folder, render):
     """
-    A kind cluster pulls nothing, so the file says how every image comes there, that of `helm test` too.
+    A kind cluster pulls nothing. The file says how to load every image, including that of `helm test`.
     """
     text = (values_folder / "env" / "kind.yaml").read_text()
     loaded = re.findall(r"^#   kind load docker-image (.+)$", text, re.MULTILINE)
@@ -220,12 +303,20 @@ def test_kind_environment(values_folder, render):
 
 def test_readme_is_made_of_the_values(helm_docs, chart):
     """
-    The README is what helm-docs makes of README.md.gotmpl and values.yaml. ``REWRITE_GOLDENS=1`` writes it anew.
+    The README is what helm-docs makes of README.md.gotmpl and values.yaml. ``REWRITE_GOLDENS=1`` rewrites it.
     """
     made = subprocess.run(
-        [helm_docs, f"--chart-search-root={chart}", "--sort-values-order=file", "--log-level=warning", "--dry-run"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            helm_docs,
+            f"--chart-search-root={chart}",
+            "--sort-values-order=file",
+            "--log-level=warning",
+            "--dry-run",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert ("", 0) == (made.stderr, made.returncode)
     text = made.stdout.strip() + "\n"
@@ -240,12 +331,5 @@ def test_readme_has_every_value(chart, default_values):
     No key is missing from the table.
     """
     text = (chart / "README.md").read_text()
-    maps = {
-        "gateway.selector": "gateway.selector",
-        "resources.limits": "resources",
-        "resources.requests": "resources",
-    }
-    tracks = {"tracks.*.replicas": "tracks.stable"}
-
-    names = [(maps | tracks).get(key, key) for key in keys(default_values)]
+    names = [ROWS.get(key, key) for key in keys(default_values)]
     assert [] == [name for name in names if f"| {name} |" not in text and f"| {name}." not in text]

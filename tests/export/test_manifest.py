@@ -73,6 +73,19 @@ def test_a_model_as_its_manifest_says_is_verified(model: Path, capsys: pytest.Ca
             "more: expected only the files",
             id="extra link to a folder",
         ),
+        pytest.param(
+            lambda model: (model / manifest.SUMS).write_text("0" * 64 + "  saved_model.pb\n"),
+            "manifest.sha256: expected the hashes of manifest.json, got others",
+            id="sums of something else",
+        ),
+        pytest.param(
+            lambda model: (
+                (model / manifest.SUMS).unlink(),
+                (model / manifest.SUMS).symlink_to("/etc/passwd"),
+            ),
+            "manifest.sha256: expected a file, got a link",
+            id="sums that are a link",
+        ),
     ],
 )
 def test_any_damage_ends_in_exit_code_1_and_one_line_that_names_the_file(
@@ -135,6 +148,49 @@ def test_a_model_without_a_manifest_is_refused(model: Path, capsys: pytest.Captu
 
     assert 2 == manifest.main(["verify", str(model)])
     assert "manifest.json: cannot read it: No such file" in capsys.readouterr().err
+
+
+def test_the_sums_are_read_by_sha256sum(model: Path) -> None:
+    """
+    They list each file once, the manifest among them, and a flipped bit is found.
+    """
+    command = ["sha256sum", "--check", "--strict", "--quiet", manifest.SUMS]
+
+    assert ["manifest.json", "saved_model.pb", "variables/variables.data-00000-of-00001"] == [
+        line.partition("  ")[2] for line in (model / manifest.SUMS).read_text().splitlines()
+    ]
+    assert 0 == subprocess.run(command, cwd=model, check=False).returncode
+    flip(model)
+    assert 1 == subprocess.run(command, cwd=model, check=False, capture_output=True).returncode
+
+
+def test_the_sums_of_an_earlier_export_are_written(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    A model without sums is still verified, and gets the sums that an export writes today.
+    """
+    expected = (model / manifest.SUMS).read_text()
+    (model / manifest.SUMS).unlink()
+
+    assert 0 == manifest.main(["verify", str(model)])
+    assert 0 == manifest.main(["sums", str(model)])
+    assert expected == (model / manifest.SUMS).read_text()
+    assert capsys.readouterr().out.endswith("2 files verified\n")
+
+
+def test_no_sums_are_written_for_a_damaged_model(model: Path) -> None:
+    (model / manifest.SUMS).unlink()
+    flip(model)
+
+    assert 1 == manifest.main(["sums", str(model)])
+    assert not (model / manifest.SUMS).exists()
+
+
+def test_wrong_sums_are_written_again(model: Path) -> None:
+    expected = (model / manifest.SUMS).read_text()
+    (model / manifest.SUMS).write_text("")
+
+    assert 0 == manifest.main(["sums", str(model)])
+    assert expected == (model / manifest.SUMS).read_text()
 
 
 def test_it_needs_only_the_standard_library(model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
--- Puts every user into one of a hundred buckets, the same one each time: FNV-1a, and murmur3's last steps to spread it.
+-- Puts every user into one of a hundred buckets, always the same one. The hash is FNV-1a, spread by the last steps of
+-- murmur3.
 local bit = require("bit")
--- a * b modulo 2^32 in two parts, since a double holds 53 bits.
+-- a * b modulo 2^32, computed in two parts because a double holds 53 bits.
 local function times(a, b)
   local low = bit.band(a, 0xffff) * b
   local high = bit.tobit(bit.rshift(a, 16) * b)

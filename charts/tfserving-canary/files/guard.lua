@@ -1,4 +1,4 @@
--- Takes away what only the mesh may say: Envoy's own headers, and those that the gateway sets itself further on.
+-- Strips the headers that only the mesh may set: Envoy's own, and those that later filters of the gateway set.
 local set_here = {MINE}
 function envoy_on_request(handle)
   local headers = handle:headers()

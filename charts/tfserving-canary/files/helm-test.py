@@ -1,6 +1,8 @@
 """
-Ask the gateway for one prediction by REST and one by gRPC. Nothing but Python's standard library is used: the gRPC call
-is written out as the HTTP/2 frames that it consists of.
+Ask the gateway for one prediction over REST and one over gRPC.
+
+TensorFlow Serving's generated messages are in few images. This file declares the part of them that a prediction needs,
+with the published numbers: the image needs only grpcio and protobuf.
 """
 
 import base64
@@ -8,13 +10,57 @@ import http.client
 import json
 import socket
 import ssl
-import struct
 import sys
+from pathlib import Path
+
+try:
+    import grpc
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+except ImportError as exc:
+    raise SystemExit(
+        f"error: helmTest.image: expected an image with the Python packages grpcio and protobuf, got none: {exc}"
+    ) from exc
 
 ADDRESS, PORT, HOST, MODEL = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-# "http", or "https"; and a file of authorities to trust, in place of the system's.
+# "http" or "https", and a file of certificate authorities that replaces the system's.
 SCHEME, CA = sys.argv[5], (sys.argv[6:] or [None])[0]
-# A picture of 8 by 8 grey dots.
+TIMEOUT_SECONDS = 60
+DT_STRING = 7
+# On the wire a map is a repeated message of key and value, and an enumeration is an integer.
+MESSAGES = """
+name: "predict.proto" package: "predict" syntax: "proto3"
+message_type {
+  name: "Request"
+  field { name: "model_spec" number: 1 type: TYPE_MESSAGE type_name: ".predict.ModelSpec" }
+  field { name: "inputs" number: 2 type: TYPE_MESSAGE type_name: ".predict.NamedTensor" label: LABEL_REPEATED }
+}
+message_type {
+  name: "Response"
+  field { name: "outputs" number: 1 type: TYPE_MESSAGE type_name: ".predict.NamedTensor" label: LABEL_REPEATED }
+}
+message_type {
+  name: "ModelSpec"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "signature_name" number: 3 type: TYPE_STRING }
+}
+message_type {
+  name: "NamedTensor"
+  field { name: "key" number: 1 type: TYPE_STRING }
+  field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".predict.Tensor" }
+}
+message_type {
+  name: "Tensor"
+  field { name: "dtype" number: 1 type: TYPE_INT32 }
+  field { name: "tensor_shape" number: 2 type: TYPE_MESSAGE type_name: ".predict.Shape" }
+  field { name: "string_val" number: 8 type: TYPE_BYTES label: LABEL_REPEATED }
+}
+message_type {
+  name: "Shape"
+  field { name: "dim" number: 2 type: TYPE_MESSAGE type_name: ".predict.Dimension" label: LABEL_REPEATED }
+}
+message_type { name: "Dimension" field { name: "size" number: 1 type: TYPE_INT64 } }
+"""
+# A picture of 8 by 8 grey pixels.
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19i"
     "Z2hnPk1xeXBkeFxlZ2P/2wBDARESEhgVGC8aGi9jQjhCY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2Nj"
@@ -23,105 +69,66 @@ JPEG = base64.b64decode(
 )
 
 
-def connect(protocol):
-    """
-    A connection to the gateway; with TLS its certificate has to be for the host that is asked for.
-    """
-    connection = socket.create_connection((ADDRESS, PORT), timeout=60)
-    if SCHEME == "http":
-        return connection
-    context = ssl.create_default_context(cafile=CA)
-    context.set_alpn_protocols([protocol])
-    return context.wrap_socket(connection, server_hostname=HOST)
-
-
 def rest(method, path, body=None):
     """
-    The answer to one REST request.
+    Send one REST request and give its answer. With TLS the gateway's certificate must be valid for the host.
     """
     connection = http.client.HTTPConnection(HOST)
-    connection.sock = connect("http/1.1")
-    connection.request(method, path, None if body is None else json.dumps(body))
-    answer = connection.getresponse()
+    try:
+        connection.sock = socket.create_connection((ADDRESS, PORT), timeout=TIMEOUT_SECONDS)
+        if SCHEME == "https":
+            context = ssl.create_default_context(cafile=CA)
+            context.set_alpn_protocols(["http/1.1"])
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=HOST)
+        connection.request(method, path, None if body is None else json.dumps(body))
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as exc:
+        raise SystemExit(f"error: REST {path}: expected an answer from {ADDRESS}:{PORT}, got {exc}") from exc
     if answer.status != 200:
         raise SystemExit(f"error: REST {path}: expected status 200, got {answer.status}")
-    return json.load(answer)
+    return json.loads(content)
 
 
-def field(number, value):
+def channel():
     """
-    A field of a protocol buffers message: a number, or bytes with their length.
+    Connect to the gateway for gRPC by the name of the host: it is the authority, and with TLS the certificate's name.
     """
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
+    options = [("grpc.default_authority", HOST)]
+    if SCHEME == "http":
+        return grpc.insecure_channel(f"{ADDRESS}:{PORT}", options)
+    # grpcio brings authorities of its own, which it takes where the system has no file of them.
+    authorities = CA or ssl.get_default_verify_paths().cafile
+    trusted = Path(authorities).read_bytes() if authorities else None
+    return grpc.secure_channel(f"{ADDRESS}:{PORT}", grpc.ssl_channel_credentials(trusted), options)
 
 
-def varint(value):
+def predict(signature, key):
     """
-    A number in as few bytes as it needs.
+    Ask for one prediction over gRPC and give the names of its outputs.
     """
-    made = b""
-    while value > 127:
-        made += bytes([value & 127 | 128])
-        value >>= 7
-    return made + bytes([value])
-
-
-def frame(kind, flags, stream, payload):
-    """
-    One HTTP/2 frame.
-    """
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def literal(name, value):
-    """
-    A header that is written out, without compression.
-    """
-    length = struct.pack("B", len(value)) if len(value) < 127 else b"\x7f" + varint(len(value) - 127)
-    return b"\x00" + bytes([len(name)]) + name.encode() + length + value.encode()
-
-
-def grpc(method, message):
-    """
-    The first message of the answer to one call.
-    """
-    body = b"\x00" + struct.pack(">I", len(message)) + message
-    headers = {
-        ":method": "POST",
-        ":scheme": SCHEME,
-        ":path": method,
-        ":authority": HOST,
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    with connect("h2") as connection:
-        connection.sendall(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + frame(4, 0, 0, b"")
-            + frame(1, 4, 1, b"".join(literal(*header) for header in headers.items()))
-            + frame(0, 1, 1, body)
-        )
-        stream = connection.makefile("rb")
-        data = b""
-        while True:
-            head = stream.read(9)
-            if len(head) < 9:
-                raise SystemExit(f"error: gRPC {method}: the connection ended")
-            length, (kind, flags, number) = int.from_bytes(head[:3], "big"), struct.unpack(">BBI", head[3:])
-            payload = stream.read(length)
-            if kind == 4 and not flags & 1:
-                connection.sendall(frame(4, 1, 0, b""))
-            if kind in (3, 7):
-                raise SystemExit(f"error: gRPC {method}: the call was reset")
-            if number == 1 and kind == 0:
-                data += payload
-            if number == 1 and kind in (0, 1) and flags & 1:
-                break
-    if len(data) < 5:
-        raise SystemExit(f"error: gRPC {method}: expected a message, got an error")
-    return data[5 : 5 + struct.unpack(">I", data[1:5])[0]]
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(
+        text_format.Parse(MESSAGES, descriptor_pb2.FileDescriptorProto()).SerializeToString()
+    )
+    request, response = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"predict.{name}"))
+        for name in ("Request", "Response")
+    )
+    tensor = {"dtype": DT_STRING, "tensor_shape": {"dim": [{"size": 1}]}, "string_val": [JPEG]}
+    message = request(
+        model_spec={"name": MODEL, "signature_name": signature}, inputs=[{"key": key, "value": tensor}]
+    )
+    method = "/tensorflow.serving.PredictionService/Predict"
+    with channel() as opened:
+        call = opened.unary_unary(method, request.SerializeToString, response.FromString)
+        try:
+            answer = call(message, timeout=TIMEOUT_SECONDS)
+        except grpc.RpcError as exc:
+            raise SystemExit(
+                f"error: gRPC {method}: expected an answer, got {exc.code().name}: {exc.details()}"
+            ) from exc
+    return [output.key for output in answer.outputs]
 
 
 signatures = rest("GET", f"/v1/models/{MODEL}/metadata")["metadata"]["signature_def"]["signature_def"]
@@ -143,13 +150,7 @@ if len(answer["predictions"]) != 1:
     raise SystemExit(f"error: REST: expected one prediction, got {len(answer['predictions'])}")
 sys.stdout.write(f"REST: {signature} predicted\n")
 
-shape = field(2, field(1, 1))
-tensor = field(1, 7) + field(2, shape) + field(8, JPEG)
-spec = field(1, MODEL.encode()) + field(3, signature.encode())
-request = field(1, spec) + field(2, field(1, key.encode()) + field(2, tensor))
-answer = grpc("/tensorflow.serving.PredictionService/Predict", request)
-if output.encode() not in answer:
-    raise SystemExit(
-        f"error: gRPC: expected the output {output}, got a message of {len(answer)} bytes without it"
-    )
+outputs = predict(signature, key)
+if output not in outputs:
+    raise SystemExit(f"error: gRPC: expected the output {output}, got {', '.join(outputs) or 'none'}")
 sys.stdout.write(f"gRPC: {signature} predicted\n")

@@ -1,6 +1,6 @@
 local hosts = {HOSTS}
--- Other releases behind the same gateway say for themselves what is believed. Whatever follows the last colon is a port to
--- Envoy, even nothing or no number: what is left here must be the name by which it finds the routes.
+-- Each release behind the gateway decides for its own hosts which headers are trusted. Envoy takes everything after the
+-- last colon for a port, even if it is empty or no number. The rest must be the name by which Envoy finds the routes.
 local function is_mine(authority)
   local name = string.lower(string.gsub(authority or "", ":[^:%]]*$", ""))
   for _, host in ipairs(hosts) do

@@ -1,5 +1,6 @@
-# Copies one version of the model and verifies the copy: every file that manifest.json lists, with its sha256, and no
-# other. Anything else ends the container, and the pod is never Ready. So does a model that was made faulty on purpose.
+# Copies one version of the model and verifies the copy: it must hold exactly the files of manifest.sha256, each with
+# its hash. Otherwise the container fails, and the pod never becomes Ready. A model that was made faulty on purpose
+# fails too.
 from=$1
 to=$2
 faulty=$3
@@ -7,12 +8,15 @@ fail() {
   echo "error: model $from: $1" >&2
   exit 1
 }
-[ -f "$from/manifest.json" ] || fail "expected manifest.json beside saved_model.pb, got none; export_resnet.py writes it"
+[ -f "$from/manifest.json" ] || fail "expected manifest.json beside saved_model.pb, got none; export_resnet.py writes\
+ it"
+[ -f "$from/manifest.sha256" ] || fail "expected manifest.sha256 beside manifest.json, got none; for a model that was\
+ exported before export_resnet.py wrote this file, run: python -m tfcanary.manifest sums DIR"
 fault=$(sed -n 's/^  "fault": //p' "$from/manifest.json" | sed 's/,$//')
 if [ "${fault:-null}" != null ] && [ "$faulty" != allow-faulty ]; then
   fail "its manifest says that it was made faulty on purpose, $fault; for a drill set modelStore.allowFaulty"
 fi
-# A container that starts again finds its own first copy, whole or not, and as read-only as the store may be.
+# A restarted container finds its first copy, complete or not, and as read-only as the store may be.
 if [ -e "$to" ]; then
   chmod -R u+w "$to"
   rm -r "$to"
@@ -20,26 +24,11 @@ fi
 mkdir -p "$to"
 cp -R "$from/." "$to/"
 cd "$to"
-# The manifest has a line for each name and each hash, two and three levels deep.
-sums=/models/.sha256sums
-sed -n '/^  "files": {$/,/^  }/{
-  s/^    "\([^"\\]*\)": {$/\1/
-  t name
-  s/^      "sha256": "\([0-9a-f]\{64\}\)".*$/\1/
-  t sum
-  b
-  :name
-  h
-  b
-  :sum
-  G
-  s/\n/  /
-  p
-}' manifest.json > "$sums"
-[ -s "$sums" ] || fail "manifest.json lists no files"
-listed=$(sed 's/^[0-9a-f]*  //' "$sums" | sort)
-found=$(find . -type f ! -path ./manifest.json | sed 's|^\./||' | sort)
-[ "$listed" = "$found" ] || fail "expected the files of manifest.json, got: $(echo "$found" | tr '\n' ' ')"
-[ -z "$(find . ! -type f ! -type d)" ] || fail "links and devices are not files"
-sha256sum --check --quiet "$sums" || fail "the files are not those of manifest.json"
+[ -s manifest.sha256 ] || fail "manifest.sha256 lists no files"
+# A name outside of the model, a name that sha256sum would unescape, and a line that it would skip are not found.
+listed=$(sed 's/^[0-9a-f]\{64\}  //' manifest.sha256 | sort)
+found=$(find . -type f ! -path ./manifest.sha256 | sed 's|^\./||' | sort)
+[ "$listed" = "$found" ] || fail "expected the files of manifest.sha256, got: $(echo "$found" | tr '\n' ' ')"
+[ -z "$(find . ! -type f ! -type d)" ] || fail "expected only files and folders, got a link or a device"
+sha256sum --check --quiet manifest.sha256 || fail "the files are not those of manifest.sha256"
 echo "model $from: $(echo "$listed" | wc -l) files verified"

@@ -1,4 +1,5 @@
-{{- /* Renders the name that all objects share, and the prefix of the tracks' objects. Passed the root context. */}}
+{{- /* Renders the name that all objects share, which is also the prefix of the tracks' objects. Passed the root
+context. */}}
 {{- define "tfserving-canary.name" -}}
 {{ .Release.Name }}
 {{- end }}
@@ -13,12 +14,13 @@
 {{ include "tfserving-canary.name" . }}-mesh
 {{- end }}
 
-{{- /* Renders the name of what lies in the gateway's namespace, beside that of other releases. Passed the root context. */}}
+{{- /* Renders the name of the objects in the gateway's namespace, which other releases share. Passed the root context.
+*/}}
 {{- define "tfserving-canary.gatewayName" -}}
 {{ .Release.Namespace }}-{{ include "tfserving-canary.name" . }}
 {{- end }}
 
-{{- /* Renders the identity under which the gateway's pods call. Passed the root context. */}}
+{{- /* Renders the identity of the gateway's pods. Passed the root context. */}}
 {{- define "tfserving-canary.gatewayPrincipal" -}}
 {{ .Values.security.trustDomain }}/ns/{{ .Values.gateway.namespace }}/sa/{{ .Values.gateway.serviceAccount }}
 {{- end }}
@@ -29,67 +31,68 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* Renders the labels that select the pods of one track: never a version, so that a Deployment survives its next
-one. Passed a dict: root, track. */}}
+{{- /* Renders the labels that select the pods of one track. A version is not among them, because the selector of a
+Deployment cannot be changed. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.trackSelectorLabels" -}}
 {{ include "tfserving-canary.selectorLabels" .root }}
 track: {{ .track | quote }}
 {{- end }}
 
-{{- /* Renders the labels of the objects that no track owns. Passed the root context. */}}
+{{- /* Renders the labels of the objects that belong to no track. Passed the root context. */}}
 {{- define "tfserving-canary.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") | quote }}
 {{ include "tfserving-canary.selectorLabels" . }}
 app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{- end }}
 
-{{- /* Renders the labels of a track's objects; the version is the model's. Passed a dict: root, track. */}}
+{{- /* Renders the labels of a track's objects. The version is that of the model. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.trackLabels" -}}
 {{ include "tfserving-canary.labels" .root }}
 app.kubernetes.io/version: {{ include "tfserving-canary.version" . | quote }}
 track: {{ .track | quote }}
 {{- end }}
 
-{{- /* Renders the version of the model that a track serves. Helm reads numbers as floats, and a time stamp for a
-version would come out as 1.7e+09 without int64. Passed a dict: root, track. */}}
+{{- /* Renders the version of the model that a track serves. Helm reads numbers as floats: without int64 a time stamp
+as a version would be rendered as 1.7e+09. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.version" -}}
 {{ (index .root.Values.tracks .track).version | int64 }}
 {{- end }}
 
-{{- /* Renders the image reference, by digest where there is one. Passed the root context. */}}
+{{- /* Renders the image reference, by digest if one is set. Passed the root context. */}}
 {{- define "tfserving-canary.image" -}}
 {{ .Values.image.repository }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag }}{{ end }}
 {{- end }}
 
-{{- /* Renders the path that answers 200 only while the track's own version is AVAILABLE; /v1/models/NAME answers 200 in
-any state. Passed a dict: root, track. */}}
+{{- /* Renders the path that answers 200 only while the track's own version is AVAILABLE. /v1/models/NAME answers 200
+in any state. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.readyPath" -}}
 /v1/models/{{ .root.Values.model.name }}/versions/{{ include "tfserving-canary.version" . }}/metadata
 {{- end }}
 
-{{- /* Renders the seconds for which a stopping pod still has work: it serves while it drains, and then ends what it has
-begun. Passed the root context. */}}
+{{- /* Renders the number of seconds that a stopping pod still has work: it serves while it drains, and then completes
+the requests that it has begun. Passed the root context. */}}
 {{- define "tfserving-canary.stopSeconds" -}}
 {{ add (int64 .Values.server.drainSeconds) (int64 .Values.routing.timeoutSeconds) }}
 {{- end }}
 
-{{- /* Renders the fewest pods that a track has: its replicas, or the least its autoscaler leaves. Passed the track's values. */}}
+{{- /* Renders the smallest number of pods of a track: its replicas, or the minimum of its autoscaler. Passed the
+track's values. */}}
 {{- define "tfserving-canary.leastPods" -}}
 {{ if .autoscaling }}{{ int64 .autoscaling.minReplicas }}{{ else }}{{ int64 .replicas }}{{ end }}
 {{- end }}
 
-{{- /* Renders yes where models come from a volume, not from a bucket. Passed the root context. */}}
+{{- /* Renders yes if models come from a volume and not from a bucket. Passed the root context. */}}
 {{- define "tfserving-canary.fromVolume" -}}
 {{ if hasPrefix "/" .Values.modelStore.basePath }}yes{{ end }}
 {{- end }}
 
-{{- /* Renders yes where an init container copies the model and verifies it. Passed the root context. */}}
+{{- /* Renders yes if an init container copies the model and verifies it. Passed the root context. */}}
 {{- define "tfserving-canary.verifies" -}}
 {{ if and (include "tfserving-canary.fromVolume" .) .Values.modelStore.verifyManifest }}yes{{ end }}
 {{- end }}
 
-{{- /* Renders a quantity as a plain number, so that two can be compared. Passed the quantity. */}}
+{{- /* Renders a quantity as a plain number, which can be compared. Passed the quantity. */}}
 {{- define "tfserving-canary.quantity" -}}
 {{- $factors := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 }}
 {{- range $power, $suffix := list "" "Ki" "Mi" "Gi" "Ti" "Pi" "Ei" }}

@@ -1,10 +1,11 @@
-{{- /* Renders, as JSON, what would lose requests, as a list of problems: traffic for a track whose pods are not there, and
-pods taken from a track that has traffic. Helm applies all of one upgrade at once, and an upgrade that did both would
-answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Passed the root context. */}}
+{{- /* Renders, as a JSON list of problems, what would lose requests: traffic for a track whose pods do not exist, and
+pods taken from a track that has traffic. Helm applies all objects of an upgrade at once, and an upgrade that did both
+would answer 503 until the pods are Ready. The list is empty where no cluster can be asked. Passed the root context.
+*/}}
 {{- define "tfserving-canary.liveProblems" -}}
 {{- $problems := list }}
 {{- $namespace := .Release.Namespace }}
-{{- /* Every namespace has this one: without it there is no cluster to ask. */}}
+{{- /* Every namespace has this ServiceAccount. Without it there is no cluster to ask. */}}
 {{- if and .Values.routing.requireReady (lookup "v1" "ServiceAccount" $namespace "default") }}
 {{- $now := dict }}
 {{- $everyoneNow := dict }}
@@ -13,7 +14,7 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- range $track, $weight := include "tfserving-canary.weightsNow" $entries | fromJson }}
 {{- $_ := set $now $track (max (get $now $track | default 0 | int64) (int64 $weight)) }}
 {{- end }}
-{{- /* The last entry takes everyone else: all of a few clients are not more than some of all. */}}
+{{- /* The last entry takes all other requests. Only its weights tell how much of the whole traffic a track gets. */}}
 {{- range $track, $weight := include "tfserving-canary.weightsNow" (last $entries | list | compact) | fromJson }}
 {{- $_ := set $everyoneNow $track (max (get $everyoneNow $track | default 0 | int64) (int64 $weight)) }}
 {{- end }}
@@ -34,7 +35,10 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- if and (eq $had 0) (not $first) }}
 {{- $reason := include "tfserving-canary.notReady" $args }}
 {{- if $reason }}
-{{- $problems = append $problems (printf "routing.routes: track %s has no traffic yet and cannot take it: %s; first upgrade without weight for it (-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides" $track $reason) }}
+{{- $problems = append $problems (printf (print
+  "routing.routes: track %s has no traffic yet and cannot take it: %s; first upgrade without weight for it "
+  "(-f values/stable.yaml) and --wait, then move the traffic; routing.requireReady=false overrides this")
+  $track $reason) }}
 {{- end }}
 {{- else if and (gt $had 0) (eq (dig "status" "readyReplicas" 0 $args.live | int64) 0) }}
 {{- $gets := get $next $track | int64 }}
@@ -43,39 +47,51 @@ answer 503 until the pods are Ready. Empty where the cluster cannot be asked. Pa
 {{- $had = get $everyoneNow $track | default 0 | int64 }}
 {{- end }}
 {{- if gt $gets $had }}
-{{- $problems = append $problems (printf "routing.routes: track %s has no Ready pod and would get more traffic, %d and not %d of 100; first see why (kubectl get pods -l track=%s), or go back to a track that answers; routing.requireReady=false overrides" $track $gets $had $track) }}
+{{- $problems = append $problems (printf (print
+  "routing.routes: track %s has no Ready pod and would get more traffic, %d %% instead of %d %%; find out why "
+  "(kubectl get pods -l track=%s), or go back to a track that answers; routing.requireReady=false overrides this")
+  $track $gets $had $track) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- range $track := keys $now | sortAlpha }}
 {{- $settings := get $.Values.tracks $track }}
 {{- if not $settings }}
-{{- $problems = append $problems (printf "tracks: track %s has traffic now and would be deleted under it; first upgrade without weight for it, then without the track" $track) }}
+{{- $problems = append $problems (printf (print
+  "tracks: track %s has traffic now and would be deleted under it; first upgrade without weight for it, then without "
+  "the track") $track) }}
 {{- else if eq (include "tfserving-canary.leastPods" $settings) "0" }}
-{{- $problems = append $problems (printf "tracks.%s.replicas: the track has traffic now and would lose its pods under it; first upgrade without weight for it, then set 0" $track) }}
+{{- $problems = append $problems (printf (print
+  "tracks.%s.replicas: the track has traffic now and would lose its pods under it; first upgrade without weight for "
+  "it, then set 0") $track) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- $problems | toJson }}
 {{- end }}
 
-{{- /* Renders, as JSON, the tracks that entries of a live VirtualService send something to, each with the most of 100 that it
-gets by one of them. Whoever is kept on a track (kept, bucket) is on it already, and is not more traffic. Passed the entries. */}}
+{{- /* Renders, as JSON, the tracks that entries of a live VirtualService send requests to, each with the largest
+weight that one entry gives it. Clients that are kept on a track (kept, bucket) are on it already and count as no
+additional traffic. Passed the entries. */}}
 {{- define "tfserving-canary.weightsNow" -}}
 {{- $tracks := dict }}
 {{- range $entry := . }}
 {{- range $part := $entry.route }}
 {{- $track := dig "destination" "subset" "" $part }}
 {{- $weight := dig "weight" 100 $part | int64 }}
-{{- if regexMatch (printf "-(kept|bucket)-%s-(grpc|rest)$" $track) ($entry.name | default "") }}{{ $weight = min 1 $weight }}{{ end }}
-{{- if and $track (gt $weight 0) }}{{ $_ := set $tracks $track (max (get $tracks $track | default 0 | int64) $weight) }}{{ end }}
+{{- if regexMatch (printf "-(kept|bucket)-%s-(grpc|rest)$" $track) ($entry.name | default "") }}
+{{- $weight = min 1 $weight }}
+{{- end }}
+{{- if and $track (gt $weight 0) }}
+{{- $_ := set $tracks $track (max (get $tracks $track | default 0 | int64) $weight) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $tracks | toJson }}
 {{- end }}
 
-{{- /* Renders why the pods of a track cannot take traffic, or nothing. Passed a dict: root, track, live (its Deployment, or
-nothing). */}}
+{{- /* Renders the reason why the pods of a track cannot take traffic, or nothing. Passed a dict: root, track, live (its
+Deployment, or nothing). */}}
 {{- define "tfserving-canary.notReady" -}}
 {{- if not .live }}
 {{- print "it has no pods yet" }}
@@ -88,17 +104,24 @@ nothing). */}}
 {{- $store := .root.Values.modelStore }}
 {{- $from := "" }}
 {{- range .live.spec.template.spec.volumes }}
-{{- if has .name (list "models" "store") }}{{ $from = dig "persistentVolumeClaim" "claimName" (dig "image" "reference" $from .) . }}{{ end }}
+{{- if has .name (list "models" "store") }}
+{{- $from = dig "persistentVolumeClaim" "claimName" (dig "image" "reference" $from .) . }}
 {{- end }}
-{{- if ne $version (include "tfserving-canary.version" .) }}
-{{- printf "it serves version %s and this upgrade would change it to %s" $version (include "tfserving-canary.version" .) }}
+{{- end }}
+{{- $otherConfig := ne $config (include "tfserving-canary.config" . | sha256sum) }}
+{{- $otherStore := ne $from ($store.image.reference | default $store.persistentVolumeClaim.claimName) }}
+{{- $pods := dig "replicas" 0 $status | int64 }}
+{{- $unseen := ne (dig "observedGeneration" 0 $status | int64) (int64 .live.metadata.generation) }}
+{{- $wanted := include "tfserving-canary.version" . }}
+{{- if ne $version $wanted }}
+{{- printf "it serves version %s and this upgrade would change it to %s" $version $wanted }}
 {{- else if ne $image (include "tfserving-canary.image" .root) }}
 {{- printf "it runs image %s and this upgrade would change it to %s" $image (include "tfserving-canary.image" .root) }}
-{{- else if or (ne $config (include "tfserving-canary.config" . | sha256sum)) (ne $from ($store.image.reference | default $store.persistentVolumeClaim.claimName)) }}
-{{- print "this upgrade would change its model's name or where it is read from" }}
+{{- else if or $otherConfig $otherStore }}
+{{- print "this upgrade would change the name of its model or the place that it is read from" }}
 {{- else if eq $ready 0 }}
-{{- printf "0 of its %d pods are Ready" (dig "replicas" 0 $status | int64) }}
-{{- else if or (ne (dig "updatedReplicas" 0 $status | int64) (dig "replicas" 0 $status | int64)) (ne (dig "observedGeneration" 0 $status | int64) (int64 .live.metadata.generation)) }}
+{{- printf "0 of its %d pods are Ready" $pods }}
+{{- else if or $unseen (ne (dig "updatedReplicas" 0 $status | int64) $pods) }}
 {{- print "its pods are being replaced" }}
 {{- end }}
 {{- end }}

@@ -1,19 +1,23 @@
-{{- /* Renders the http list of a VirtualService. Every entry of routing.routes becomes one for gRPC and one for REST, which
-differ in path and port only; with `sticky` a pair for each track goes before, for those who have one already. Passed a
-dict: root, revision (empty while it is being computed), place (gateway, or mesh for callers inside it). */}}
+{{- /* Renders the http list of a VirtualService. Every entry of routing.routes becomes one for gRPC and one for REST,
+which differ only in path and port. With `sticky`, a pair for each track goes before them and takes the clients that
+have a track already. Passed a dict: root, revision (empty while it is being computed), place (gateway, or mesh for
+callers inside it). */}}
 {{- define "tfserving-canary.routes" -}}
 {{- $grpc := dict "name" "grpc" "prefix" "/tensorflow.serving." "port" 8500 }}
 {{- $rest := dict "name" "rest" "prefix" "/v1/" "port" 8501 }}
 {{- $entries := list }}
 {{- range $route := .root.Values.routing.routes }}
 {{- $match := $route.match | default dict }}
-{{- /* The gateway cannot see who calls inside the mesh, and sidecars verify no tokens. */}}
-{{- if not (or (and (eq $.place "gateway") (hasKey $match "sourceLabels")) (and (eq $.place "mesh") (hasKey $match "claims"))) }}
-{{- range $variant := include "tfserving-canary.variants" (dict "root" $.root "route" $route "place" $.place) | fromJsonArray }}
+{{- /* The gateway does not see the labels of callers inside the mesh, and sidecars verify no tokens. */}}
+{{- $unseen := ternary "sourceLabels" "claims" (eq $.place "gateway") }}
+{{- if not (hasKey $match $unseen) }}
+{{- $variants := include "tfserving-canary.variants" (dict "root" $.root "route" $route "place" $.place) }}
+{{- range $variant := fromJsonArray $variants }}
 {{- range $api := list $grpc $rest }}
 {{- $path := dig "path" dict $match }}
 {{- if not (and (eq $api.name "grpc") (hasKey $path "version")) }}
-{{- $entries = append $entries (include "tfserving-canary.route" (dict "root" $.root "revision" $.revision "route" $route "variant" $variant "api" $api)) }}
+{{- $args := dict "root" $.root "revision" $.revision "route" $route "variant" $variant "api" $api }}
+{{- $entries = append $entries (include "tfserving-canary.route" $args) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -22,8 +26,8 @@ dict: root, revision (empty while it is being computed), place (gateway, or mesh
 {{- join "\n" $entries }}
 {{- end }}
 
-{{- /* Renders, as JSON, what one entry of routing.routes becomes: a list of name, headers, weights and whether a cookie is
-given. Passed a dict: root, route, place. */}}
+{{- /* Renders, as JSON, what one entry of routing.routes becomes: a list of name, headers, weights, and whether the
+answer sets a cookie. Passed a dict: root, route, place. */}}
 {{- define "tfserving-canary.variants" -}}
 {{- $routing := .root.Values.routing }}
 {{- $variants := list }}
@@ -33,19 +37,24 @@ given. Passed a dict: root, route, place. */}}
 {{- $high := add $low (int64 (get $.route.weights $track)) }}
 {{- $own := dict $track 100 }}
 {{- if eq $by "cookie" }}
-{{- $headers := dict "cookie" (dict "regex" (include "tfserving-canary.cookieExpression" (dict "name" $routing.stickyCookie.name "value" $track))) }}
-{{- $variants = append $variants (dict "name" (printf "%s-kept-%s" $.route.name $track) "headers" $headers "weights" $own) }}
+{{- $cookie := dict "name" $routing.stickyCookie.name "value" $track }}
+{{- $headers := dict "cookie" (dict "regex" (include "tfserving-canary.cookieExpression" $cookie)) }}
+{{- $name := printf "%s-kept-%s" $.route.name $track }}
+{{- $variants = append $variants (dict "name" $name "headers" $headers "weights" $own) }}
 {{- else if and (eq $by "user") (eq $.place "gateway") }}
-{{- $headers := dict (include "tfserving-canary.bucketHeader" $.root) (dict "regex" (include "tfserving-canary.buckets" (dict "low" $low "high" $high))) }}
-{{- $variants = append $variants (dict "name" (printf "%s-bucket-%s" $.route.name $track) "headers" $headers "weights" $own) }}
+{{- $buckets := include "tfserving-canary.buckets" (dict "low" $low "high" $high) }}
+{{- $headers := dict (include "tfserving-canary.bucketHeader" $.root) (dict "regex" $buckets) }}
+{{- $name := printf "%s-bucket-%s" $.route.name $track }}
+{{- $variants = append $variants (dict "name" $name "headers" $headers "weights" $own) }}
 {{- end }}
 {{- $low = $high }}
 {{- end }}
-{{- append $variants (dict "name" .route.name "headers" dict "weights" .route.weights "cookie" (eq $by "cookie")) | toJson }}
+{{- $plain := dict "name" .route.name "headers" dict "weights" .route.weights "cookie" (eq $by "cookie") }}
+{{- append $variants $plain | toJson }}
 {{- end }}
 
-{{- /* Renders, as JSON, the tracks that a route sends something to, stable last: then a growing canary takes buckets from
-stable, and whoever has the canary keeps it. Passed the route. */}}
+{{- /* Renders, as JSON, the tracks that a route sends requests to, stable last. In that order a growing canary takes
+buckets from stable, and users of the canary keep it. Passed the route. */}}
 {{- define "tfserving-canary.sharing" -}}
 {{- $tracks := list }}
 {{- range $track := without (keys .weights | sortAlpha) "stable" | concat (list) }}
@@ -55,8 +64,8 @@ stable, and whoever has the canary keeps it. Passed the route. */}}
 {{- $tracks | toJson }}
 {{- end }}
 
-{{- /* Renders an expression for the buckets from low up to, and without, high; a bucket is written with two digits. Passed
-a dict: low, high. */}}
+{{- /* Renders an expression for the buckets from low up to, but excluding, high. A bucket is written with two digits.
+Passed a dict: low, high. */}}
 {{- define "tfserving-canary.buckets" -}}
 {{- $parts := list }}
 {{- range $ten := until 10 }}
@@ -69,7 +78,7 @@ a dict: low, high. */}}
 {{- join "|" $parts }}
 {{- end }}
 
-{{- /* Renders the header in which the gateway puts the bucket of a request's user. Passed the root context. */}}
+{{- /* Renders the header into which the gateway writes the bucket of a request's user. Passed the root context. */}}
 {{- define "tfserving-canary.bucketHeader" -}}
 x-bucket-{{ .Values.model.name | lower }}
 {{- end }}
@@ -103,19 +112,22 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- $_ := set $headers "cookie" (dict "regex" (include "tfserving-canary.cookieExpression" .match.cookie)) }}
 {{- end }}
 {{- range $claim, $values := .match.claims }}
-{{- $_ := set $headers (printf "@request.auth.claims[%s]" $claim) (include "tfserving-canary.oneOf" $values | fromJson) }}
+{{- $matcher := include "tfserving-canary.oneOf" $values | fromJson }}
+{{- $_ := set $headers (printf "@request.auth.claims[%s]" $claim) $matcher }}
 {{- end }}
 {{- $headers | toJson }}
 {{- end }}
 
-{{- /* Renders one entry of that list. Passed a dict: root, revision, route (an entry of routing.routes), variant (see
-variants), api (a dict: name, prefix, port). */}}
+{{- /* Renders one entry of the http list. Passed a dict: root, revision, route (an entry of routing.routes), variant
+(see variants), api (a dict: name, prefix, port). */}}
 {{- define "tfserving-canary.route" -}}
 {{- $host := include "tfserving-canary.name" .root }}
 {{- $routing := .root.Values.routing }}
 {{- $match := .route.match | default dict }}
 {{- $path := dig "path" dict $match }}
-{{- $headers := merge (include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson) .variant.headers -}}
+{{- $matched := include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson }}
+{{- $headers := merge $matched .variant.headers }}
+{{- $cookie := $routing.stickyCookie -}}
 - name: {{ printf "%s-%s" .variant.name .api.name | quote }}
   match:
     - uri:
@@ -145,7 +157,7 @@ variants), api (a dict: name, prefix, port). */}}
   {{- end }}
   route:
     {{- range $track, $weight := .variant.weights }}
-    {{- /* A weight of 0 is left out: Envoy sends nothing there, but a lone destination of weight 0 takes everything. */}}
+    {{- /* A weight of 0 is left out: a single destination of weight 0 would take all requests. */}}
     {{- if gt (int $weight) 0 }}
     - destination:
         host: {{ $host | quote }}
@@ -158,7 +170,8 @@ variants), api (a dict: name, prefix, port). */}}
         response:
           {{- if $.variant.cookie }}
           add:
-            set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=Lax" $routing.stickyCookie.name $track (int64 $routing.stickyCookie.maxAgeSeconds) | quote }}
+            set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=Lax"
+              $cookie.name $track (int64 $cookie.maxAgeSeconds) | quote }}
           {{- end }}
           {{- if $routing.attribution }}
           set:
@@ -189,19 +202,20 @@ variants), api (a dict: name, prefix, port). */}}
 
 {{- /* Renders an expression for the REST paths of the version that a track serves. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.versionExpression" -}}
-/v1/models/{{ regexQuoteMeta .root.Values.model.name }}/versions/{{ if hasKey .root.Values.tracks .track }}{{ include "tfserving-canary.version" . }}{{ end }}([:/].*)?
+/v1/models/{{ regexQuoteMeta .root.Values.model.name }}/versions/
+{{- if hasKey .root.Values.tracks .track }}{{ include "tfserving-canary.version" . }}{{ end }}([:/].*)?
 {{- end }}
 
-{{- /* Renders the revision of the routes: a hash of what is rendered, so that `helm upgrade`, `helm template` and GitOps
-agree, and the gateway shows by it which routes it has. Passed the root context. */}}
+{{- /* Renders the revision of the routes: a hash of what is rendered. `helm upgrade`, `helm template` and GitOps agree
+on it, and it tells which routes a gateway has. Passed the root context. */}}
 {{- define "tfserving-canary.routeRevision" -}}
 {{- $gateway := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "gateway") }}
 {{- $mesh := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "mesh") }}
 {{- printf "%s\n%s" $gateway $mesh | sha256sum | trunc 10 }}
 {{- end }}
 
-{{- /* Renders, as JSON, what a match asks of a request, each condition under a name of its own, as a list of values, a
-prefix or an expression. The rules about routes that nobody reaches compare them. Passed a dict: root, match. */}}
+{{- /* Renders, as JSON, the conditions of a match by name, each as a list of values, a prefix or an expression. The
+rule about routes that no request reaches compares them. Passed a dict: root, match. */}}
 {{- define "tfserving-canary.conditions" -}}
 {{- $conditions := dict }}
 {{- $names := .root.Values.routing.headers }}
@@ -228,7 +242,8 @@ prefix or an expression. The rules about routes that nobody reaches compare them
 {{- end }}
 {{- if hasKey .match "path" }}
 {{- if hasKey .match.path "version" }}
-{{- $_ := set $conditions "path" (dict "oneOf" (list (include "tfserving-canary.versionExpression" (dict "root" .root "track" .match.path.version)))) }}
+{{- $expression := include "tfserving-canary.versionExpression" (dict "root" .root "track" .match.path.version) }}
+{{- $_ := set $conditions "path" (dict "oneOf" (list $expression)) }}
 {{- else }}
 {{- $_ := set $conditions "path" (dict "oneOf" (list (trimSuffix "/" .match.path.prefix))) }}
 {{- end }}
@@ -236,7 +251,8 @@ prefix or an expression. The rules about routes that nobody reaches compare them
 {{- $conditions | toJson }}
 {{- end }}
 
-{{- /* Renders yes if whatever fits the narrow conditions fits the wide ones too. Passed a dict: wide, narrow. */}}
+{{- /* Renders yes if every request that meets the narrow conditions meets the wide ones too. Passed a dict: wide,
+narrow. */}}
 {{- define "tfserving-canary.covers" -}}
 {{- $covered := true }}
 {{- range $name, $wide := .wide }}

@@ -1,8 +1,8 @@
 """
 The manifest of an exported model: what it is, its interface, and a sha256 of every file.
 
-Only the standard library is used, so that a container without TensorFlow can check a model:
-``python -m tfcanary.export.manifest verify DIR``.
+Beside it lie the same hashes in the format of ``sha256sum --check``, which the chart's init container runs. Only the
+standard library is used: ``python -m tfcanary.export.manifest verify DIR`` needs no TensorFlow.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from tfcanary import cli
 from tfcanary.errors import DoesNotHoldError, UsageError
 
 NAME = "manifest.json"
+SUMS = "manifest.sha256"
 
 
 def sha256(path: Path) -> str:
@@ -29,38 +30,57 @@ def sha256(path: Path) -> str:
 
 def files(directory: Path) -> dict[str, dict[str, Any]]:
     """
-    List every file below `directory`, except the manifest, with its size and hash.
+    List every file below `directory`, except the manifest and its sums, with its size and hash.
     """
     return {
         path.relative_to(directory).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / NAME
+        if path.is_file() and path not in {directory / NAME, directory / SUMS}
     }
 
 
 def write(directory: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """
-    Write the manifest of `directory`: `facts`, and the files as they are now.
+    Write the manifest of `directory` and its sums: `facts`, and the files as they are now.
     """
     manifest = {**facts, "files": files(directory)}
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
     (directory / NAME).write_text(text + "\n", encoding="utf-8")
+    (directory / SUMS).write_text(_sums(directory), encoding="utf-8")
     return manifest
+
+
+def _sums(directory: Path) -> str:
+    """
+    Give the hashes of the manifest and of the files that it lists, as `sha256sum --check` reads them.
+    """
+    hashes = {**_listed(directory), NAME: sha256(directory / NAME)}
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes.items()))
 
 
 def problems(directory: Path) -> Iterator[str]:
     """
-    Say of each file what is not as the manifest has it; nothing if all are.
+    Say of each file how it differs from the manifest, and of the sums how they do; nothing if all agree.
 
     Raises:
         UsageError: there is no manifest, or it is malformed, or something cannot be read.
     """
+    yield from _file_problems(directory)
+    path = directory / SUMS
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        yield f"{SUMS}: expected a file, got a link or a device"
+    # A model that was exported by an earlier release has none.
+    elif path.exists() and path.read_bytes() != _sums(directory).encode():
+        yield f"{SUMS}: expected the hashes of {NAME}, got others"
+
+
+def _file_problems(directory: Path) -> Iterator[str]:
     listed = _listed(directory)
     # A link may point to anything, today to this file and tomorrow to another.
     found = {
         path.relative_to(directory).as_posix(): path
         for path in _below(directory)
-        if path != directory / NAME and (path.is_symlink() or not path.is_dir())
+        if path not in {directory / NAME, directory / SUMS} and (path.is_symlink() or not path.is_dir())
     }
     for name in sorted(listed.keys() | found.keys()):
         path = found.get(name)
@@ -109,21 +129,29 @@ def _listed(directory: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Verify a model's files, before they are served.
+    Verify a model's files before they are served, or write the sums of a model that has none.
     """
     parser = cli.Parser(prog="python -m tfcanary.export.manifest", description=__doc__)
-    parser.add_argument("command", choices=["verify"], help="hold every file against the manifest")
+    parser.add_argument(
+        "command",
+        choices=["verify", "sums"],
+        help=f"verify: compare every file with the manifest; sums: do so, and write {SUMS}",
+    )
     parser.add_argument(
         "model", type=Path, metavar="DIR", help="a version's directory, with its manifest.json"
     )
-    return cli.run(parser, _verify, argv)
+    return cli.run(parser, _run, argv)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    if lines := list(problems(arguments.model)):
+def _run(arguments: argparse.Namespace) -> int:
+    model = arguments.model
+    writes = arguments.command == "sums"
+    if lines := list(_file_problems(model) if writes else problems(model)):
         more = f"; and {len(lines) - 1} more" if len(lines) > 1 else ""
-        raise DoesNotHoldError(f"model {arguments.model}: {lines[0]}{more}")
-    print(f"model {arguments.model}: {len(_listed(arguments.model))} files verified")  # noqa: T201 - the result
+        raise DoesNotHoldError(f"model {model}: {lines[0]}{more}")
+    if writes:
+        (model / SUMS).write_text(_sums(model), encoding="utf-8")
+    print(f"model {model}: {len(_listed(model))} files verified")  # noqa: T201 - the result
     return 0
 
 
