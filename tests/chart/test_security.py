@@ -56,7 +56,9 @@ def allowed(policy, principal, port, method, path):
         ("cluster.local/ns/shop/sa/default", 8501, "POST", f"{MODEL}:predict", False),
     ],
 )
-def test_only_who_may_calls_only_what_may(render, principal, port, method, path, expected):
+def test_only_who_may_calls_only_what_may(  # noqa: PLR0917 - a table
+    render, principal, port, method, path, expected
+):
     """
     Everything is refused but the named callers, the named model and the prediction paths.
     """

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tfcanary import manifest
+from tfcanary.export import manifest
 
 
 def write(model, **facts):
@@ -108,7 +108,7 @@ def in_the_manifest(model):
 
 NO_SUMS = (
     "expected manifest.sha256 beside manifest.json, got none; for a model that was exported before export_resnet.py "
-    "wrote this file, run: python -m tfcanary.manifest sums DIR"
+    "wrote this file, run: python -m tfcanary.export.manifest sums DIR"
 )
 OTHER_FILES = "expected the files of manifest.sha256"
 CHANGES = {

@@ -204,7 +204,7 @@ def test_it_needs_only_the_standard_library(model: Path, tmp_path: Path) -> None
     flip(model)
 
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "tfcanary.manifest", "verify", str(model)],
+        [sys.executable, "-S", "-m", "tfcanary.export.manifest", "verify", str(model)],
         check=False,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ fail() {
 [ -f "$from/manifest.json" ] || fail "expected manifest.json beside saved_model.pb, got none; export_resnet.py writes\
  it"
 [ -f "$from/manifest.sha256" ] || fail "expected manifest.sha256 beside manifest.json, got none; for a model that was\
- exported before export_resnet.py wrote this file, run: python -m tfcanary.manifest sums DIR"
+ exported before export_resnet.py wrote this file, run: python -m tfcanary.export.manifest sums DIR"
 fault=$(sed -n 's/^  "fault": //p' "$from/manifest.json" | sed 's/,$//')
 if [ "${fault:-null}" != null ] && [ "$faulty" != allow-faulty ]; then
   fail "its manifest says that it was made faulty on purpose, $fault; for a drill set modelStore.allowFaulty"
