@@ -12,7 +12,7 @@ import pytest
 from tfcanary.errors import UsageError
 from tfcanary.export import manifest
 
-SOURCES = Path(manifest.__file__).parent
+SOURCES = Path(manifest.__file__).parents[1]
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_it_needs_only_the_standard_library(model: Path, tmp_path: Path) -> None
     A container that is to verify a model has these files, and no packages.
     """
     package = tmp_path / "packages" / "tfcanary"
-    package.mkdir(parents=True)
-    for name in ("__init__.py", "cli.py", "errors.py", "manifest.py"):
+    (package / "export").mkdir(parents=True)
+    for name in ("__init__.py", "cli.py", "errors.py", "export/__init__.py", "export/manifest.py"):
         shutil.copy(SOURCES / name, package / name)
     flip(model)
 
