@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -91,6 +92,13 @@ def chart(session: nox.Session) -> None:
         posargs.remove("--goldens")
         env["REWRITE_GOLDENS"] = "1"
     python(session, "-m", "pytest", "tests/chart", *posargs, env=env)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The pages of docs/ as a site: a broken link or a page outside the navigation is an error."""
+    with tempfile.TemporaryDirectory() as site:
+        python(session, "-m", "mkdocs", "build", "--strict", f"--site-dir={site}", *session.posargs)
 
 
 @nox.session(default=False)

@@ -3,8 +3,12 @@ What tests of several parts need.
 """
 
 import datetime as dt
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from cryptography import x509
@@ -60,3 +64,18 @@ def identity() -> Callable[..., Identity]:
     Make an identity for a host name: `identity(name)` is its own authority, `identity(name, issuer)` another's.
     """
     return _identity
+
+
+@pytest.fixture(scope="session")
+def documents() -> ModuleType:
+    """
+    The project's Markdown, as `documents.py` beside this file reads it.
+    """
+    path = Path(__file__).with_name("documents.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
