@@ -1,13 +1,16 @@
 """
 The project's one task runner: `python3 -m nox -s demo`, `python3 -m nox -s tests`.
 
-All sessions share one environment, made from requirements.lock: TensorFlow in six copies helps nobody.
+All sessions share one environment, made from requirements.lock: one copy of TensorFlow is enough.
 """
 
 import argparse
+import atexit
 import hashlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,10 +24,16 @@ nox.options.sessions = ["lint", "types", "unit", "chart"]
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".nox" / "tfcanary"
 PYTHON = ENVIRONMENT / "bin" / "python"
-TEST_CLUSTER = "tests"
 # The locked TensorFlow is published for these.
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = nox.project.python_versions(nox.project.load_toml(HERE / "pyproject.toml"))
 LOCK_HEADER = "# Written by `nox -s lock`: every dependency, pinned by hash.\n"
+
+# The cluster of the tests, and what comes up in the background while other sessions run.
+CLUSTER = "tests"
+UP = ("scripts/local_cluster.py", "up", "--name", CLUSTER)
+DOWN = ("scripts/local_cluster.py", "down", "--name", CLUSTER)
+UP_LOG = HERE / ".nox" / "up.log"
+BACKGROUND: list[subprocess.Popen[bytes]] = []
 
 
 @nox.session(default=False)
@@ -36,6 +45,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def tests(session: nox.Session) -> None:
     """Everything that CI runs: lint, types, and all tests, those on a real cluster last (`-- --keep` keeps it)."""
+    begin_up(session)
     for name in ("lint", "types", "unit", "pages", "export", "modelserver", "chart"):
         session.notify(name, [])
     session.notify("cluster", session.posargs)
@@ -43,9 +53,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: rules and format."""
+    """Ruff's rules and format, and which package may import which."""
     python(session, "-m", "ruff", "check")
     python(session, "-m", "ruff", "format", "--check")
+    session.run(str(PYTHON.with_name("lint-imports")))
 
 
 @nox.session
@@ -56,30 +67,30 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """The pure parts and the clients: no helm, no cluster."""
-    python(session, "-m", "pytest", "tests/unit", *session.posargs)
+    """The pure parts and the clients, with the share of lines and branches that they run: no helm, no cluster."""
+    pytest(session, "tests/unit", under=("coverage", "run", "-m"))
+    python(session, "-m", "coverage", "report", "--skip-covered")
 
 
 @nox.session(default=False)
 def pages(session: nox.Session) -> None:
     """The reports in headless Chromium, as a phone and as a desktop; installs it where that is possible."""
     packages = {"chromium": "chromium", "chromedriver": "chromium-driver"}
-    python(
-        session, "-m", "tfcanary.cluster.preflight", *(f"{tool}={name}" for tool, name in packages.items())
-    )
-    python(session, "-m", "pytest", "tests/pages", *session.posargs)
+    wanted = (f"{program}={package}" for program, package in packages.items())
+    python(session, "-m", "tfcanary.cluster.preflight", *wanted)
+    pytest(session, "tests/pages")
 
 
 @nox.session(default=False)
 def export(session: nox.Session) -> None:
     """SavedModels: what is written, and what is refused."""
-    python(session, "-m", "pytest", "tests/export", *session.posargs)
+    pytest(session, "tests/export")
 
 
 @nox.session(default=False)
 def modelserver(session: nox.Session) -> None:
     """The model server against TensorFlow Serving's published behaviour."""
-    python(session, "-m", "pytest", "tests/modelserver", *session.posargs)
+    pytest(session, "tests/modelserver")
 
 
 @nox.session
@@ -91,7 +102,7 @@ def chart(session: nox.Session) -> None:
     if "--goldens" in posargs:
         posargs.remove("--goldens")
         env["REWRITE_GOLDENS"] = "1"
-    python(session, "-m", "pytest", "tests/chart", *posargs, env=env)
+    pytest(session, "tests/chart", posargs=posargs, env=env)
 
 
 @nox.session(default=False)
@@ -132,23 +143,31 @@ def down(session: nox.Session) -> None:
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
     """Write requirements.lock and the model server's from what they are made of."""
-    session.run(sys.executable, "-m", "pip", "install", "--quiet", "uv", external=True)
+    session.run(sys.executable, "-m", "pip", "install", "--quiet", "uv")
     compiler = (sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--generate-hashes")
     server = HERE / "images" / "modelserver"
     jobs = {
         HERE / "requirements.lock": (
-            "pyproject.toml", "--all-extras", "--group=lint", "--group=types", "--group=test", "--group=docs",
-            "--universal", "--python-version=3.11",
+            "pyproject.toml",
+            "--all-extras",
+            "--group=lint",
+            "--group=types",
+            "--group=test",
+            "--group=docs",
+            "--universal",
+            "--python-version=3.11",
         ),
         server / "requirements.lock": (
-            str(server.relative_to(HERE) / "requirements.in"), "--constraints=requirements.lock",
+            str(server.relative_to(HERE) / "requirements.in"),
+            "--constraints=requirements.lock",
             f"--overrides={server.relative_to(HERE) / 'overrides.txt'}",
-            "--python-version=3.11", "--python-platform=linux",
+            "--python-version=3.11",
+            "--python-platform=linux",
         ),
-    }  # fmt: skip
+    }
     for target, arguments in jobs.items():
         # With its output there already, uv keeps every version that still fits: `-- --upgrade` takes the newest.
-        session.run(*compiler, *arguments, f"--output-file={target}", *session.posargs, external=True)
+        session.run(*compiler, *arguments, f"--output-file={target}", *session.posargs)
         text = target.read_text().removeprefix(LOCK_HEADER)
         target.write_text(LOCK_HEADER + text)
 
@@ -163,36 +182,81 @@ def on_a_cluster(session: nox.Session, tests: str, **more: str) -> None:
     parser = argparse.ArgumentParser(prog=f"nox -s {session.name} --")
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
     options, posargs = parser.parse_known_args(session.posargs)
-    environment(session)
-    given = os.environ.get("KUBECONFIG", "")
-    # That of a local cluster of ours is what the demo tells people to export: it is not for the tests to use.
-    if given and "tfserving-canary" not in Path(given).parts:
-        python(
-            session,
-            "-m",
-            "pytest",
-            tests,
-            f"--k8s-kubeconfig={given}",
-            "--k8s-provider=external",
-            *posargs,
-            env=more,
-        )
+    provider = "--k8s-provider=external"
+    given = other_cluster()
+    if given:
+        pytest(session, tests, posargs=[provider, f"--k8s-kubeconfig={given}", *posargs], env=more)
         return
     try:
-        up_arguments = ("scripts/local_cluster.py", "up", "--name", TEST_CLUSTER)
-        python(session, *up_arguments)
+        end_up(session)
         env = {"PATH": with_programs(session, "tools", "kubernetes"), **more}
-        kubeconfig = session.run(
-            str(PYTHON), "-c", f"from tfcanary.cluster.layout import Layout; print(Layout({TEST_CLUSTER!r}).kubeconfig)",
-            external=True, silent=True,
-        )  # fmt: skip
-        python(
-            session, "-m", "pytest", tests, "--k8s-provider=external",
-            f"--k8s-kubeconfig={str(kubeconfig).strip()}", *posargs, env=env,
-        )  # fmt: skip
+        script = f"from tfcanary.cluster.layout import Layout; print(Layout({CLUSTER!r}).kubeconfig)"
+        kubeconfig = str(session.run(str(PYTHON), "-c", script, silent=True)).strip()
+        pytest(session, tests, posargs=[provider, f"--k8s-kubeconfig={kubeconfig}", *posargs], env=env)
     finally:
         if not options.keep:
-            python(session, "scripts/local_cluster.py", "down", "--name", TEST_CLUSTER)
+            python(session, *DOWN)
+
+
+def other_cluster() -> str:
+    """
+    KUBECONFIG, unless it names a local cluster: the demo tells people to export that, and it is not for the tests.
+    """
+    given = os.environ.get("KUBECONFIG", "")
+    return "" if "tfserving-canary" in Path(given).parts else given
+
+
+def begin_up(session: nox.Session) -> None:
+    """
+    Bring the tests' cluster up while the sessions run that need none.
+    """
+    environment(session)
+    if other_cluster():
+        return
+    session.log(f"cluster {CLUSTER} comes up in the background; its output goes to {UP_LOG}")
+    with UP_LOG.open("wb") as log:
+        command = [str(PYTHON), *UP]
+        # In a process group of its own, which can be ended with all that it builds.
+        process = subprocess.Popen(command, cwd=HERE, stdout=log, stderr=log, start_new_session=True)
+    BACKGROUND.append(process)
+    atexit.register(abandon_up)
+
+
+def end_up(session: nox.Session) -> None:
+    """
+    Wait for the cluster that comes up in the background, or bring it up now if none does.
+    """
+    if not BACKGROUND:
+        python(session, *UP)
+        return
+    session.log(f"waiting for cluster {CLUSTER}, which began to come up with the first session")
+    try:
+        code = BACKGROUND[0].wait()
+    except BaseException:
+        end(BACKGROUND.pop())
+        raise
+    BACKGROUND.clear()
+    sys.stdout.write(UP_LOG.read_text())
+    if code:
+        session.error(f"cluster {CLUSTER}: expected it to come up, got exit code {code}; its output is above")
+
+
+def abandon_up() -> None:
+    """
+    Take down the cluster that no session waited for, because one before was interrupted or failed under --stop-on-first-error.
+    """
+    if BACKGROUND:
+        end(BACKGROUND.pop())
+        subprocess.run([str(PYTHON), *DOWN], cwd=HERE, check=False)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """
+    End a process group and wait for its leader.
+    """
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def environment(session: nox.Session) -> None:
@@ -213,11 +277,11 @@ def environment(session: nox.Session) -> None:
             )
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         # virtualenv came with nox; venv is a package of its own on Debian.
-        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(ENVIRONMENT), external=True)
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(ENVIRONMENT))
     session.log("installing requirements.lock (about 90 s, once)")
     pip = (str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    session.run(*pip, "--require-hashes", "--requirement=requirements.lock", external=True)
-    session.run(*pip, "--no-deps", "--no-build-isolation", "--editable=.", external=True)
+    session.run(*pip, "--require-hashes", "--requirement=requirements.lock")
+    session.run(*pip, "--no-deps", "--no-build-isolation", "--editable=.")
     stamp.write_text(wanted)
 
 
@@ -226,7 +290,22 @@ def python(session: nox.Session, *arguments: str, env: dict[str, str] | None = N
     Run the environment's Python.
     """
     environment(session)
-    session.run(str(PYTHON), *arguments, env=env, external=True)
+    session.run(str(PYTHON), *arguments, env=env)
+
+
+def pytest(
+    session: nox.Session,
+    tests: str,
+    *,
+    posargs: list[str] | None = None,
+    env: dict[str, str] | None = None,
+    under: tuple[str, ...] = (),
+) -> None:
+    """
+    Run tests, under another module if one is named, and say which ten were the slowest.
+    """
+    given = session.posargs if posargs is None else posargs
+    python(session, "-m", *under, "pytest", tests, "--durations=10", *given, env=env)
 
 
 def with_programs(session: nox.Session, *trees: str) -> str:
@@ -234,6 +313,5 @@ def with_programs(session: nox.Session, *trees: str) -> str:
     PATH with the programs of these Go trees in front, built if they never were.
     """
     environment(session)
-    command = (str(PYTHON), "-m", "tfcanary.cluster.binaries", *trees)
-    folders = session.run(*command, external=True, silent=True, stderr=None)
+    folders = session.run(str(PYTHON), "-m", "tfcanary.cluster.binaries", *trees, silent=True, stderr=None)
     return f"{str(folders).strip()}:{os.environ['PATH']}"

@@ -1,5 +1,5 @@
 """
-Mistakes against a live release: one line, the documented exit code, and nothing changed.
+Mistakes against a live release: each ends with one line and the documented exit code, and changes nothing.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ from tfcanary.helm.releases import Releases
 from tfcanary.paths import ROOT
 
 RELEASE = "resnet"
-DOOR = ROOT / "scripts/check_gateway.py"
+CHECK = ROOT / "scripts/check_gateway.py"
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("installed")
 @dataclass(frozen=True)
 class Mistake:
     """
-    What is given, how the command ends, and words that its line must have.
+    What is given, how the command ends, and words that its line has to contain.
     """
 
     values: str
@@ -53,9 +53,15 @@ def test_mistake(
 ) -> None:
     before = releases.history(RELEASE)
     command = [
-        sys.executable, str(DOOR), "--release", RELEASE, "--namespace", namespace,
-        "--kubeconfig", str(kubeconfig),
-    ]  # fmt: skip
+        sys.executable,
+        str(CHECK),
+        "--release",
+        RELEASE,
+        "--namespace",
+        namespace,
+        "--kubeconfig",
+        str(kubeconfig),
+    ]
     if mistake.values:
         file = tmp_path / "values.yaml"
         file.write_text(mistake.values)

@@ -22,7 +22,7 @@ from tfcanary.paths import ROOT
 from tfcanary.wait import NotYet, wait_until
 
 NAME = "life"
-DOOR = ROOT / "scripts/local_cluster.py"
+COMMAND = ROOT / "scripts/local_cluster.py"
 
 pytestmark = pytest.mark.usefixtures("ours")
 
@@ -39,7 +39,7 @@ def ours(layout: Layout | None) -> Layout:
 
 def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(DOOR), *arguments], capture_output=True, text=True, check=False, timeout=590
+        [sys.executable, str(COMMAND), *arguments], capture_output=True, text=True, check=False, timeout=590
     )
 
 
@@ -199,14 +199,24 @@ def test_up_takes_over_from_a_killed_helm(life: Layout) -> None:
         "--namespace=istio-system",
     ]
     chart = binaries.ensure("istio") / "charts/gateway"
-    upgrade = [*helm, "upgrade", "istio-ingressgateway", str(chart), "--reuse-values", "--wait",
-               "--set=podAnnotations.again=yes"]  # fmt: skip
+    upgrade = [
+        *helm,
+        "upgrade",
+        "istio-ingressgateway",
+        str(chart),
+        "--reuse-values",
+        "--wait",
+        "--set=podAnnotations.again=yes",
+    ]
     process = subprocess.Popen(upgrade, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def status() -> str:
         said = subprocess.run(
-            [*helm, "status", "istio-ingressgateway", "--output=json"], capture_output=True, text=True, check=True
-        ).stdout  # fmt: skip
+            [*helm, "status", "istio-ingressgateway", "--output=json"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         found: str = json.loads(said)["info"]["status"]
         return found
 
@@ -308,9 +318,11 @@ def test_not_root() -> None:
     Without root everything missing is said in one line, and what to do instead.
     """
     said = subprocess.run(
-        ["unshare", "--user", sys.executable, str(DOOR), "up", "--name", "nobody"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        ["unshare", "--user", sys.executable, str(COMMAND), "up", "--name", "nobody"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert 3 == said.returncode
     assert 1 == len(said.stderr.splitlines())

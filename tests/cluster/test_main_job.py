@@ -20,18 +20,18 @@ from tfcanary.contract import Api
 from tfcanary.helm.releases import Releases
 from tfcanary.judge.verdict import Outcome
 from tfcanary.kube.objects import LiveObjects
+from tfcanary.paths import VALUES
 from tfcanary.target import Target
 
-VALUES = Path(__file__).parents[2] / "values"
 RELEASE = "resnet"
 
 pytestmark = pytest.mark.usefixtures("installed")
 
 
 @pytest.fixture
-def subject(namespace: str, kubeconfig: Path) -> Callable[..., Subject]:
+def subject(target: Target) -> Callable[..., Subject]:
     def ask(*files: Path) -> Subject:
-        return from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), files=files)
+        return from_release(RELEASE, target, files=files)
 
     return ask
 
@@ -61,7 +61,7 @@ def test_strategy(strategy: str, releases: Releases, subject: Callable[..., Subj
 
 def test_split_of_another_strategy_is_found(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
-    Traffic that does not move as declared is found by counting alone, with no object to compare with.
+    Counting alone finds traffic that does not move as declared, with no live object to compare with.
     """
     releases.apply(RELEASE, files=[VALUES / "canary-10.yaml"])
     applied = subject()
@@ -78,7 +78,7 @@ def test_split_of_another_strategy_is_found(releases: Releases, subject: Callabl
 
 def test_values_that_are_not_live_are_found(releases: Releases, subject: Callable[..., Subject]) -> None:
     """
-    Values that were never applied do not hold, although the gateway does as its own routes say.
+    Values that were never applied do not hold, although the gateway does what its own routes say.
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
 
@@ -128,22 +128,22 @@ def routes_of(dump: dict[str, Any], host: str) -> list[dict[str, Any]]:
     return [route for one in hosts for route in one["routes"]]
 
 
-def test_pods_are_ready_and_restricted(kubeconfig: Path, namespace: str) -> None:
+def test_pods_are_ready_and_restricted(target: Target) -> None:
     """
     Both tracks run in a namespace that enforces Pod Security restricted, sidecar included.
     """
-    pods = LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig)).pods(RELEASE)
+    pods = LiveObjects(target).pods(RELEASE)
 
     assert {"stable", "canary"} == {pod.track for pod in pods}
     assert all(pod.ready for pod in pods)
 
 
-def test_missing_model(releases: Releases, namespace: str, kubeconfig: Path) -> None:
+def test_missing_model(releases: Releases, target: Target) -> None:
     """
-    A version that the store does not have never becomes ready, and the upgrade is taken back.
+    A version that the store lacks never becomes ready, and the upgrade is rolled back.
     """
     before = releases.values(RELEASE)
-    impatient = releases_in(Target(namespace=namespace, kubeconfig=kubeconfig), timeout_seconds=20)
+    impatient = releases_in(target, timeout_seconds=10)
     began = time.monotonic()
 
     with pytest.raises(Exception, match="resnet") as caught:

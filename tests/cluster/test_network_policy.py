@@ -1,7 +1,7 @@
 """
-The chart's NetworkPolicy where it is enforced, as on clouds: by SIG Network's own controller, on the local node.
+The chart's NetworkPolicy, enforced on the local node by SIG Network's own controller.
 
-Its ordinary CNI plugins leave NetworkPolicies aside, so each claim is also seen not to hold without the controller.
+Its ordinary CNI plugins ignore NetworkPolicies. Each claim is therefore also seen not to hold without the controller.
 """
 
 import json
@@ -19,19 +19,29 @@ from tfcanary.check.sources import from_release
 from tfcanary.cluster import binaries, node, processes
 from tfcanary.cluster.layout import API_PORT, NODE_ADDRESS, Layout
 from tfcanary.helm.releases import Releases
-from tfcanary.paths import CHART
+from tfcanary.paths import VALUES
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = CHART.parents[1] / "values"
 RELEASE = "resnet"
 STRANGER = "stranger"
 # The model's two, the metrics that its sidecar merges, the sidecar's health and its own metrics.
 PORTS = (8500, 8501, 15020, 15021, 15090)
 METRICS = {8501, 15020, 15090}
 QUEUE = 100
-# With nobody at the queue packets pass: a test that dies leaves a cluster that works.
-RULE = ["FORWARD", "-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", str(QUEUE), "--queue-bypass"]  # fmt: skip
+# Without a program at the queue packets pass: a test that dies leaves a cluster that works.
+RULE = [
+    "FORWARD",
+    "-m",
+    "conntrack",
+    "--ctstate",
+    "NEW",
+    "-j",
+    "NFQUEUE",
+    "--queue-num",
+    str(QUEUE),
+    "--queue-bypass",
+]
 SERVE = ["python3", "-m", "http.server", "8000", "--directory", "/proc/self/fdinfo"]
 CONNECT = """
 import socket, sys
@@ -57,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("installed")
 @pytest.fixture(scope="module")
 def ours(layout: Layout | None) -> Layout:
     if layout is None:
-        pytest.skip("whether a cluster that is not ours enforces NetworkPolicies is its own affair")
+        pytest.skip("the cluster is not a local one, and enforces NetworkPolicies or does not")
     return layout
 
 
@@ -125,24 +135,45 @@ class Stranger:
         """
         pods = json.loads(
             _kubectl(
-                self.kubeconfig, "get", "pods", f"--namespace={self.release_namespace}", "-l=track=stable", "-o=json"
+                self.kubeconfig,
+                "get",
+                "pods",
+                f"--namespace={self.release_namespace}",
+                "-l=track=stable",
+                "-o=json",
             )
-        )  # fmt: skip
+        )
         address = pods["items"][0]["status"]["podIP"]
         said = _kubectl(
-            self.kubeconfig, "exec", STRANGER, f"--namespace={self.namespace}", "--", "python3", "-c", CONNECT,
-            address, *map(str, PORTS),
-        )  # fmt: skip
+            self.kubeconfig,
+            "exec",
+            STRANGER,
+            f"--namespace={self.namespace}",
+            "--",
+            "python3",
+            "-c",
+            CONNECT,
+            address,
+            *map(str, PORTS),
+        )
         return {int(port) for port in said.split()}
 
     def is_reached(self) -> str:
         """
-        What a stable pod gets that asks it: a status, or no answer.
+        What a stable pod gets when it asks the stranger: a status, or no answer.
         """
         return _kubectl(
-            self.kubeconfig, "exec", f"deployment/{RELEASE}-stable", f"--namespace={self.release_namespace}",
-            "--container=model-server", "--", "python3", "-c", FETCH, self.address,
-        ).strip()  # fmt: skip
+            self.kubeconfig,
+            "exec",
+            f"deployment/{RELEASE}-stable",
+            f"--namespace={self.release_namespace}",
+            "--container=model-server",
+            "--",
+            "python3",
+            "-c",
+            FETCH,
+            self.address,
+        ).strip()
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +181,12 @@ def stranger(ours: Layout, kubeconfig: Path, namespace: str) -> Iterator[Strange
     del ours
     own = f"{namespace}-stranger"
     image = _kubectl(
-        kubeconfig, "get", f"deployment/{RELEASE}-stable", f"--namespace={namespace}",
+        kubeconfig,
+        "get",
+        f"deployment/{RELEASE}-stable",
+        f"--namespace={namespace}",
         "-o=jsonpath={.spec.template.spec.containers[0].image}",
-    )  # fmt: skip
+    )
     container = {"name": STRANGER, "image": image, "imagePullPolicy": "IfNotPresent", "command": SERVE}
     pod = {
         "apiVersion": "v1",
@@ -164,8 +198,13 @@ def stranger(ours: Layout, kubeconfig: Path, namespace: str) -> Iterator[Strange
     try:
         _kubectl(kubeconfig, "apply", "-f", "-", given=json.dumps(pod))
         _kubectl(
-            kubeconfig, "wait", f"pod/{STRANGER}", f"--namespace={own}", "--for=condition=Ready", "--timeout=60s"
-        )  # fmt: skip
+            kubeconfig,
+            "wait",
+            f"pod/{STRANGER}",
+            f"--namespace={own}",
+            "--for=condition=Ready",
+            "--timeout=60s",
+        )
         address = _kubectl(
             kubeconfig, "get", f"pod/{STRANGER}", f"--namespace={own}", "-o=jsonpath={.status.podIP}"
         )
@@ -186,7 +225,7 @@ def _kubectl(kubeconfig: Path, *arguments: str, given: str | None = None) -> str
 
 def test_a_stranger_does_not_connect(stranger: Stranger, enforced: Callable[[], Any]) -> None:
     """
-    B6: no port of a model's pod takes a connection from a namespace that the values do not name.
+    No port of a model's pod takes a connection from a namespace that the values do not name.
     """
     assert set(PORTS) == stranger.reaches(), "nothing is enforced yet"
 
@@ -209,7 +248,7 @@ def test_who_is_named_connects_to_what_is_meant(
     expected: set[int],
 ) -> None:
     """
-    A caller's namespace reaches the model, a reader's the metrics, and neither more.
+    A caller's namespace reaches the model, a metrics reader's reaches the metrics, and neither reaches more.
     """
     named = {"namespace": stranger.namespace, "serviceAccount": "default"}
     security: Mapping[str, Sequence[Mapping[str, str]]] = {
@@ -225,9 +264,9 @@ def test_who_is_named_connects_to_what_is_meant(
         releases.apply(RELEASE, values={"security": {"callers": [], "metricsReaders": []}})
 
 
-def test_a_model_connects_to_nobody(stranger: Stranger, enforced: Callable[[], Any]) -> None:
+def test_a_model_connects_nowhere_else(stranger: Stranger, enforced: Callable[[], Any]) -> None:
     """
-    B6: a model that would send its pictures elsewhere gets no answer.
+    A model that would send its pictures elsewhere gets no answer.
     """
     assert "200" == stranger.is_reached(), "nothing is enforced yet"
 
@@ -236,26 +275,30 @@ def test_a_model_connects_to_nobody(stranger: Stranger, enforced: Callable[[], A
 
 
 def test_what_must_work_works(
-    enforced: Callable[[], Any], releases: Releases, namespace: str, kubeconfig: Path
+    enforced: Callable[[], Any], releases: Releases, target: Target, namespace: str, kubeconfig: Path
 ) -> None:
     """
-    Pods come up (certificates, routes and DNS), traffic moves, every check of the gateway and `helm test` hold.
+    Pods come up (certificates, routes and DNS), traffic moves, and every check of the gateway and `helm test` hold.
     """
     file = VALUES / "canary-10.yaml"
     with enforced():
         for verb in ("restart", "status"):
             _kubectl(
-                kubeconfig, "rollout", verb, f"deployment/{RELEASE}-stable", f"deployment/{RELEASE}-canary",
+                kubeconfig,
+                "rollout",
+                verb,
+                f"deployment/{RELEASE}-stable",
+                f"deployment/{RELEASE}-canary",
                 f"--namespace={namespace}",
-            )  # fmt: skip
+            )
         releases.apply(RELEASE, files=[file])
-        report = check_gateway(
-            from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), files=[file])
-        )
+        report = check_gateway(from_release(RELEASE, target, files=[file]))
         tested = subprocess.run(
             ["helm", "test", RELEASE, f"--namespace={namespace}", f"--kubeconfig={kubeconfig}"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     assert report.held, report.table()
     assert "Succeeded" in tested

@@ -1,5 +1,5 @@
 """
-A gateway that speaks TLS: traffic moves, and is checked, as without; and nobody else's certificate will do.
+A gateway that speaks TLS: traffic moves and is checked as without TLS, and another authority's certificate is refused.
 """
 
 import subprocess
@@ -15,14 +15,13 @@ from tfcanary.check.sources import from_release
 from tfcanary.check.subject import Options
 from tfcanary.client.endpoint import Tls
 from tfcanary.errors import UnreachableError, UsageError
-from tfcanary.helm.releases import Releases
+from tfcanary.helm.releases import Releases, Revision
 from tfcanary.kube.gateway import gateway_pods
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import PodPort, forwarded
-from tfcanary.paths import CHART
+from tfcanary.paths import VALUES
 from tfcanary.target import Target
 
-VALUES = CHART.parents[1] / "values"
 RELEASE = "resnet"
 CANARY = VALUES / "canary-30.yaml"
 
@@ -30,7 +29,7 @@ CANARY = VALUES / "canary-30.yaml"
 @pytest.fixture(scope="module")
 def ours(identity: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, host: str) -> Path:
     """
-    A folder with the gateway's `tls.key` and `tls.crt`; who trusts the latter, trusts it alone.
+    A folder with the gateway's `tls.key` and `tls.crt`, which is its own authority.
     """
     folder = tmp_path_factory.mktemp("ours")
     for name, pem in zip(("tls.key", "tls.crt"), identity(host).pems, strict=True):
@@ -39,30 +38,29 @@ def ours(identity: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory,
 
 
 @pytest.fixture(scope="module")
-def cluster(  # noqa: PLR0917 - fixtures
-    ours: Path, releases: Releases, kubeconfig: Path, environment: Path, namespace: str, host: str
-) -> Iterator[LiveObjects]:
+def more_values(ours: Path, kubeconfig: Path, namespace: str) -> Iterator[dict[str, Any]]:
     """
-    A release whose clients come by TLS, 30 % to the canary.
+    Clients come by TLS, with a certificate that lies in the gateway's namespace.
     """
     kubectl = ["kubectl", f"--kubeconfig={kubeconfig}", "--namespace=istio-system"]
     secret = f"{namespace}-tls"
-    subprocess.run(
-        [*kubectl, "create", "secret", "tls", secret, f"--cert={ours}/tls.crt", f"--key={ours}/tls.key"], check=True
-    )  # fmt: skip
-    try:
-        values = {
-            "gateway": {"hosts": [host], "tls": {"enabled": True, "credentialName": secret}},
-            "helmTest": {"ca": (ours / "tls.crt").read_text()},
-        }
-        releases.apply(
-            RELEASE, files=[environment, VALUES / "models/resnet.yaml", VALUES / "stable.yaml"], values=values
-        )
-        releases.apply(RELEASE, files=[CANARY])
-        yield LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig))
-        releases.uninstall(RELEASE)
-    finally:
-        subprocess.run([*kubectl, "delete", "secret", secret], check=True)
+    pair = (f"--cert={ours}/tls.crt", f"--key={ours}/tls.key")
+    subprocess.run([*kubectl, "create", "secret", "tls", secret, *pair], check=True)
+    yield {
+        "gateway": {"tls": {"enabled": True, "credentialName": secret}},
+        "helmTest": {"ca": (ours / "tls.crt").read_text()},
+    }
+    subprocess.run([*kubectl, "delete", "secret", secret], check=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(installed: Revision, releases: Releases, target: Target) -> LiveObjects:
+    """
+    The release, with 30 % to the canary.
+    """
+    assert installed.status == "deployed"
+    releases.apply(RELEASE, files=[CANARY])
+    return LiveObjects(target)
 
 
 @pytest.fixture(scope="module")
@@ -74,61 +72,64 @@ def address(cluster: LiveObjects) -> Iterator[str]:
         yield found
 
 
-def test_every_check_holds_over_tls(address: str, ours: Path, kubeconfig: Path, namespace: str) -> None:
+def test_every_check_holds_over_tls(address: str, ours: Path, target: Target) -> None:
     """
     The split, the rules and the answers, at each gateway pod, over REST and over gRPC, with the certificate verified.
     """
     seen = check_gateway(
-        from_release(
-            RELEASE,
-            Target(namespace=namespace, kubeconfig=kubeconfig),
-            files=[CANARY],
-            gateway=address,
-            tls=Tls(ours / "tls.crt"),
-        )
+        from_release(RELEASE, target, files=[CANARY], gateway=address, tls=Tls(ours / "tls.crt"))
     )
 
     assert seen.held, seen.table()
 
 
-def test_anothers_certificate_is_not_taken(  # noqa: PLR0917 - fixtures
-    address: str, identity: Callable[..., Any], kubeconfig: Path, namespace: str, host: str, tmp_path: Path
+def test_anothers_certificate_is_refused(
+    address: str, identity: Callable[..., Any], target: Target, host: str, tmp_path: Path
 ) -> None:
     """
-    Of the same name, from another authority: no request is made, and the check says why.
+    With a certificate of the same name from another authority no request is made, and the check says why.
     """
     theirs = tmp_path / "theirs.pem"
     theirs.write_text(identity(host).pems[1])
-    subject = from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig), gateway=address, tls=Tls(theirs))  # fmt: skip
+    subject = from_release(RELEASE, target, gateway=address, tls=Tls(theirs))
 
     with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
         check_gateway(subject, Options(timeout_seconds=2))
 
 
 def test_without_tls_clients_are_sent_to_it(
-    cluster: LiveObjects, kubeconfig: Path, namespace: str, host: str
+    cluster: LiveObjects, kubeconfig: Path, target: Target, host: str
 ) -> None:
     """
-    The other port only redirects, and the check does not take that for answers.
+    The other port only redirects, and the check does not take a redirection for an answer.
     """
     tls = gateway_pods(cluster, RELEASE, tls=True)[0]
     port = subprocess.run(
-        ["kubectl", f"--kubeconfig={kubeconfig}", f"--namespace={tls.namespace}", "get", "services",
-         "--selector=istio=ingressgateway", "-o=jsonpath={.items[0].spec.ports[?(@.port==80)].targetPort}"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        [
+            "kubectl",
+            f"--kubeconfig={kubeconfig}",
+            f"--namespace={tls.namespace}",
+            "get",
+            "services",
+            "--selector=istio=ingressgateway",
+            "-o=jsonpath={.items[0].spec.ports[?(@.port==80)].targetPort}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     with forwarded(cluster, PodPort(tls.name, tls.namespace, int(port))) as address:
         answer = httpx.get(f"http://{address}/v1/models/resnet", headers={"host": host}, trust_env=False)
 
     assert (301, f"https://{host}/v1/models/resnet") == (answer.status_code, answer.headers["location"])
     with pytest.raises(UsageError, match="redirections to TLS; add --tls"):
-        from_release(RELEASE, Target(namespace=namespace, kubeconfig=kubeconfig))
+        from_release(RELEASE, target)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_helm_test_verifies_the_certificate(releases: Releases, kubeconfig: Path, namespace: str) -> None:
     """
-    It holds with the authority that the values name, and fails with the system's alone.
+    `helm test` holds with the authority that the values name, and fails with the system's authorities alone.
     """
     command = ["helm", "test", RELEASE, f"--namespace={namespace}", f"--kubeconfig={kubeconfig}", "--logs"]
 

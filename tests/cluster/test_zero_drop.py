@@ -1,7 +1,7 @@
 """
-Nothing is dropped while the release changes: an open load over REST and gRPC all the while, no retries, every request counted.
+Nothing is dropped while the release changes, under an open load over REST and gRPC without retries: every request counts.
 
-Among the cluster's tests is the way of one canary from deployment to tear-down. `nox -s zero_drop` (ZERO_DROP=full)
+Among the cluster's tests is one canary from deployment to tear-down. `nox -s zero_drop` (ZERO_DROP=full)
 adds every ordered pair of strategies, and what goes wrong around them: pods killed, gateways and nodes restarted.
 Each test leaves its figures in reports/zero-drop.
 """
@@ -29,7 +29,7 @@ from tfcanary.helm.releases import Releases, Revision
 from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.virtualservice import route_revision
-from tfcanary.paths import CHART, ROOT
+from tfcanary.paths import CHART, ROOT, VALUES
 from tfcanary.report.html import zero_drop
 from tfcanary.target import Target
 from tfcanary.traffic.calls import Population, metadata_call, prediction_call
@@ -37,7 +37,6 @@ from tfcanary.traffic.driver import Traffic
 from tfcanary.traffic.records import Records
 from tfcanary.wait import NotYet, wait_until
 
-VALUES = ROOT / "values"
 RELEASE = MODEL = "resnet"
 RATE = 100.0
 ENOUGH = 10_000
@@ -92,7 +91,7 @@ class Scene:
 
     def until(self, n: int) -> None:
         """
-        Go on until there are so many requests in all.
+        Go on until there are this many requests in all.
         """
         missing = n - len(self.load.records())
         if missing > 0:
@@ -121,20 +120,15 @@ class Scene:
 
 
 @pytest.fixture
-def cluster(namespace: str, kubeconfig: Path) -> LiveObjects:
-    return LiveObjects(Target(namespace=namespace, kubeconfig=kubeconfig))
-
-
-@pytest.fixture
 def scene(
-    request: pytest.FixtureRequest, installed: Revision, releases: Releases, cluster: LiveObjects, host: str
+    request: pytest.FixtureRequest, installed: Revision, releases: Releases, target: Target, host: str
 ) -> Iterator[Scene]:
     """
     The release at stable, both tracks with one pod, under load.
     """
     assert installed.status == "deployed"
     name = request.node.name.removeprefix("test_")
-    made = Scene(name, releases, cluster, host)
+    made = Scene(name, releases, LiveObjects(target), host)
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"], values=replicas(stable=1, canary=1))
     with made.load:
         made.arrived()
@@ -150,9 +144,9 @@ def weights(canary: int) -> dict[str, Any]:
     return {"routing": {"routes": [entry]}}
 
 
-def test_the_way_of_a_canary(scene: Scene) -> None:
+def test_a_canary_from_deployment_to_tear_down(scene: Scene) -> None:
     """
-    Deployed at 0, 1 %, 10 %, 50 %, 100 %, back, torn down: 0 of 10,000 requests fail, none of them left out.
+    A canary goes from 0 over 1, 10 and 50 to 100 %, back, and away: of 10,000 requests, all counted, 0 fail.
     """
     scene.apply("no canary", **replicas(canary=0))
     scene.apply("deploy at 0", **replicas(canary=1))
@@ -175,7 +169,7 @@ def test_the_way_of_a_canary(scene: Scene) -> None:
 
 def strategies(files: Sequence[Path], helm: Callable[[Path], str]) -> tuple[list[Path], dict[str, str]]:
     """
-    The values files that apply over what is installed, and what the chart says of the others.
+    The values files that apply over the installed values, and what the chart says of the others.
     """
     said = {file: helm(file) for file in files}
     return [file for file in files if not said[file]], {
@@ -228,10 +222,9 @@ def refusal(releases: Releases, namespace: str, kubeconfig: Path) -> Callable[[P
 
 
 @full
-@pytest.mark.usefixtures("third_version")
 def test_every_ordered_pair_of_strategies(scene: Scene, refusal: Callable[[Path], str]) -> None:
     """
-    Any strategy follows any other under load, with three tracks so that all have what they name, and nothing is dropped.
+    Any strategy follows any other under load and nothing is dropped. Three tracks give each strategy what it names.
     """
     scene.apply("three tracks", VALUES / "models/resnet-abn.yaml")
     files, left_out = strategies(sorted(VALUES.glob("*.yaml")), refusal)
@@ -246,7 +239,7 @@ def test_every_ordered_pair_of_strategies(scene: Scene, refusal: Callable[[Path]
             done += 1
         scene.until(ENOUGH)
     finally:
-        # A tour that is broken off leaves what it has seen.
+        # A tour that is interrupted leaves its figures.
         scene.notes["done"] = done
         records = scene.keep(scene.load.stop())
 
@@ -254,7 +247,7 @@ def test_every_ordered_pair_of_strategies(scene: Scene, refusal: Callable[[Path]
     records.assert_none_failed(at_least=ENOUGH)
 
 
-# What goes wrong around it (requirement A7)
+# What goes wrong around the release
 
 
 @contextmanager
@@ -319,7 +312,7 @@ def recovery(records: Records, phase: str) -> dict[str, Any]:
 @full
 def test_a_stable_pod_is_deleted(scene: Scene, manager: AClusterManager, namespace: str, pods: Any) -> None:
     """
-    One of two stable pods goes, as by a scale-down or an eviction: nothing is dropped.
+    One of two stable pods is deleted, as by a scale-down or an eviction: nothing is dropped.
     """
     scene.apply("two pods", **replicas(stable=2))
     gone = pods("stable", 2)[0]["metadata"]["name"]
@@ -335,10 +328,10 @@ def test_a_stable_pod_is_deleted(scene: Scene, manager: AClusterManager, namespa
 @full
 def test_a_stable_pod_is_killed(scene: Scene, layout: Layout | None, pods: Any) -> None:
     """
-    The server of one of two stable pods dies at once: what is dropped is what is sent there until the gateway hears of it.
+    The server of one of two stable pods is killed: only requests sent there before the gateway hears of it are dropped.
     """
     if layout is None:
-        pytest.skip("no way to kill a process of a cluster that is not ours")
+        pytest.skip("the cluster is not a local one: its processes cannot be killed from here")
     scene.apply("two pods", **replicas(stable=2))
     victim = pods("stable", 2)[0]
     with measured(scene, "server killed"):
@@ -357,7 +350,7 @@ def test_the_only_canary_pod_is_deleted(
     scene: Scene, manager: AClusterManager, namespace: str, pods: Any
 ) -> None:
     """
-    At ten per cent the only canary pod goes, and the release goes back: only the canary's share is hit, until the gateway shows it.
+    At ten per cent the only canary pod is deleted and the release goes back: only the canary's share fails, for a short while.
     """
     scene.apply("canary-10", VALUES / "canary-10.yaml")
     gone = pods("canary", 1)[0]["metadata"]["name"]
@@ -404,9 +397,9 @@ def test_the_stable_track_rolls(scene: Scene, manager: AClusterManager, namespac
 @full
 def test_the_node_is_drained(scene: Scene, manager: AClusterManager, namespace: str, pods: Any) -> None:
     """
-    What a drain does to the release: both stable pods evicted, one after the other as the disruption budget lets it.
+    A drain evicts both stable pods, one after the other as the disruption budget allows: nothing is dropped.
 
-    The only node is not cordoned, so that the evicted pods have somewhere to go.
+    The only node is not cordoned: the evicted pods need somewhere to go.
     """
     scene.apply("two pods", **replicas(stable=2))
     first = [pod["metadata"]["name"] for pod in pods("stable", 2)]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
 from cryptography import x509
@@ -24,11 +25,13 @@ from tfcanary.cluster import (
     binaries,
     command,
     components,
+    health,
     images,
     istio,
     lifecycle,
     node,
     pki,
+    ports,
     preflight,
     store,
 )
@@ -57,9 +60,9 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 HALF_ENDED = """
 import ctypes, socket, sys, threading
-door = socket.create_server(("127.0.0.1", 0))
+server = socket.create_server(("127.0.0.1", 0))
 def last():
-    print(door.getsockname()[1], flush=True)
+    print(server.getsockname()[1], flush=True)
     sys.stdin.read()
     import os
     os._exit(0)
@@ -70,7 +73,7 @@ ctypes.CDLL(None).syscall(60, 0)  # exit(2) ends the first thread alone
 
 def test_a_process_whose_first_thread_has_ended_is_there() -> None:
     """
-    It is a zombie to look at, and holds its port: who starts its successor now finds the address in use.
+    It looks like a zombie and holds its port: a successor that starts now finds the address in use.
     """
     command = [sys.executable, "-c", HALF_ENDED]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as half:
@@ -128,14 +131,14 @@ def test_records_that_a_crash_emptied_are_none(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_second_cluster_takes_other_ports() -> None:
     """
-    Even while the first is not running, so that both can be up.
+    A cluster that is down keeps its ports: both can be up later.
     """
-    first = lifecycle._choose_ports(Layout("one"), None, None)
+    first = ports.choose(Layout("one"), None, None)
     Layout("one").write_ports(first)
 
-    second = lifecycle._choose_ports(Layout("two"), None, None)
+    second = ports.choose(Layout("two"), None, None)
 
-    assert first == lifecycle._choose_ports(Layout("one"), None, None)
+    assert first == ports.choose(Layout("one"), None, None)
     assert not {first.api, first.gateway} & {second.api, second.gateway}
 
 
@@ -144,25 +147,25 @@ def test_a_port_that_is_taken() -> None:
         port = taken.getsockname()[1]
 
         with pytest.raises(UsageError, match=f"--api-port: expected a free port on 127.0.0.1, got {port}"):
-            lifecycle._choose_ports(Layout("one"), port, None)
+            ports.choose(Layout("one"), port, None)
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])
 def test_a_port_that_is_none(port: int) -> None:
     with pytest.raises(UsageError, match=f"--gateway-port: expected .*, got {port}"):
-        lifecycle._choose_ports(Layout("one"), None, port)
+        ports.choose(Layout("one"), None, port)
 
 
 def test_one_port_cannot_be_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    The default of one goes out of the other's way, and what was asked for twice is refused.
+    The default of one leaves the other's port alone, and a port that is asked for twice is refused.
     """
-    monkeypatch.setattr(lifecycle, "_free", lambda _: True)
+    monkeypatch.setattr(ports, "_free", lambda _: True)
 
-    assert Ports(18080, 18081) == lifecycle._choose_ports(Layout("one"), 18080, None)
-    assert Ports(16444, 16443) == lifecycle._choose_ports(Layout("one"), None, 16443)
+    assert Ports(18080, 18081) == ports.choose(Layout("one"), 18080, None)
+    assert Ports(16444, 16443) == ports.choose(Layout("one"), None, 16443)
     with pytest.raises(UsageError, match=r"expected a free port on 127\.0\.0\.1, got 20000"):
-        lifecycle._choose_ports(Layout("one"), 20000, 20000)
+        ports.choose(Layout("one"), 20000, 20000)
 
 
 def test_a_cluster_that_came_up_meanwhile_has_its_ports(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +174,7 @@ def test_a_cluster_that_came_up_meanwhile_has_its_ports(monkeypatch: pytest.Monk
     """
 
     def ensure(_: str) -> Path:
-        Layout("two").write_ports(lifecycle._choose_ports(Layout("two"), None, None))
+        Layout("two").write_ports(ports.choose(Layout("two"), None, None))
         return Path()
 
     def stop(*_: object) -> None:
@@ -195,7 +198,7 @@ def test_a_port_other_than_the_cluster_has() -> None:
     Layout("one").write_ports(Ports(api=16443, gateway=18080))
 
     with pytest.raises(UsageError, match="--gateway-port: expected 18080"):
-        lifecycle._choose_ports(Layout("one"), None, 18081)
+        ports.choose(Layout("one"), None, 18081)
 
 
 def test_two_commands_do_not_change_one_cluster() -> None:
@@ -215,9 +218,9 @@ def _has_open(file: Path, times: int) -> None:
         raise NotYet(f"opened {found} times")
 
 
-def test_a_lock_whose_file_was_removed_holds_nobody_off(tmp_path: Path) -> None:
+def test_a_lock_whose_file_was_removed_locks_nothing(tmp_path: Path) -> None:
     """
-    `down` takes its lock's file away: who had that file open and waited for it must not take it for the lock.
+    `down` removes its lock's file. A command that had the file open and waited for it must not take it for the lock.
     """
     lock = tmp_path / "lock"
     entered: list[bool] = []
@@ -264,7 +267,7 @@ def test_down_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_down_ends_what_another_down_began(capsys: pytest.CaptureFixture[str]) -> None:
     """
-    One that was killed in the middle had removed the ports, and left keys.
+    A `down` that was killed in the middle had removed the ports, and left keys.
     """
     Layout("one").pki.mkdir(parents=True)
     (clusters_folder() / "No Cluster").mkdir()
@@ -292,7 +295,7 @@ def test_the_state_may_lie_behind_a_link(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """
-    As with a home or a ~/.local on another disk: logs are found, and mounts, which the kernel names without links.
+    With a home or a ~/.local on another disk, logs are found, and mounts too, which the kernel names without links.
     """
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
@@ -370,7 +373,7 @@ def test_another_installation_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy: str, expected: list[str]
 ) -> None:
     """
-    As of a machine's own upgrades, right after its first boot.
+    A machine upgrades itself right after its first boot.
     """
     apt = tmp_path / "apt-get"
     apt.write_text(
@@ -389,11 +392,33 @@ def test_another_installation_is_waited_for(
     assert expected == (tmp_path / "asked").read_text().split()
 
 
+def test_two_sessions_install_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """
+    The first to end removes the file that keeps services from starting while the other installs.
+    """
+    asked: list[str] = []
+
+    def apt_get(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments[0])
+        with (
+            pytest.raises(UsageError),
+            exclusive(tmp_path / "cache/tfserving-canary/packages.lock", busy="taken"),
+        ):
+            pytest.fail("another could install now")
+        return subprocess.CompletedProcess(arguments, 0)
+
+    monkeypatch.setattr(preflight, "_apt_get", apt_get)
+
+    preflight._install(["etcd-server"])
+
+    assert ["update", "install"] == asked
+
+
 def test_services_may_start_again_after_an_installation_that_was_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
-    What keeps them from it is removed by the next installation; a policy of the machine's own stays.
+    The next installation removes the file that keeps them from it. A policy of the machine's own stays.
     """
     policy = tmp_path / "policy-rc.d"
     monkeypatch.setattr(preflight._no_services_started, "_policy", policy)
@@ -477,10 +502,22 @@ def test_every_image_has_a_containerfile() -> None:
     assert {"base", "pause", "pilot", "proxyv2", "install-cni", "modelserver"} == names
 
 
+def test_the_model_servers_image_has_what_the_server_imports() -> None:
+    """
+    No module is missing, and none is there that would make another image for nothing.
+    """
+    graph = grimp.build_graph("tfcanary")
+    imported = graph.find_upstream_modules("tfcanary.modelserver", as_package=True) - {"tfcanary"}
+    parts = {module.split(".")[1] for module in imported}
+    files = {f"{part}.py" if (images.PACKAGE / f"{part}.py").exists() else part for part in parts}
+
+    assert {"__init__.py", "modelserver", *files} == set(images.SERVER_SOURCES)
+
+
 @pytest.fixture
 def fedora(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A distribution on which the images cannot be built, with all else at hand.
+    A distribution on which the images cannot be built, which has all else.
     """
     monkeypatch.setattr(images, "_os_release", lambda: {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
     monkeypatch.setattr(preflight, "prepare", lambda **_: None)
@@ -507,7 +544,7 @@ def test_two_clusters_make_their_images_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """
-    Two at once would write into one root file system.
+    Both would write into one root file system.
     """
     running: list[int] = []
 
@@ -561,17 +598,17 @@ def test_tls_is_verified_everywhere() -> None:
     programs = components.Programs(*(Path("/"),) * 5)
     built = components.build(layout, Ports(api=1, gateway=2), programs)
 
-    texts = [" ".join([*one.arguments, *one.files.values()]) for one in built]
+    configured = [" ".join([*one.arguments, *one.files.values()]) for one in built]
 
-    assert 9 == len(texts)
-    for text in texts:
+    assert 9 == len(configured)
+    for text in configured:
         for word in ("insecure", "skip", "AlwaysAllow", "anonymous-auth=true"):
             assert word not in text
 
 
-def test_a_clock_that_was_set_since_changes_no_ones_age(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_set_since_changes_no_age(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    A machine that was suspended gets the time back at once; pods that run in the node are still this node's.
+    A machine that was suspended gets the right time at once. Pods that run in the node are still this node's.
     """
     layout = Layout("one")
     layout.run.mkdir(parents=True)
@@ -582,7 +619,7 @@ def test_a_clock_that_was_set_since_changes_no_ones_age(monkeypatch: pytest.Monk
     monkeypatch.setattr(lifecycle, "_kubectl", lambda *_: json.dumps({"items": [pod]}))
     monkeypatch.setattr(lifecycle, "wait_until", lambda _, probe, **__: probe())
     monkeypatch.setattr(lifecycle, "network_of", lambda _: nullcontext())
-    monkeypatch.setattr(components, "gateway_serves", lambda: None)
+    monkeypatch.setattr(health, "gateway_serves", lambda: None)
     first = Process.of(os.getpid())
     assert first is not None
 
@@ -614,7 +651,7 @@ def test_mount_points_are_decoded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str, folder: str
 ) -> None:
     """
-    A blank, which the kernel writes in octal, and what it writes as it is.
+    The kernel writes a blank in octal, and other characters as they are.
     """
     monkeypatch.setattr(node, "MOUNTS", tmp_path / "mountinfo")
     node.MOUNTS.write_text(

@@ -2,8 +2,8 @@
 The programs of a cluster, built from pinned Go modules and kept by version.
 
 One Go tree for each set of modules that can share its dependencies: Kubernetes and Istio ask for
-different Kubernetes libraries; Helm and CoreDNS ask for the same. Each tree's go.sum is complete, so the
-proxy's answers are verified without asking anyone.
+different Kubernetes libraries; Helm and CoreDNS ask for the same. Each tree's go.sum is complete, which verifies the
+proxy's answers without another service.
 """
 
 import argparse
@@ -42,14 +42,14 @@ _COMPILER = ("-trimpath", "-mod=readonly", "-gcflags=all=-l")
 @dataclass(frozen=True, slots=True)
 class Tree:
     """
-    A Go module of ours that pins others, and what is built from it.
+    A Go module of this project that pins others, and what is built from it.
 
     Attributes:
         programs: file names that the build leaves.
         packages: what `go build` is asked for; `tool` stands for the go.mod's tool directives.
         variables: package variables set at link time. The programs read their own version there;
             pyhelm3 and kubelet's version checks fail on an unset one.
-        seconds: how long it took on 2 cores with nothing cached, for the progress line.
+        seconds: how long the build took on 2 cores with nothing cached, for the progress line.
     """
 
     name: str
@@ -102,7 +102,7 @@ TREES = {
             (),
             170,
         ),
-        # The chart's tests alone run these.
+        # Only the chart's tests run these.
         Tree(
             "helm4",
             ("helm",),
@@ -175,13 +175,13 @@ def _build(tree: Tree, folder: Path) -> None:
         **os.environ,
         "CGO_ENABLED": "0",
         "GOTOOLCHAIN": "local",
-        # Of another Go that the shell's profile names, and of a go.work in any folder above the cache.
+        # The shell's profile may name another Go, and a folder above the cache may hold a go.work.
         "GOROOT": "",
         "GOWORK": "off",
         "GOFLAGS": "-modcacherw",
         "GOMODCACHE": str(caches / "mod"),
         "GOCACHE": str(caches / f"build-{tree.name}"),
-        # The compiler spends a quarter of its time collecting garbage that fits in memory.
+        # The compiler would spend a quarter of its time collecting garbage that fits in memory.
         "GOGC": "400",
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def _build(tree: Tree, folder: Path) -> None:
 
 def _watched(tree: Tree, command: list[str], work: Path, environment: dict[str, str]) -> None:
     """
-    Run the build and say how far it is now and then: Go itself prints nothing.
+    Run the build, and say now and then how far it is: Go itself prints nothing.
     """
     began = time.monotonic()
     reported = began
@@ -242,8 +242,12 @@ def _keep_istio_files(go: Path, work: Path, out: Path, environment: dict[str, st
     """
     listed = subprocess.run(
         [str(go), "list", "-m", "-f", "{{.Dir}}", ISTIO_MODULE],
-        cwd=work, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     module = Path(listed.stdout.strip())
     for chart in ("base", "istio-cni", "istio-control/istio-discovery", "gateway"):
         source = module / "manifests/charts" / chart

@@ -2,12 +2,8 @@
 What runs in the node, in the order in which it starts: command lines, configuration, health.
 """
 
-import http.client
 import json
-import os
 import socket
-import ssl
-import struct
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from tfcanary.cluster import health
 from tfcanary.cluster.layout import (
     API_PORT,
-    API_SERVICE_ADDRESS,
     GATEWAY_SERVICE_ADDRESS,
     NODE_ADDRESS,
     POD_CIDR,
@@ -97,86 +93,31 @@ def _served(
     return f"{flags[0]}={layout.pki}/{name}.crt", f"{flags[1]}={layout.pki}/{name}.key"
 
 
-def _https(layout: Layout, port: int, path: str, host: str = "127.0.0.1") -> Callable[[], None]:
-    """
-    A health check over verified TLS, with the administrator's certificate.
-    """
-
-    def healthy() -> None:
-        context = ssl.create_default_context(cafile=layout.pki / "ca.crt")
-        context.load_cert_chain(layout.pki / "admin.crt", layout.pki / "admin.key")
-        _answers_200(http.client.HTTPSConnection(host, port, timeout=3, context=context), path)
-
-    return healthy
-
-
-def gateway_serves() -> None:
-    """
-    Raise `NotYet` unless a gateway pod has its routes; to be called in the node's network namespace.
-    """
-    _http(15021, "/healthz/ready", GATEWAY_SERVICE_ADDRESS)()
-
-
-def _http(port: int, path: str, host: str = "127.0.0.1") -> Callable[[], None]:
-    def healthy() -> None:
-        _answers_200(http.client.HTTPConnection(host, port, timeout=3), path)
-
-    return healthy
-
-
-def _answers_200(connection: http.client.HTTPConnection, path: str) -> None:
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        said = answer.read(200).decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
-        raise NotYet(f"{type(error).__name__}: {error}") from error
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise NotYet(f"HTTP {answer.status}: {said}")
-
-
-def _resolves_the_apiserver() -> None:
-    """
-    Ask the DNS server for the apiserver's name: it says that it is healthy before it listens.
-    """
-    name = b"".join(
-        bytes([len(label)]) + label for label in b"kubernetes.default.svc.cluster.local".split(b".")
-    )
-    # One question of type A, class IN (RFC 1035, 4.1).
-    query = struct.pack(">HHHHHH", os.getpid() & 0xFFFF, 0x0100, 1, 0, 0, 0) + name + b"\0\0\1\0\1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
-        connection.settimeout(2)
-        try:
-            connection.connect((NODE_ADDRESS, 53))
-            connection.send(query)
-            answer = connection.recv(512)
-        except OSError as error:
-            raise NotYet(f"DNS: {type(error).__name__}: {error}") from error
-    if answer[:2] != query[:2] or not answer.endswith(socket.inet_aton(API_SERVICE_ADDRESS)):
-        raise NotYet(f"DNS: expected {API_SERVICE_ADDRESS}, got code {answer[3] & 0xF}")
-
-
 def _etcd(layout: Layout, programs: Programs) -> Component:
     pki = layout.pki
     client, peer = "https://127.0.0.1:2379", "https://127.0.0.1:2380"
     return Component(
         "etcd",
         (
-            f"{programs.etcd}", f"--data-dir={layout.state}/etcd", "--name=node",
-            f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
+            f"{programs.etcd}",
+            f"--data-dir={layout.state}/etcd",
+            "--name=node",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=node={peer}",
             *_served(layout, "etcd", ("--cert-file", "--key-file")),
-            f"--trusted-ca-file={pki}/ca.crt", "--client-cert-auth",
+            f"--trusted-ca-file={pki}/ca.crt",
+            "--client-cert-auth",
             *_served(layout, "etcd", ("--peer-cert-file", "--peer-key-file")),
-            f"--peer-trusted-ca-file={pki}/ca.crt", "--peer-client-cert-auth",
+            f"--peer-trusted-ca-file={pki}/ca.crt",
+            "--peer-client-cert-auth",
             # A test cluster's state need not survive a power cut.
             "--unsafe-no-fsync",
         ),
-        _https(layout, 2379, "/health"),
-    )  # fmt: skip
+        health.https(layout, 2379, "/health"),
+    )
 
 
 def _apiserver(layout: Layout, programs: Programs) -> Component:
@@ -185,20 +126,27 @@ def _apiserver(layout: Layout, programs: Programs) -> Component:
         "kube-apiserver",
         (
             f"{programs.kubernetes}/kube-apiserver",
-            "--etcd-servers=https://127.0.0.1:2379", f"--etcd-cafile={pki}/ca.crt",
+            "--etcd-servers=https://127.0.0.1:2379",
+            f"--etcd-cafile={pki}/ca.crt",
             *_served(layout, "etcd", ("--etcd-certfile", "--etcd-keyfile")),
-            f"--bind-address={NODE_ADDRESS}", f"--advertise-address={NODE_ADDRESS}", f"--secure-port={API_PORT}",
+            f"--bind-address={NODE_ADDRESS}",
+            f"--advertise-address={NODE_ADDRESS}",
+            f"--secure-port={API_PORT}",
             *_served(layout, "kube-apiserver"),
             f"--client-ca-file={pki}/ca.crt",
             "--anonymous-auth=false",
-            "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             f"--service-account-key-file={pki}/service-account.key",
             f"--service-account-signing-key-file={pki}/service-account.key",
             f"--service-cluster-ip-range={SERVICE_CIDR}",
             f"--kubelet-certificate-authority={pki}/ca.crt",
-            *_served(layout, "kube-apiserver-kubelet-client",
-                     ("--kubelet-client-certificate", "--kubelet-client-key")),
+            *_served(
+                layout,
+                "kube-apiserver-kubelet-client",
+                ("--kubelet-client-certificate", "--kubelet-client-key"),
+            ),
             # Only this name may speak for others: the aggregation layer shares the client CA.
             f"--requestheader-client-ca-file={pki}/ca.crt",
             "--requestheader-allowed-names=front-proxy-client",
@@ -210,8 +158,8 @@ def _apiserver(layout: Layout, programs: Programs) -> Component:
             "--kubelet-preferred-address-types=InternalIP",
             "--allow-privileged=true",
         ),
-        _https(layout, API_PORT, "/readyz", NODE_ADDRESS),
-    )  # fmt: skip
+        health.https(layout, API_PORT, "/readyz", NODE_ADDRESS),
+    )
 
 
 def _controller_manager(layout: Layout, programs: Programs) -> Component:
@@ -220,16 +168,23 @@ def _controller_manager(layout: Layout, programs: Programs) -> Component:
         "kube-controller-manager",
         (
             f"{programs.kubernetes}/kube-controller-manager",
-            f"--kubeconfig={kubeconfig}", f"--authentication-kubeconfig={kubeconfig}",
+            f"--kubeconfig={kubeconfig}",
+            f"--authentication-kubeconfig={kubeconfig}",
             f"--authorization-kubeconfig={kubeconfig}",
-            "--bind-address=127.0.0.1", *_served(layout, "kube-controller-manager"),
-            "--allocate-node-cidrs", f"--cluster-cidr={POD_CIDR}", f"--service-cluster-ip-range={SERVICE_CIDR}",
-            f"--root-ca-file={pki}/ca.crt", f"--service-account-private-key-file={pki}/service-account.key",
-            f"--cluster-signing-cert-file={pki}/ca.crt", f"--cluster-signing-key-file={pki}/ca.key",
-            "--use-service-account-credentials", "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            *_served(layout, "kube-controller-manager"),
+            "--allocate-node-cidrs",
+            f"--cluster-cidr={POD_CIDR}",
+            f"--service-cluster-ip-range={SERVICE_CIDR}",
+            f"--root-ca-file={pki}/ca.crt",
+            f"--service-account-private-key-file={pki}/service-account.key",
+            f"--cluster-signing-cert-file={pki}/ca.crt",
+            f"--cluster-signing-key-file={pki}/ca.key",
+            "--use-service-account-credentials",
+            "--leader-elect=false",
         ),
-        _https(layout, 10257, "/healthz"),
-    )  # fmt: skip
+        health.https(layout, 10257, "/healthz"),
+    )
 
 
 def _scheduler(layout: Layout, programs: Programs) -> Component:
@@ -238,12 +193,15 @@ def _scheduler(layout: Layout, programs: Programs) -> Component:
         "kube-scheduler",
         (
             f"{programs.kubernetes}/kube-scheduler",
-            f"--kubeconfig={kubeconfig}", f"--authentication-kubeconfig={kubeconfig}",
+            f"--kubeconfig={kubeconfig}",
+            f"--authentication-kubeconfig={kubeconfig}",
             f"--authorization-kubeconfig={kubeconfig}",
-            "--bind-address=127.0.0.1", *_served(layout, "kube-scheduler"), "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            *_served(layout, "kube-scheduler"),
+            "--leader-elect=false",
         ),
-        _https(layout, 10259, "/healthz"),
-    )  # fmt: skip
+        health.https(layout, 10259, "/healthz"),
+    )
 
 
 def pod_network(layout: Layout) -> str:
@@ -336,13 +294,17 @@ def _kubelet(layout: Layout, programs: Programs) -> Component:
     return Component(
         "kubelet",
         (
-            f"{programs.kubernetes}/kubelet", f"--config={config}",
-            f"--kubeconfig={layout.pki}/kubelet.kubeconfig", f"--root-dir={folder}",
-            f"--hostname-override={layout.name}", f"--node-ip={NODE_ADDRESS}", f"--cert-dir={layout.pki}",
+            f"{programs.kubernetes}/kubelet",
+            f"--config={config}",
+            f"--kubeconfig={layout.pki}/kubelet.kubeconfig",
+            f"--root-dir={folder}",
+            f"--hostname-override={layout.name}",
+            f"--node-ip={NODE_ADDRESS}",
+            f"--cert-dir={layout.pki}",
         ),
-        _http(10248, "/healthz"),
+        health.http(10248, "/healthz"),
         {config: yaml.safe_dump(settings)},
-    )  # fmt: skip
+    )
 
 
 def _kube_proxy(layout: Layout, programs: Programs) -> Component:
@@ -362,7 +324,7 @@ def _kube_proxy(layout: Layout, programs: Programs) -> Component:
     return Component(
         "kube-proxy",
         (f"{programs.kubernetes}/kube-proxy", f"--config={config}"),
-        _http(10256, "/healthz"),
+        health.http(10256, "/healthz"),
         {config: yaml.safe_dump(settings)},
     )
 
@@ -380,7 +342,7 @@ def _coredns(layout: Layout, programs: Programs) -> Component:
     return Component(
         "coredns",
         (f"{programs.tools}/coredns", "-conf", f"{config}"),
-        _resolves_the_apiserver,
+        health.resolves_the_apiserver,
         {config: content},
     )
 
@@ -389,57 +351,67 @@ def _host_ports(layout: Layout, ports: Ports, programs: Programs) -> Component:
     """
     The Envoy whose listeners are in the host's network namespace and whose upstreams are in the node's.
     """
-    doors = {
+    config = layout.config / "host-ports.json"
+    forwarded = {
         "api": (ports.api, NODE_ADDRESS, API_PORT),
         "gateway": (ports.gateway, GATEWAY_SERVICE_ADDRESS, 80),
     }
-    tcp_proxy = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-    listeners = [
-        {
-            "name": name,
-            "address": {"socket_address": {
-                "address": "127.0.0.1", "port_value": port,
-                "network_namespace_filepath": str(layout.host_network)}},
-            "filter_chains": [{"filters": [{"name": "tcp", "typed_config": {
-                "@type": tcp_proxy, "stat_prefix": name, "cluster": name,
-                # An idle port-forward or watch is not for this proxy to end.
-                "idle_timeout": "0s"}}]}],
-        }
-        for name, (port, _, _) in doors.items()
-    ]  # fmt: skip
-    clusters = [
-        {
-            "name": name,
-            "type": "STATIC",
-            "connect_timeout": "2s",
-            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {
-                "address": {"socket_address": {"address": address, "port_value": port}}}}]}]},
-        }
-        for name, (_, address, port) in doors.items()
-    ]  # fmt: skip
-    config = layout.config / "host-ports.json"
-    content = {"static_resources": {"listeners": listeners, "clusters": clusters}}
+    resources = {
+        "listeners": [_listener(layout, name, port) for name, (port, _, _) in forwarded.items()],
+        "clusters": [_upstream(name, address, port) for name, (_, address, port) in forwarded.items()],
+    }
 
     def healthy() -> None:
-        _https(layout, ports.api, "/readyz")()
+        health.https(layout, ports.api, "/readyz")()
         try:
             socket.create_connection(("127.0.0.1", ports.gateway), timeout=3).close()
         except OSError as error:
             raise NotYet(f"127.0.0.1:{ports.gateway}: {error}") from error
 
+    arguments = ("-c", f"{config}", "--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning")
     return Component(
         "host-ports",
-        (
-            f"{programs.envoy}",
-            "-c",
-            f"{config}",
-            "--use-dynamic-base-id",
-            "--concurrency",
-            "2",
-            "--log-level",
-            "warning",
-        ),
+        (f"{programs.envoy}", *arguments),
         healthy,
-        {config: json.dumps(content, indent=2)},
+        {config: json.dumps({"static_resources": resources}, indent=2)},
         on_host=True,
     )
+
+
+def _listener(layout: Layout, name: str, port: int) -> dict[str, Any]:
+    """
+    Envoy's listener on a port of 127.0.0.1, in the host's network namespace.
+    """
+    proxy = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": name,
+        "cluster": name,
+        # An idle port-forward or watch is not for this proxy to end.
+        "idle_timeout": "0s",
+    }
+    address = {
+        "address": "127.0.0.1",
+        "port_value": port,
+        "network_namespace_filepath": str(layout.host_network),
+    }
+    return {
+        "name": name,
+        "address": {"socket_address": address},
+        "filter_chains": [{"filters": [{"name": "tcp", "typed_config": proxy}]}],
+    }
+
+
+def _upstream(name: str, address: str, port: int) -> dict[str, Any]:
+    """
+    Envoy's cluster of one address, in the node's network namespace.
+    """
+    endpoint = {"address": {"socket_address": {"address": address, "port_value": port}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
+        },
+    }

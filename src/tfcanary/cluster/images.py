@@ -24,6 +24,7 @@ from tfcanary.paths import ROOT, cache_folder
 LOG = logging.getLogger(__name__)
 
 SOURCES = ROOT / "images"
+PACKAGE = Path(__file__).resolve().parents[1]
 
 # iptables for Istio's CNI agent, Python for the model server.
 _BASE_PACKAGES = ("ca-certificates", "iptables", "python3")
@@ -31,9 +32,10 @@ _BASE = "localhost/tfcanary/base:local"
 
 ISTIO_HUB, ISTIO_TAG = "localhost/istio", "local"
 MODEL_SERVER = "localhost/tfcanary/modelserver:local"
-_SERVER_SOURCES = ("__init__.py", "cli.py", "errors.py", "manifest.py", "protos.py", "wait.py", "modelserver")
+# What the model server imports of this package, and nothing else: work on the rest leaves the image as it is.
+SERVER_SOURCES = ("__init__.py", "cli.py", "errors.py", "protos.py", "modelserver")
 
-# Published images that `--pull` takes in place of ours. The model server's is what the chart defaults to.
+# Published images that `--pull` takes in place of those built here. The model server's is what the chart defaults to.
 PUBLISHED_ISTIO_HUB, PUBLISHED_ISTIO_TAG = "docker.io/istio", "1.31.0"
 PUBLISHED = (
     f"{PUBLISHED_ISTIO_HUB}/pilot:{PUBLISHED_ISTIO_TAG}",
@@ -71,7 +73,7 @@ class Image:
 
 def _fingerprint(path: Path) -> str:
     """
-    A text that changes when the input does.
+    A string that changes when the input does.
 
     What is in the cache has its version in its path and is not read again.
     """
@@ -100,7 +102,7 @@ def ensure(*, pulled: bool) -> list[Image]:
 
 def all_images(*, pulled: bool) -> list[Image]:
     """
-    Every image of ours that a cluster runs, with its inputs made; with `pulled` the one that nobody publishes.
+    Every image that is built here, with its inputs made; with `pulled` only the one that is not published.
     """
     pause = Image("pause", "localhost/tfcanary/pause:local", {"pause": binaries.program("tools", "pause")})
     if pulled:
@@ -129,8 +131,7 @@ def all_images(*, pulled: bool) -> list[Image]:
             base
             | {
                 "site-packages": _site_packages(),
-                # Only what the server imports, so that work on the rest leaves the image as it is.
-                **{f"tfcanary/{name}": ROOT / "src/tfcanary" / name for name in _SERVER_SOURCES},
+                **{f"tfcanary/{name}": PACKAGE / name for name in SERVER_SOURCES},
                 "tensorflow_model_server": SOURCES / "modelserver/tensorflow_model_server",
             },
         ),
@@ -139,7 +140,7 @@ def all_images(*, pulled: bool) -> list[Image]:
 
 def ensure_built(images: Iterable[Image]) -> None:
     """
-    Build the images whose archive is not there, all in one storage so that they share the base.
+    Build the images whose archive is not there, all in one storage, where they share the base.
 
     Raises:
         UnreachableError: buildah failed, with the end of what it said.
@@ -181,9 +182,12 @@ def _build(storage: Path, image: Image) -> None:
             target.parent.mkdir(exist_ok=True)
             if path.is_dir():
                 shutil.copytree(
-                    path, target, copy_function=link_or_copy, symlinks=True,
+                    path,
+                    target,
+                    copy_function=link_or_copy,
+                    symlinks=True,
                     ignore=shutil.ignore_patterns("__pycache__"),
-                )  # fmt: skip
+                )
             else:
                 link_or_copy(path, target)
         containerfile = SOURCES / image.name / "Containerfile"
@@ -206,9 +210,17 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 def _buildah(storage: Path, arguments: Sequence[str]) -> None:
     # In a mount namespace of its own: buildah leaves its storage mounted.
     command = [
-        "unshare", "--mount", "buildah", "--root", f"{storage}/root", "--runroot", f"{storage}/run",
-        "--storage-driver", "overlay", *arguments,
-    ]  # fmt: skip
+        "unshare",
+        "--mount",
+        "buildah",
+        "--root",
+        f"{storage}/root",
+        "--runroot",
+        f"{storage}/run",
+        "--storage-driver",
+        "overlay",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
@@ -228,13 +240,21 @@ def _root_file_system() -> Path:
     archive.parent.mkdir(parents=True, exist_ok=True)
     draft = archive.with_name(f".draft-{archive.name}")
     done = subprocess.run(
-        ["mmdebstrap", "--variant=minbase", f"--include={','.join(_BASE_PACKAGES)}",
-         # Documentation and caches are half of the files, and nobody reads them in a container.
-         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-         "--dpkgopt=path-exclude=/usr/share/locale/*",
-         release["VERSION_CODENAME"], str(draft)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "mmdebstrap",
+            "--variant=minbase",
+            f"--include={','.join(_BASE_PACKAGES)}",
+            # Documentation and translations are half of the files, and of no use in a container.
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            release["VERSION_CODENAME"],
+            str(draft),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise UnreachableError(f"mmdebstrap: expected a root file system, got {tail}")
@@ -265,16 +285,29 @@ def _site_packages() -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
         target = Path(draft) / "packages"
         done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes",
-             "--only-binary=:all:", "--implementation=cp", f"--python-version={version}",
-             *(f"--platform={name}" for name in _platforms()),
-             f"--target={target}", f"--requirement={lock}"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "--only-binary=:all:",
+                "--implementation=cp",
+                f"--python-version={version}",
+                *(f"--platform={name}" for name in _platforms()),
+                f"--target={target}",
+                f"--requirement={lock}",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             tail = " | ".join(done.stderr.strip().splitlines()[-3:])
             raise UnreachableError(f"pip install {lock.name}: expected success, got {tail}")
-        # Headers of TensorFlow's C++ API and libclang: a quarter of the image, used by no server.
+        # Headers of TensorFlow's C++ API and libclang are a quarter of the image, and no server uses them.
         for unused in ("tensorflow/include", "clang"):
             shutil.rmtree(target / unused, ignore_errors=True)
         target.rename(folder)

@@ -120,10 +120,21 @@ def install(
             _forget_pending(layout, kubernetes, chart.release)
             file = layout.config / f"{chart.release}.json"
             file.write_text(values)
-            _call(layout, [
-                str(tools / "helm"), "upgrade", "--install", chart.release, str(istio / "charts" / chart.folder),
-                "--namespace", NAMESPACE, "--create-namespace", "--values", str(file),
-            ])  # fmt: skip
+            _call(
+                layout,
+                [
+                    str(tools / "helm"),
+                    "upgrade",
+                    "--install",
+                    chart.release,
+                    str(istio / "charts" / chart.folder),
+                    "--namespace",
+                    NAMESPACE,
+                    "--create-namespace",
+                    "--values",
+                    str(file),
+                ],
+            )
             installed[chart.release] = key
             record.write_text(json.dumps(installed, indent=2))
         if chart.workload:
@@ -133,15 +144,22 @@ def install(
 
 def _forget_pending(layout: Layout, kubernetes: Path, release: str) -> None:
     """
-    Remove what a killed helm left of a revision that it never finished: it would refuse every later one.
+    Remove the pending revision that a killed helm left: because of it helm would refuse every later one.
 
-    Nobody else can be at work on it, as one command at a time changes a cluster. What the revision made stays, and is
-    taken over.
+    No other helm can be at work on it, because one command at a time changes a cluster. The objects that the revision
+    made stay, and the next revision takes them over.
     """
-    _call(layout, [
-        str(kubernetes / "kubectl"), "delete", "secrets", f"--namespace={NAMESPACE}", "--ignore-not-found",
-        f"--selector=owner=helm,name={release},status in (pending-install,pending-upgrade,pending-rollback)",
-    ])  # fmt: skip
+    _call(
+        layout,
+        [
+            str(kubernetes / "kubectl"),
+            "delete",
+            "secrets",
+            f"--namespace={NAMESPACE}",
+            "--ignore-not-found",
+            f"--selector=owner=helm,name={release},status in (pending-install,pending-upgrade,pending-rollback)",
+        ],
+    )
 
 
 def _roll_out(layout: Layout, kubernetes: Path, workloads: Sequence[str]) -> None:

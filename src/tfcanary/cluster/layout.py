@@ -13,7 +13,7 @@ from tfcanary.errors import UsageError
 
 DEFAULT_NAME = "demo"
 
-# Every cluster has a network namespace of its own, so all clusters use the same addresses.
+# All clusters use the same addresses: each has a network namespace of its own.
 NODE_ADDRESS = "10.99.0.1"
 POD_CIDR = "10.244.0.0/16"
 POD_SUBNET = "10.244.0.0/24"
@@ -92,7 +92,7 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's way in, from the host."""
+        """The administrator's kubeconfig, for the host."""
         return self.state / "kubeconfig"
 
     @property
@@ -119,7 +119,7 @@ class Layout:
 
     def write_ports(self, ports: Ports) -> None:
         """
-        Keep the ports, so that a repair finds them again.
+        Keep the ports for later repairs.
         """
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.state / "ports.json").write_text(json.dumps({"api": ports.api, "gateway": ports.gateway}))

@@ -7,17 +7,16 @@ import json
 import logging
 import shlex
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tfcanary.cluster import binaries, components, images, istio, node, pki, preflight
+from tfcanary.cluster import binaries, components, health, images, istio, node, pki, ports, preflight
 from tfcanary.cluster.components import Component, Programs
-from tfcanary.cluster.layout import Layout, Ports, clusters_folder, existing
+from tfcanary.cluster.layout import Layout, Ports, clusters_folder
 from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process, network_of, spawn
 from tfcanary.errors import UnreachableError, UsageError
@@ -26,7 +25,6 @@ from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
 LOG = logging.getLogger(__name__)
 
-FIRST_API_PORT, FIRST_GATEWAY_PORT = 16443, 18080
 BOOTSTRAP = Path(__file__).with_name("config") / "bootstrap.yaml"
 LOG_TAIL_LINES = 15
 
@@ -67,46 +65,55 @@ def up(
         api_port: 127.0.0.1 port of the apiserver; none takes the next free one from 16443.
         gateway_port: 127.0.0.1 port of the gateway; none takes the next free one from 18080.
         install: whether missing distribution packages may be installed.
-        pull: take published images instead of building ours.
+        pull: take published images instead of building them here.
 
     Raises:
         UsageError: a port is taken, or differs from the one the cluster was made with.
         UnreachableError: the machine cannot run it, or something did not start; the end of its log was shown.
     """
     with _alone(layout):
-        _choose_ports(layout, api_port, gateway_port)
+        ports.choose(layout, api_port, gateway_port)
         preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.CLUSTER_TREES)))
         if not pull:
-            # Said before what takes long, not after it.
+            # Before what takes long, and not after it.
             images.python_version()
         folders = {name: binaries.ensure(name) for name in binaries.CLUSTER_TREES}
         wanted = images.ensure(pulled=pull)
-        # Again, and with nobody between: another cluster may have come up while this one's programs were built.
+        # Again, under a lock: another cluster may have come up while this one's programs were built.
         with exclusive(cache_folder() / "ports.lock"):
-            ports = _choose_ports(layout, api_port, gateway_port)
-            layout.write_ports(ports)
+            chosen = ports.choose(layout, api_port, gateway_port)
+            layout.write_ports(chosen)
         for folder in (layout.config, layout.logs, layout.run, layout.models):
             folder.mkdir(parents=True, exist_ok=True)
-        pki.ensure(layout, ports.api)
-        programs = Programs(
-            kubernetes=folders["kubernetes"],
+        pki.ensure(layout, chosen.api)
+        _run(layout, chosen, folders, wanted, pull=pull)
+    return chosen
+
+
+def _run(
+    layout: Layout, chosen: Ports, folders: Mapping[str, Path], wanted: Sequence[images.Image], *, pull: bool
+) -> None:
+    """
+    Start what does not run: the node, the components in it, and Istio.
+    """
+    programs = Programs(
+        kubernetes=folders["kubernetes"],
+        tools=folders["tools"],
+        envoy=binaries.envoy(),
+        etcd=preflight.require_program("etcd"),
+        containerd=preflight.require_program("containerd"),
+    )
+    first = node.running(layout) or _start_node(layout, folders["tools"] / "pause")
+    with _importing(layout, wanted, first, programs, chosen, pull=pull):
+        istio.install(
+            layout,
+            chosen,
+            istio=folders["istio"],
             tools=folders["tools"],
-            envoy=binaries.envoy(),
-            etcd=preflight.require_program("etcd"),
-            containerd=preflight.require_program("containerd"),
+            kubernetes=folders["kubernetes"],
+            pulled=pull,
         )
-        first = node.running(layout) or _start_node(layout, folders["tools"] / "pause")
-        with _importing(layout, wanted, first, programs, ports, pull=pull):
-            istio.install(
-                layout,
-                ports,
-                istio=folders["istio"],
-                tools=folders["tools"],
-                kubernetes=folders["kubernetes"],
-                pulled=pull,
-            )
-            _await_workloads(layout, folders["kubernetes"] / "kubectl", first)
-    return ports
+        _await_workloads(layout, folders["kubernetes"] / "kubectl", first)
 
 
 def _alone(layout: Layout) -> AbstractContextManager[None]:
@@ -123,52 +130,9 @@ def _lock(layout: Layout) -> Path:
     return clusters_folder() / f".{layout.name}.lock"
 
 
-def _choose_ports(layout: Layout, api: int | None, gateway: int | None) -> Ports:
-    kept = layout.read_ports()
-    if kept is not None:
-        for flag, asked, has in (("--api-port", api, kept.api), ("--gateway-port", gateway, kept.gateway)):
-            if asked not in (None, has):
-                raise UsageError(
-                    f"{flag}: expected {has}, with which cluster {layout.name} was made, got {asked}; `down` it first"
-                )
-        return kept
-    taken = {port for other in _neighbours(layout) for port in (other.api, other.gateway)}
-    chosen = _port("--api-port", api, FIRST_API_PORT, taken | ({gateway} if gateway else set()))
-    return Ports(chosen, _port("--gateway-port", gateway, FIRST_GATEWAY_PORT, taken | {chosen}))
-
-
-def _neighbours(layout: Layout) -> Iterator[Ports]:
-    for other in existing():
-        ports = other.read_ports()
-        if other != layout and ports is not None:
-            yield ports
-
-
-def _port(flag: str, asked: int | None, first: int, taken: set[int]) -> int:
-    if asked is not None:
-        if asked not in range(1, 65536):
-            raise UsageError(f"{flag}: expected a port from 1 to 65535, got {asked}")
-        if asked in taken or not _free(asked):
-            raise UsageError(
-                f"{flag}: expected a free port on 127.0.0.1, got {asked}, which is taken; give another"
-            )
-        return asked
-    return next(port for port in range(first, first + 1000) if port not in taken and _free(port))
-
-
-def _free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 def _start_node(layout: Layout, pause: Path) -> Process:
     """
-    Start the node where none runs, without what a node that died left behind.
+    Start the node, and remove first what a node that died left behind.
     """
     LOG.info("starting node %s", layout.name)
     node.remove_cgroups(layout.cgroup)
@@ -179,7 +143,7 @@ def _start_node(layout: Layout, pause: Path) -> Process:
     if plugins is None:
         raise UnreachableError("CNI plugins: expected ptp, host-local and loopback, got none")
     (layout.state / "cni/bin").mkdir(parents=True, exist_ok=True)
-    # Istio's agent adds its own plugin beside these, so they cannot be the machine's.
+    # Istio's agent adds its own plugin beside these: the machine's own folder must not change.
     for name in preflight.CNI_PLUGINS:
         shutil.copy2(plugins / name, layout.state / "cni/bin" / name)
     network = layout.state / "cni/net.d/10-pods.conflist"
@@ -193,17 +157,17 @@ def _start_node(layout: Layout, pause: Path) -> Process:
 @contextmanager
 def _importing(
     layout: Layout,
-    wanted: list[images.Image],
+    wanted: Sequence[images.Image],
     first: Process,
     programs: Programs,
-    ports: Ports,
+    chosen: Ports,
     *,
     pull: bool,
 ) -> Iterator[None]:
     """
     Start the components; import what Istio needs before, and the large model server image beside it.
     """
-    parts = {component.name: component for component in components.build(layout, ports, programs)}
+    parts = {component.name: component for component in components.build(layout, chosen, programs)}
     started = False
     for name in ("containerd", "etcd", "kube-apiserver"):
         started |= _ensure_started(layout, parts[name], first, others_started=started)
@@ -304,9 +268,13 @@ def _await_node(layout: Layout, kubectl: Path) -> None:
 
     def ready() -> None:
         said = _kubectl(
-            layout, kubectl, "get", "nodes", layout.name,
+            layout,
+            kubectl,
+            "get",
+            "nodes",
+            layout.name,
             "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}",
-        )  # fmt: skip
+        )
         if said != "True":
             raise NotYet(f"Ready is {said or 'not said'}")
 
@@ -331,7 +299,7 @@ def _await_workloads(layout: Layout, kubectl: Path, first: Process) -> None:
 
     def serves() -> None:
         with network_of(first.pid):
-            components.gateway_serves()
+            health.gateway_serves()
 
     wait_until("istio-system", running, timeout_seconds=180, interval_seconds=0.5)
     wait_until("gateway", serves, timeout_seconds=60)
@@ -340,8 +308,10 @@ def _await_workloads(layout: Layout, kubectl: Path, first: Process) -> None:
 def _kubectl(layout: Layout, kubectl: Path, *arguments: str) -> str:
     done = subprocess.run(
         [str(kubectl), "--kubeconfig", str(layout.kubeconfig), *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         if "NotFound" in done.stderr:
             raise NotYet(done.stderr.strip())
@@ -368,12 +338,12 @@ def status(layout: Layout) -> list[Line]:
     Raises:
         UsageError: there is no such cluster.
     """
-    ports = _require(layout)
+    chosen = _require(layout)
     first = node.running(layout)
     state, pid = ("running", first.pid) if first else ("stopped", None)
     lines = [Line("node", state, pid, str(layout.state))]
     programs = Programs(*(Path("/"),) * 5)
-    lines.extend(_line(layout, component, first) for component in components.build(layout, ports, programs))
+    lines.extend(_line(layout, component, first) for component in components.build(layout, chosen, programs))
     if all(line.good for line in lines):
         lines.extend(_workloads(layout))
     return lines
@@ -415,18 +385,18 @@ def export(layout: Layout) -> str:
 
 
 def _require(layout: Layout) -> Ports:
-    ports = layout.read_ports()
-    if ports is None:
+    kept = layout.read_ports()
+    if kept is None:
         raise UsageError(
             f"cluster {layout.name}: expected one that was brought up, got none; "
             f"scripts/local_cluster.py up --name {layout.name} makes it"
         )
-    return ports
+    return kept
 
 
 def down(layout: Layout) -> bool:
     """
-    End every process of the cluster and remove all it left; whether there was anything.
+    End every process of the cluster and remove all it left; return whether there was anything.
     """
     with _alone(layout):
         there = layout.state.exists()

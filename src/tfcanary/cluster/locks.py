@@ -18,7 +18,7 @@ def exclusive(lock: Path, *, busy: str | None = None) -> Iterator[None]:
 
     Args:
         lock: the file; its folder is made if need be.
-        busy: what to say if another holds it; none waits for the other's end.
+        busy: the message if another holds it; without one, wait until the other lets go.
 
     Raises:
         UsageError: another holds it, and `busy` says what to do.

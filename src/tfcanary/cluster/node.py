@@ -15,7 +15,7 @@ from tfcanary.wait import NotYet, wait_until
 # What the node's first process does before it becomes `pause`. The mounts stay in its own mount
 # namespace and are gone with it: a /run and /var/log of its own keep containerd's shims, pods' network
 # namespaces and kubelet's links off the host. Mounts must be shared again for kubelet's
-# HostToContainer propagation, and slaves of the host's so that none of them is held by us.
+# HostToContainer propagation, and slaves of the host's: the node must hold none of the host's mounts.
 _SETUP = """set -e
 mount --make-rslave /
 mount --make-rshared /

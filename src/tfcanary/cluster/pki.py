@@ -1,7 +1,7 @@
 """
-The cluster's own certificate authority, and who is who.
+The cluster's own certificate authority, and the certificate of each component.
 
-Every component has a certificate of its own, so that the Node and RBAC authorizers tell them apart
+By their certificates the Node and RBAC authorizers tell the components apart
 (https://kubernetes.io/docs/setup/best-practices/certificates/).
 """
 
@@ -26,7 +26,7 @@ _LIFETIME = dt.timedelta(days=3650)
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
-    Whom a certificate is for.
+    The holder of a certificate.
 
     Attributes:
         user: common name, to Kubernetes the user's name.
@@ -123,10 +123,16 @@ def _make_authority(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tfserving-canary local cluster")])
     usage = x509.KeyUsage(
-        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
-        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
+        digital_signature=True,
+        key_cert_sign=True,
+        crl_sign=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
         decipher_only=False,
-    )  # fmt: skip
+    )
     certificate = (
         _builder(name, name, key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -181,13 +187,20 @@ def _write_kubeconfig(path: Path, layout: Layout, identity: str, server: str) ->
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": name,
-        "clusters": [{"name": name, "cluster": {
-            "server": server, "certificate-authority-data": embedded("ca.crt")}}],
-        "users": [{"name": identity, "user": {
-            "client-certificate-data": embedded(f"{identity}.crt"),
-            "client-key-data": embedded(f"{identity}.key")}}],
+        "clusters": [
+            {"name": name, "cluster": {"server": server, "certificate-authority-data": embedded("ca.crt")}}
+        ],
+        "users": [
+            {
+                "name": identity,
+                "user": {
+                    "client-certificate-data": embedded(f"{identity}.crt"),
+                    "client-key-data": embedded(f"{identity}.key"),
+                },
+            }
+        ],
         "contexts": [{"name": name, "context": {"cluster": name, "user": identity}}],
-    }  # fmt: skip
+    }
     text = yaml.safe_dump(content).encode()
     if not path.exists() or path.read_bytes() != text:
         write_private(path, text)

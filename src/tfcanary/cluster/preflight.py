@@ -1,5 +1,5 @@
 """
-What this machine must have before anything is built or started: all that is missing, said at once.
+What this machine must have before anything is built or started. One message names all that is missing.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfcanary import cli
+from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.paths import cache_folder
 from tfcanary.wait import NotYet, wait_until
@@ -75,7 +76,7 @@ def prepare(*, install: bool, built: bool) -> None:
 
     Args:
         install: whether packages may be installed; only ever done as root on Debian or Ubuntu.
-        built: whether the programs were built before, so that less disk is needed.
+        built: whether the programs were built before; less disk is then needed.
 
     Raises:
         UnreachableError: with everything that is missing and the way to get each.
@@ -121,7 +122,7 @@ def missing_packages() -> list[str]:
 
 def install_missing(packages: Mapping[str, str]) -> None:
     """
-    Install what programs are in that are not here, as root on Debian or Ubuntu; elsewhere only name it.
+    Install the packages of missing programs, as root on Debian or Ubuntu; elsewhere only name them.
 
     Args:
         packages: by program, its distribution package.
@@ -130,16 +131,20 @@ def install_missing(packages: Mapping[str, str]) -> None:
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         _install(missing)
     elif missing:
-        LOG.warning("missing, and not to be installed by this user on this system: %s", " ".join(missing))
+        LOG.warning(
+            "missing, and only root on Debian or Ubuntu can install them from here: %s", " ".join(missing)
+        )
 
 
 def _install(packages: list[str]) -> None:
     LOG.info("installing distribution packages: %s", " ".join(packages))
-    # Never at the price of a package that is there: Docker's containerd.io conflicts with containerd.
+    # No installed package may be removed for it: Docker's containerd.io conflicts with containerd.
     command = ["install", "--yes", "--no-install-recommends", "--no-remove", *packages]
-    done = _apt_get(["update"])
-    if done.returncode == 0:
-        done = _apt_get(command)
+    # One at a time: the file that keeps services from starting is removed by the first to end.
+    with exclusive(cache_folder() / "packages.lock"):
+        done = _apt_get(["update"])
+        if done.returncode == 0:
+            done = _apt_get(command)
     if done.returncode != 0:
         tail = " | ".join(done.stderr.strip().splitlines()[-3:])
         raise UnreachableError(
@@ -180,7 +185,7 @@ class _no_services_started:  # noqa: N801 - reads as the phrase it is
     _text = "#!/bin/sh\n# While tfserving-canary installs packages.\nexit 101\n"
 
     def __enter__(self) -> None:
-        # Ours may still be there from a run that was killed.
+        # A run that was killed may have left this very file.
         self._ours = not self._policy.exists() or self._policy.read_text() == self._text
         if self._ours:
             self._policy.write_text(self._text)
@@ -230,8 +235,10 @@ def _kernel_findings() -> list[Finding]:
     for feature, (attempt, remedy) in attempts.items():
         done = subprocess.run(
             ["unshare", "--mount", "--net", "--pid", "--fork", "sh", "-ec", attempt],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             findings.append(Finding(feature, f"{done.stderr.strip().splitlines()[-1:]}; {remedy}"))
     return findings
@@ -268,7 +275,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Install the distribution packages of programs, as the task runner asks.
     """
     parser = cli.Parser(prog="python -m tfcanary.cluster.preflight", description=main.__doc__)
-    parser.add_argument("package", nargs="+", metavar="PROGRAM=PACKAGE", help="a program, and what it is in")
+    parser.add_argument(
+        "package",
+        nargs="+",
+        metavar="PROGRAM=PACKAGE",
+        help="a program, and the distribution package that has it",
+    )
 
     def install(arguments: argparse.Namespace) -> int:
         install_missing(dict(pair.split("=", 1) for pair in arguments.package))

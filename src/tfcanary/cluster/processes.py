@@ -176,7 +176,7 @@ def _launch(
     Fork once more and run the program there: new PID namespaces hold only for children.
     """
     try:
-        # All that can fail is done before anything is said to have started.
+        # All that can fail comes before the answer that says that the process started.
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
         if inside is None:
