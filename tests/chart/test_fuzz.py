@@ -6,11 +6,14 @@ for one case after the other; its own schema is applied here, and `fail` writes 
 """
 
 import copy
+import functools
+import itertools
 import json
 import os
 import random
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import pytest
@@ -31,16 +34,21 @@ GRPC = "/tensorflow.serving.PredictionService/Predict"
 KEYS = {"userGroups": "userGroup", "users": "user", "regions": "region"}
 SEED = os.environ.get("FUZZ_SEED", "5")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Cases share most of what they render: each text is written out once, and the cases have its hash.
 EVERYTHING = """{{- $all := list }}
-{{- range $case := .Values.global.cases }}
-{{- $context := dict "Values" $case "Release" $.Release "Chart" $.Chart "Files" $.Files "Capabilities" $.Capabilities "Template" $.Template }}
 {{- $texts := dict }}
+{{- range $case := .Values.global.cases }}
+{{- $context := dict "Values" $case "Release" $.Release "Chart" $.Chart "Files" $.Files
+  "Capabilities" $.Capabilities "Template" $.Template }}
+{{- $hashes := dict }}
 {{- range $name := $.Values.global.templates }}
-{{- $_ := set $texts $name (include (printf "%s/%s" $.Template.BasePath $name) $context) }}
+{{- $text := include (printf "%s/%s" $.Template.BasePath $name) $context }}
+{{- $_ := set $hashes $name (sha256sum $text) }}
+{{- $_ := set $texts (sha256sum $text) $text }}
 {{- end }}
-{{- $all = append $all $texts }}
+{{- $all = append $all $hashes }}
 {{- end }}
-all: {{ $all | toJson }}
+all: {{ dict "cases" $all "texts" $texts | toJson }}
 """
 
 ODD = [
@@ -373,7 +381,20 @@ def rendered(everything, cases):
             pytest.fail(f"the templates crash on {json.dumps(cases[0])}: {done.stderr}")
         half = len(cases) // 2
         return rendered(everything, cases[:half]) + rendered(everything, cases[half:])
-    return json.loads(done.stdout.partition("\nall: ")[2])
+    made = json.loads(done.stdout.partition("\nall: ")[2])
+    return [{name: made["texts"][key] for name, key in case.items()} for case in made["cases"]]
+
+
+@functools.cache
+def parsed(text):
+    """
+    The objects of a rendered template. Cases share most of them, and parsing takes longer than rendering.
+    """
+    return [
+        yaml.load(document, Loader=LOADER)  # noqa: S506 - a safe loader
+        for document in text.split("---\n")
+        if "kind:" in document
+    ]
 
 
 def test_any_values_are_refused_or_valid(chart, everything, problems_with, broken, istio):
@@ -389,19 +410,18 @@ def test_any_values_are_refused_or_valid(chart, everything, problems_with, broke
     fitting = [values for values in made if accepts(values)]
 
     wrong, refused, valid = [], 0, 0
-    for start in range(0, len(fitting), BATCH):
-        batch = fitting[start : start + BATCH]
-        for values, texts in zip(batch, rendered(everything, batch), strict=True):
+    batches = [fitting[start : start + BATCH] for start in range(0, len(fitting), BATCH)]
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(functools.partial(rendered, everything), batches)
+        for values, texts in itertools.chain.from_iterable(
+            map(functools.partial(zip, strict=True), batches, done)
+        ):
             if "REFUSED" in texts["validate.yaml"]:
                 refused += 1
                 continue
             valid += 1
             objects = [
-                yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
-                for name, part in texts.items()
-                if name.endswith(".yaml")
-                for text in part.split("---\n")
-                if "kind:" in text
+                item for name, text in texts.items() if name.endswith(".yaml") for item in parsed(text)
             ]
             found = [problem for item in objects for problem in problems_with(item)]
             found += broken(values, objects)
