@@ -17,6 +17,7 @@ from tfcanary.client.endpoint import CONCURRENCY, burst
 from tfcanary.client.grpc_client import GrpcClient
 from tfcanary.client.rest import RestClient
 from tfcanary.paths import CHART
+from tfcanary.report.table import findings_table
 from tfcanary.target import Target
 
 VALUES = CHART.parents[1] / "values"
@@ -53,7 +54,7 @@ def one(options: argparse.Namespace) -> tuple[int, float, float]:
     subject = from_release(options.release, Target(namespace=options.namespace), files=[options.values])
     report = check_gateway(subject)
     whole = time.perf_counter() - began
-    assert report.held, report.table()
+    assert report.held, str(findings_table(report))
     model = subject.routing.model
     with (
         RestClient(subject.gateway, model, host=subject.host) as rest,

@@ -20,6 +20,7 @@ from tfcanary.cluster import binaries, node, processes
 from tfcanary.cluster.layout import API_PORT, NODE_ADDRESS, Layout
 from tfcanary.helm.releases import Releases
 from tfcanary.paths import VALUES
+from tfcanary.report.table import findings_table
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
@@ -300,5 +301,5 @@ def test_what_must_work_works(
             check=True,
         ).stdout
 
-    assert report.held, report.table()
+    assert report.held, str(findings_table(report))
     assert "Succeeded" in tested

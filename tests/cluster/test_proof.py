@@ -28,6 +28,7 @@ from tfcanary.judge.verdict import Outcome
 from tfcanary.paths import CHART, ROOT, VALUES
 from tfcanary.report.html import html
 from tfcanary.report.junit import junit
+from tfcanary.report.table import findings_table
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
@@ -67,7 +68,7 @@ def test_canary_10_is_decided_quickly(releases: Releases, subject: Callable[...,
     REPORTS.mkdir(parents=True, exist_ok=True)
     (REPORTS / "canary-10.html").write_text(html(found))
     (REPORTS / "canary-10.xml").write_text(junit(found))
-    assert found.held, found.table()
+    assert found.held, str(findings_table(found))
     assert {"REST", "gRPC"} == {
         one.api.value
         for one in found.findings
@@ -216,7 +217,7 @@ def test_a_planted_fault_is_found_by_name(
 
     seen = check_gateway(subject(file), Options(timeout_seconds=10))
 
-    assert found <= failed(seen), seen.table()
+    assert found <= failed(seen), str(findings_table(seen))
     assert 1 == seen.exit_code
     assert {one.api for one in seen.findings} >= set(Api)
 
@@ -245,7 +246,7 @@ def test_a_mirror_is_counted_at_the_pods(
 
     seen = check_gateway(subject(mirror_all), FEW)
 
-    assert seen.held, seen.table()
+    assert seen.held, str(findings_table(seen))
     rows = [one for one in seen.findings if one.name == "mirror"]
     assert list(Api) == [one.api for one in rows]
     assert all("588 KiB" in one.observed for one in rows)
@@ -261,7 +262,9 @@ def test_a_mirror_that_is_off_is_found(
 
     seen = check_gateway(subject(mirror_all), FEW)
 
-    assert {"live objects", "mirror everyone (REST)", "mirror everyone (gRPC)"} == failed(seen), seen.table()
+    assert {"live objects", "mirror everyone (REST)", "mirror everyone (gRPC)"} == failed(seen), str(
+        findings_table(seen)
+    )
 
 
 def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., Subject]) -> None:
@@ -273,7 +276,7 @@ def test_a_path_prefix_is_proven(releases: Releases, subject: Callable[..., Subj
 
     seen = check_gateway(subject(file))
 
-    assert seen.held, seen.table()
+    assert seen.held, str(findings_table(seen))
     assert {"no route beside /canary (REST)", "no route beside /canary (gRPC)"} <= {
         one.title for one in seen.findings
     }
@@ -341,5 +344,5 @@ def test_what_is_closed_is_refused(releases: Releases, subject: Callable[..., Su
     found = check_gateway(subject(VALUES / "stable.yaml"), Options(security=True))
 
     rows = [one for one in found.findings if one.name == "security"]
-    assert [Outcome.HELD] * 2 == [one.outcome for one in rows], found.table()
-    assert found.held, found.table()
+    assert [Outcome.HELD] * 2 == [one.outcome for one in rows], str(findings_table(found))
+    assert found.held, str(findings_table(found))

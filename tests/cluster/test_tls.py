@@ -20,6 +20,7 @@ from tfcanary.kube.gateway import gateway_pods
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import PodPort, forwarded
 from tfcanary.paths import VALUES
+from tfcanary.report.table import findings_table
 from tfcanary.target import Target
 
 RELEASE = "resnet"
@@ -80,7 +81,7 @@ def test_every_check_holds_over_tls(address: str, ours: Path, target: Target) ->
         from_release(RELEASE, target, files=[CANARY], gateway=address, tls=Tls(ours / "tls.crt"))
     )
 
-    assert seen.held, seen.table()
+    assert seen.held, str(findings_table(seen))
 
 
 def test_anothers_certificate_is_refused(

@@ -19,6 +19,7 @@ from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release
 from tfcanary.commands import explain
 from tfcanary.paths import VALUES
+from tfcanary.report.table import findings_table
 from tfcanary.routing.route import Request
 from tfcanary.routing.tokens import read_token
 
@@ -192,7 +193,7 @@ def test_the_check_proves_a_claim_with_a_token(stage, strategy, target, tmp_path
 
     found = check_gateway(from_release(RELEASE, target, tokens=[read_token(file)]))
 
-    assert found.held, found.table()
+    assert found.held, str(findings_table(found))
     titles = {one.title for one in found.findings}
     for api in ("REST", "gRPC"):
         assert {

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
+from zero_drop_page import zero_drop
 
 from tfcanary.chart.values import merge, read_values
 from tfcanary.check.propagation import IN_A_ROW
@@ -30,7 +31,7 @@ from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.virtualservice import route_revision
 from tfcanary.paths import CHART, ROOT, VALUES
-from tfcanary.report.html import zero_drop
+from tfcanary.report.table import phases_table
 from tfcanary.target import Target
 from tfcanary.traffic.calls import Population, metadata_call, prediction_call
 from tfcanary.traffic.driver import Traffic
@@ -115,7 +116,7 @@ class Scene:
         (folder / f"{self.name}.json").write_text(json.dumps(content, indent=2) + "\n")
         runs = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
         (folder / "index.html").write_text(zero_drop(runs))
-        (folder / f"{self.name}.txt").write_text(f"{records.table()}\n\n{json.dumps(self.notes)}\n")
+        (folder / f"{self.name}.txt").write_text(f"{phases_table(records)}\n\n{json.dumps(self.notes)}\n")
         return records
 
 

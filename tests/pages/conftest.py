@@ -12,13 +12,19 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 PROGRAMS = ("chromium", "chromedriver")
-# Narrower screens than this are taken for a phone's.
+# A screen narrower than this is a phone's.
 TABLET = 600
-# It speaks to nobody: what the page would load from elsewhere it must not need.
+# The browser makes no requests of its own.
 QUIET = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from zero_drop_page import zero_drop
 
 from tfcanary.check.finding import Finding
 from tfcanary.check.report import Report, split_request
@@ -13,7 +14,7 @@ from tfcanary.check.subject import Options
 from tfcanary.contract import Api
 from tfcanary.judge import split
 from tfcanary.judge.verdict import Outcome
-from tfcanary.report.html import html, zero_drop
+from tfcanary.report.html import html
 from tfcanary.routing.parse import from_values
 from tfcanary.traffic.records import NO_CODE, Recorder
 
@@ -60,8 +61,16 @@ def page():
     """
     parsed = from_values(VALUES)
     counted = split.judge(split.plan({"stable": 90, "canary": 10}), {"stable": 900, "canary": 100})
-    row = Finding("split", "everyone", Api.REST, Outcome.HELD, "canary 10 %", "canary 100, stable 900", 1000,
-                      shares=counted.shares)  # fmt: skip
+    row = Finding(
+        "split",
+        "everyone",
+        Api.REST,
+        Outcome.HELD,
+        "canary 10 %",
+        "canary 100, stable 900",
+        1000,
+        shares=counted.shares,
+    )
     made = Report(
         model="resnet",
         gateway="gateway.example.test:80",
@@ -85,9 +94,13 @@ def page():
 @pytest.fixture(scope="module")
 def drops():
     figures = {
-        "requests": 10_000, "failed": 1, "perSecond": 100.0, "latencyMs": {"p50": 3.1, "p99": 21.5, "max": 80.0},
-        "tracks": {"stable": 9000, "canary": 1000}, "samples": [f"at 1 s 503 {LONG}"],
-    }  # fmt: skip
+        "requests": 10_000,
+        "failed": 1,
+        "perSecond": 100.0,
+        "latencyMs": {"p50": 3.1, "p99": 21.5, "max": 80.0},
+        "tracks": {"stable": 9000, "canary": 1000},
+        "samples": [f"at 1 s 503 {LONG}"],
+    }
     phases = [
         {"about": f"{one} → {other}", **figures} for one in ("stable", LONG) for other in ("canary-10", LONG)
     ]

@@ -14,6 +14,7 @@ from tfcanary.check.run import check_gateway
 from tfcanary.contract import Api
 from tfcanary.errors import UnreachableError
 from tfcanary.judge.verdict import Outcome
+from tfcanary.report.table import findings_table
 from tfcanary.routing.parse import from_values
 
 REST, GRPC = "/v1/models/", "/tensorflow.serving."
@@ -69,7 +70,7 @@ def test_a_mirror_is_counted_where_it_arrives(gateway, values, pictures, percent
 
     report = check_gateway(subject(double, expected, predictions_run=counting(double)), QUICK, pictures)
 
-    assert report.held, report.table()
+    assert report.held, str(findings_table(report))
     rows = [row for row in report.findings if row.name == "mirror"]
     assert [Api.REST, Api.GRPC] == [row.api for row in rows]
     assert all(row.n == row.needed > 3 for row in rows)

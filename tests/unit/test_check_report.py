@@ -12,7 +12,7 @@ from PIL import Image
 
 from tfcanary.check import ledger
 from tfcanary.check.refusals import CLOSED_METHODS, CLOSED_PATHS
-from tfcanary.check.report import SCHEMA, Report
+from tfcanary.check.report import Report
 from tfcanary.check.run import check_gateway
 from tfcanary.check.subject import Subject
 from tfcanary.client.grpc_client import GrpcClient
@@ -20,6 +20,8 @@ from tfcanary.client.pictures import Picture, decoded
 from tfcanary.contract import Api
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.judge.verdict import Outcome
+from tfcanary.report.as_json import SCHEMA, as_json
+from tfcanary.report.table import findings_table
 from tfcanary.traffic.records import joined
 
 REST, GRPC = "/v1/models/", "/tensorflow.serving."
@@ -135,7 +137,7 @@ def test_a_report_of_nothing_has_not_held(tenth):
 def test_the_json_form_has_every_number(gateway, tenth, pictures):
     report = check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
 
-    made = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    made = json.loads(json.dumps(as_json(report), allow_nan=False))
     (split,) = (row for row in made["checks"] if row["name"] == "split" and row["api"] == "gRPC")
     assert (SCHEMA, True, 0, "rev-2") == tuple(
         made[key] for key in ("schema", "held", "exitCode", "routeRevision")
@@ -151,7 +153,7 @@ def test_a_mark_of_the_table_is_on_every_row(gateway, tenth, pictures):
     """
     report = check_gateway(subject(gateway(tenth), tenth), QUICK, pictures)
 
-    lines = report.table().splitlines()
+    lines = str(findings_table(report)).splitlines()
     assert "  everyone: everyone else → stable 90 %, canary 10 %" in lines
     assert len(report.findings) == sum(line.startswith("held ") for line in lines)
     assert report.verdict == lines[-1]

@@ -9,13 +9,14 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
+from zero_drop_page import zero_drop
 
 from tfcanary.check.run import check_gateway
 from tfcanary.check.subject import Options, Subject
 from tfcanary.commands import check
 from tfcanary.contract import Api
 from tfcanary.judge.verdict import Outcome
-from tfcanary.report.html import html, zero_drop
+from tfcanary.report.html import html
 from tfcanary.report.junit import junit
 from tfcanary.routing.parse import from_values
 

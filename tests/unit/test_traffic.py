@@ -16,6 +16,7 @@ import pytest
 from tfcanary.client.endpoint import Tls
 from tfcanary.contract import REVISION_HEADER, SERVING_PREPROCESS, Api
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
+from tfcanary.report.table import phases_table
 from tfcanary.routing.parse import from_values
 from tfcanary.routing.route import Routing
 from tfcanary.traffic.calls import Population, metadata_call, prediction_call
@@ -123,7 +124,7 @@ def test_phases_hold_every_request(gateway, tenth):
     assert all(len(phase) for phase in records.phases())
     assert len(records) == len(records.around("middle", before=1e3, after=1e3))
     assert ["phase", "start", "middle", "end", "all"] == [
-        line.split()[0] for line in records.table().splitlines()
+        line.split()[0] for line in str(phases_table(records)).splitlines()
     ]
 
 

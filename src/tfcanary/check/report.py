@@ -2,10 +2,7 @@
 All findings of one run.
 """
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tfcanary.check.finding import Finding
 from tfcanary.check.subject import Options
@@ -13,8 +10,6 @@ from tfcanary.errors import NoEvidenceError, UnreachableError
 from tfcanary.judge.verdict import Outcome
 from tfcanary.routing.route import Route
 from tfcanary.traffic.records import Records
-
-SCHEMA = "tfserving-canary/check-gateway/1"
 
 
 def split_request(route: str) -> str:
@@ -88,89 +83,3 @@ class Report:
         if self.interrupted:
             parts.append(f"interrupted: {self.interrupted}")
         return "; ".join(parts) or "nothing was checked"
-
-    def table(self) -> str:
-        """
-        All checks for a reader, the verdict last.
-        """
-        routes = [f"  {route.name}: {route}" for route in self.routes]
-        head = ("result", "check", "API", "expected", "seen", "answers")
-        rows = [
-            (
-                check.outcome.value,
-                f"{check.name} {check.about}".strip(),
-                check.api.value if check.api else "",
-                check.expected,
-                check.observed,
-                str(check.n),
-            )
-            for check in self.findings
-        ]
-        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-        lines = [
-            f"model {self.model} at {self.gateway}, route {self.revision or 'unknown'}",
-            *routes,
-            "",
-            _aligned(head, widths),
-            _aligned(["-" * width for width in widths], widths),
-        ]
-        for check, row in zip(self.findings, rows, strict=True):
-            lines.append(_aligned(row, widths))
-            if check.detail and check.outcome is not Outcome.HELD:
-                lines.append(f"    {check.detail}")
-        lines += ["", *(f"not checked: {lost}" for lost in self.lost)]
-        lines.append(
-            f"{len(self.records)} requests in {self.seconds:.1f} s; for each split: false alarm at most "
-            f"{self.options.alpha:g}, a difference of {self.options.detect:g} points found with "
-            f"{self.options.power:.4g}"
-        )
-        lines.append(self.verdict)
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """
-        The report for a machine; `schema` names this form.
-        """
-        return {
-            "schema": SCHEMA,
-            "held": self.held,
-            "exitCode": self.exit_code,
-            "verdict": self.verdict,
-            "interrupted": self.interrupted or None,
-            "release": self.release or None,
-            "model": self.model,
-            "gateway": self.gateway,
-            "host": self.host,
-            "routeRevision": self.revision,
-            "routes": [
-                {"name": route.name, "inWords": str(route), "weights": dict(route.weights)}
-                for route in self.routes
-            ],
-            "alpha": self.options.alpha,
-            "power": self.options.power,
-            "detectPoints": self.options.detect,
-            "seconds": round(self.seconds, 3),
-            "requests": len(self.records),
-            "notChecked": list(self.lost),
-            "checks": [
-                {
-                    "name": check.name,
-                    "about": check.about,
-                    "api": check.api.value if check.api else None,
-                    "decision": check.outcome.name.lower(),
-                    "expected": check.expected,
-                    "observed": check.observed,
-                    "answers": check.n,
-                    "needed": check.needed,
-                    "detail": check.detail or None,
-                    "shares": [dataclasses.asdict(share) for share in check.shares],
-                }
-                for check in self.findings
-            ],
-        }
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    *texts, number = cells
-    left = [cell.ljust(width) for cell, width in zip(texts, widths, strict=False)]
-    return "  ".join([*left, number.rjust(widths[-1])]).rstrip()

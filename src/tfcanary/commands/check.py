@@ -13,14 +13,16 @@ from tfcanary import cli
 from tfcanary.check.report import Report
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_files, from_release
-from tfcanary.check.subject import TIMEOUT_SECONDS, Options
+from tfcanary.check.subject import TIMEOUT_SECONDS, Options, Subject
 from tfcanary.client.endpoint import CONCURRENCY, Tls
 from tfcanary.client.pictures import default_pictures, read_pictures
 from tfcanary.commands import explain
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.judge import split
+from tfcanary.report.as_json import as_json
 from tfcanary.report.html import html
 from tfcanary.report.junit import junit
+from tfcanary.report.table import findings_table, write
 from tfcanary.routing.tokens import read_token
 from tfcanary.target import Target
 
@@ -31,7 +33,7 @@ def parser(prog: str) -> cli.Parser:
     """
     made = cli.Parser(
         prog=prog,
-        description="Prove by REST and gRPC what the gateway does with a release's routes.",
+        description="Prove over REST and gRPC what the gateway does with a release's routes.",
     )
     cluster = made.add_argument_group("what is live")
     cluster.add_argument("--release", metavar="NAME", help="the Helm release (default: resnet)")
@@ -48,95 +50,105 @@ def parser(prog: str) -> cli.Parser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a values file that must be what the gateway does; may be repeated (default: the live release's values)",
+        help="a values file whose routes the gateway must have; may be repeated (default: the live release's values)",
     )
     what.add_argument("--model", metavar="NAME", help="the model's public name (default: model.name)")
     where = made.add_argument_group("where")
     where.add_argument("--gateway", metavar="HOST:PORT", help="the gateway's address (default: it is found)")
     where.add_argument("--host", help="the host name to ask for (default: the first of gateway.hosts)")
     where.add_argument("--tls", action="store_true", help="speak TLS, and verify the gateway's certificate")
-    where.add_argument("--ca", type=Path, metavar="FILE", help="with --tls: PEM file of the authorities to trust "
-                       "(default: the system's)")  # fmt: skip
-    where.add_argument("--no-gateway-pods", action="store_true",
-                       help="do not ask pods by themselves (each gateway pod for its routes, the model's for what was "
-                       "mirrored), which needs the right to pods/portforward")  # fmt: skip
-    how = made.add_argument_group("how")
-    how.add_argument("--alpha", type=float, default=split.ALPHA,
-                     help="probability of a false alarm, for each split (default: %(default)g)")  # fmt: skip
-    how.add_argument("--power", type=float, default=split.POWER,
-                     help="probability of finding a wrong split (default: %(default)g)")  # fmt: skip
-    how.add_argument("--detect", type=float, default=split.DETECT, metavar="POINTS",
-                     help="the smallest difference to find, in percentage points (default: %(default)g)")  # fmt: skip
-    how.add_argument("--picture", type=Path, action="append", default=[], metavar="FILE",
-                     help="a JPEG to predict; may be repeated (default: the two that scikit-learn ships)")  # fmt: skip
-    how.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS",
-                     help="how long the routes may take to reach the gateway (default: %(default)g)")  # fmt: skip
-    how.add_argument("--concurrency", type=int, default=CONCURRENCY, metavar="N",
-                     help="requests at a time (default: %(default)d)")  # fmt: skip
-    how.add_argument("--token", type=Path, action="append", default=[], metavar="FILE",
-                     help="a file with a client's JWT, for routes by claim; may be repeated (default: they are not asked)")  # fmt: skip
-    how.add_argument("--probe", action="append", choices=["security"], default=[],
-                     help="also ask for what nobody outside may reach; it must be refused")  # fmt: skip
-    how.add_argument("--junit", type=Path, metavar="FILE", help="write the checks as JUnit XML")
-    how.add_argument(
-        "--report", type=Path, metavar="FILE", help="write a page to read, complete in one HTML file"
+    where.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="with --tls: PEM file of the authorities to trust (default: the system's)",
     )
-    how.add_argument("--json", action="store_true", help="the report as JSON on stdout, the table on stderr")
+    where.add_argument(
+        "--no-gateway-pods",
+        action="store_true",
+        help="do not ask single pods (each gateway pod for its routes, the model's pods for mirrored "
+        "predictions), which takes the right to pods/portforward",
+    )
+    _add_requests(made.add_argument_group("how"))
+    _add_outputs(made.add_argument_group("reports"))
     return made
 
 
-def _command(arguments: argparse.Namespace) -> int:
-    if math.isnan(arguments.timeout) or arguments.timeout <= 0:
-        raise UsageError(f"--timeout: expected seconds above 0, got {arguments.timeout:g}")
-    if arguments.concurrency < 1:
-        raise UsageError(f"--concurrency: expected at least 1, got {arguments.concurrency}")
-    limits = Options(
-        arguments.alpha,
-        arguments.power,
-        arguments.detect,
-        arguments.timeout,
-        arguments.concurrency,
-        security="security" in arguments.probe,
+def _add_requests(how: argparse._ArgumentGroup) -> None:
+    how.add_argument(
+        "--alpha",
+        type=float,
+        default=split.ALPHA,
+        help="probability of a false alarm, for each split (default: %(default)g)",
     )
-    if arguments.ca and not arguments.tls:
-        raise UsageError("--ca: expected --tls with it")
-    tls = Tls(arguments.ca) if arguments.tls else None
+    how.add_argument(
+        "--power",
+        type=float,
+        default=split.POWER,
+        help="probability of finding a wrong split (default: %(default)g)",
+    )
+    how.add_argument(
+        "--detect",
+        type=float,
+        default=split.DETECT,
+        metavar="POINTS",
+        help="the smallest difference to find, in percentage points (default: %(default)g)",
+    )
+    how.add_argument(
+        "--picture",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a JPEG to predict; may be repeated (default: two that scikit-learn ships)",
+    )
+    how.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="how long the routes may take to reach the gateway (default: %(default)g)",
+    )
+    how.add_argument(
+        "--concurrency",
+        type=int,
+        default=CONCURRENCY,
+        metavar="N",
+        help="requests at a time (default: %(default)d)",
+    )
+    how.add_argument(
+        "--token",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a file with a client's JWT, to check routes by claim; may be repeated (default: these routes are not checked)",
+    )
+    how.add_argument(
+        "--probe",
+        action="append",
+        choices=["security"],
+        default=[],
+        help="also request what must be closed to clients; the gateway must refuse it",
+    )
+
+
+def _add_outputs(reports: argparse._ArgumentGroup) -> None:
+    reports.add_argument("--junit", type=Path, metavar="FILE", help="write the checks as JUnit XML")
+    reports.add_argument("--report", type=Path, metavar="FILE", help="write a page of one HTML file")
+    reports.add_argument(
+        "--json", action="store_true", help="write the report as JSON to stdout, and the table to stderr"
+    )
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
     pictures = read_pictures(arguments.picture) or default_pictures()
-    tokens = [read_token(file) for file in arguments.token]
-    asked = (arguments.release, arguments.namespace, arguments.kubeconfig, arguments.context)
-    if arguments.gateway and arguments.values and not any(asked):
-        subject = from_files(
-            arguments.values,
-            gateway=arguments.gateway,
-            host=arguments.host,
-            model=arguments.model,
-            tokens=tokens,
-            tls=tls,
-        )
-    else:
-        subject = from_release(
-            arguments.release or "resnet",
-            Target(
-                namespace=arguments.namespace or "default",
-                kubeconfig=arguments.kubeconfig,
-                context=arguments.context,
-                helm=arguments.helm,
-            ),
-            files=arguments.values,
-            gateway=arguments.gateway,
-            host=arguments.host,
-            model=arguments.model,
-            each_pod=not arguments.no_gateway_pods,
-            tokens=tokens,
-            tls=tls,
-        )
-    made = check_gateway(subject, limits, pictures)
+    made = check_gateway(_subject(arguments), options, pictures)
     if arguments.json:
-        sys.stdout.write(json.dumps(made.to_json(), indent=2) + "\n")
-        sys.stderr.write(made.table() + "\n")
-    else:
-        sys.stdout.write(made.table() + "\n")
-    # After the table: a file that cannot be written takes nothing away from what was found.
+        sys.stdout.write(json.dumps(as_json(made), indent=2) + "\n")
+    write(findings_table(made), sys.stderr if arguments.json else sys.stdout)
+    # The table comes first: a file that cannot be written must not hide what was found.
     _written(arguments.junit, made, junit)
     _written(arguments.report, made, html)
     if made.interrupted:
@@ -144,9 +156,60 @@ def _command(arguments: argparse.Namespace) -> int:
     return made.exit_code
 
 
+def _options(arguments: argparse.Namespace) -> Options:
+    if math.isnan(arguments.timeout) or arguments.timeout <= 0:
+        raise UsageError(f"--timeout: expected seconds above 0, got {arguments.timeout:g}")
+    if arguments.concurrency < 1:
+        raise UsageError(f"--concurrency: expected at least 1, got {arguments.concurrency}")
+    if arguments.ca and not arguments.tls:
+        raise UsageError("--ca: expected --tls with it")
+    return Options(
+        arguments.alpha,
+        arguments.power,
+        arguments.detect,
+        arguments.timeout,
+        arguments.concurrency,
+        security="security" in arguments.probe,
+    )
+
+
+def _subject(arguments: argparse.Namespace) -> Subject:
+    """
+    What to check: from files alone if they and a gateway were given and no release, from the release otherwise.
+    """
+    tls = Tls(arguments.ca) if arguments.tls else None
+    tokens = [read_token(file) for file in arguments.token]
+    release = (arguments.release, arguments.namespace, arguments.kubeconfig, arguments.context)
+    if arguments.gateway and arguments.values and not any(release):
+        return from_files(
+            arguments.values,
+            gateway=arguments.gateway,
+            host=arguments.host,
+            model=arguments.model,
+            tokens=tokens,
+            tls=tls,
+        )
+    return from_release(
+        arguments.release or "resnet",
+        Target(
+            namespace=arguments.namespace or "default",
+            kubeconfig=arguments.kubeconfig,
+            context=arguments.context,
+            helm=arguments.helm,
+        ),
+        files=arguments.values,
+        gateway=arguments.gateway,
+        host=arguments.host,
+        model=arguments.model,
+        each_pod=not arguments.no_gateway_pods,
+        tokens=tokens,
+        tls=tls,
+    )
+
+
 def _written(file: Path | None, made: Report, render: Callable[[Report], str]) -> None:
     """
-    Write a report; also one that was interrupted.
+    Write a report to a file, if there is one.
     """
     if file is None:
         return

@@ -22,13 +22,13 @@ from tfcanary.check.sources import from_release, releases_in
 from tfcanary.client.rest import RestClient
 from tfcanary.cluster import binaries, lifecycle, store
 from tfcanary.cluster.layout import DEFAULT_NAME, Layout, clusters_folder
-from tfcanary.contract import SERVING_PREPROCESS, Api
+from tfcanary.contract import SERVING_PREPROCESS
 from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
 from tfcanary.export import manifest
 from tfcanary.export.cache import MODEL, RESNETS, exported, exported_resnet
 from tfcanary.export.resnet import LABELLED, published_weights_at_hand
-from tfcanary.judge.verdict import Outcome
 from tfcanary.paths import ROOT
+from tfcanary.report.table import findings_table, strategies_table, write
 from tfcanary.target import Target
 
 RELEASE = NAMESPACE = MODEL
@@ -127,8 +127,8 @@ def _command(arguments: argparse.Namespace) -> int:
             with times.part("digits"):
                 right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].gateway)
     finally:
-        # Below all progress, where it is read, and whatever became of the digits.
-        _print(_summary(reports))
+        # The summary comes last, where it is read, also if the digits failed.
+        write(strategies_table(reports), sys.stdout)
     for line in right:
         _print(str(line))
     _print("")
@@ -220,23 +220,17 @@ def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Righ
     for path in paths.values():
         store.publish(path, folder, DIGITS)
     helm = str(binaries.program("tools", "helm"))
-    releases = releases_in(
-        Target(namespace=DIGITS, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
-    )
+    target = Target(namespace=DIGITS, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
+    releases = releases_in(target)
     for strategy in DIGITS_STRATEGIES:
         LOG.info("helm upgrade %s: %s", DIGITS, strategy)
         files = [cluster.environment, VALUES / "models/digits.yaml", VALUES / f"{strategy}.yaml"]
         releases.apply(DIGITS, files=files, values={"gateway": {"hosts": [DIGITS_HOST]}})
     # It also waits until the gateway has the routes.
-    report = check_gateway(
-        from_release(
-            DIGITS,
-            Target(namespace=DIGITS, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm),
-        )
-    )
+    report = check_gateway(from_release(DIGITS, target))
     LOG.info("%s", report.verdict)
     if not report.held:
-        _print(report.table())
+        write(findings_table(report), sys.stdout)
         raise DoesNotHoldError(f"release {DIGITS}: {report.verdict}")
     with RestClient(gateway, DIGITS, host=DIGITS_HOST) as client:
         tracks = zip(DIGITS_HEADERS.items(), paths.values(), strict=True)
@@ -265,9 +259,8 @@ def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, Report]]:
     Install at stable, then apply one strategy after the other, and check the gateway after each.
     """
     helm = str(binaries.program("tools", "helm"))
-    releases = releases_in(
-        Target(namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
-    )
+    target = Target(namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
+    releases = releases_in(target)
     reports = []
     for number, strategy in enumerate(STRATEGIES):
         file = VALUES / f"{strategy}.yaml"
@@ -277,43 +270,13 @@ def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, Report]]:
             names = (str(f).removeprefix(f"{ROOT}/") for f in files)
             LOG.info("helm upgrade %s -f %s", RELEASE, " -f ".join(names))
             releases.apply(RELEASE, files=files)
-            subject = from_release(RELEASE, Target(namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm), files=[file])  # fmt: skip
-            report = check_gateway(subject)
+            report = check_gateway(from_release(RELEASE, target, files=[file]))
         LOG.info("%s", report.verdict)
         reports.append((strategy, report))
         if not report.held:
-            _print(report.table())
+            write(findings_table(report), sys.stdout)
             break
     return reports
-
-
-def _summary(reports: Sequence[tuple[str, Report]]) -> str:
-    """
-    A line for each strategy and API: what was declared, what was seen, how many checks held.
-    """
-    head = ("result", "strategy", "API", "seen", "requests", "checks held")
-    rows = []
-    for strategy, report in reports:
-        for api in Api:
-            of_api = [one for one in report.findings if one.api in (api, None)]
-            held = [one for one in of_api if one.outcome is Outcome.HELD]
-            splits = [one for one in of_api if one.name == "split"]
-            rows.append(
-                (
-                    "held" if len(held) == len(of_api) else "NOT HELD",
-                    strategy,
-                    api.value,
-                    "; ".join(f"{one.about}: {one.observed}" for one in splits),
-                    str(sum(one.n for one in splits)),
-                    f"{len(held)} of {len(of_api)}",
-                )
-            )
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    lines = [head, tuple("-" * width for width in widths), *rows]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def _next_lines(cluster: Cluster, gateway: str) -> str:

@@ -1,5 +1,5 @@
 """
-Findings as JUnit XML, for a CI.
+Findings as JUnit XML, the form that a CI reads.
 """
 
 import xml.etree.ElementTree as ET
@@ -10,7 +10,7 @@ from tfcanary.judge.verdict import Outcome
 
 def junit(report: Report) -> str:
     """
-    The checks as JUnit XML: what did not hold is a failure, what lacks evidence an error; a CI shows both.
+    A test case for each check: a failure if it did not hold, an error if it lacks evidence.
     """
     suite = ET.Element(
         "testsuite",
@@ -42,6 +42,6 @@ def junit(report: Report) -> str:
 
 def _xml(text: str) -> str:
     """
-    Without the control characters that XML cannot carry at all.
+    The string with U+FFFD for the control characters that XML cannot carry.
     """
     return "".join(character if character >= " " or character in "\t\n" else "�" for character in text)

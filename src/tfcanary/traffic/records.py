@@ -274,34 +274,6 @@ class Records:
         """
         return [self.phase(name) for name in dict.fromkeys(mark.name for mark in self.marks)]
 
-    def table(self) -> str:
-        """
-        A line for each phase.
-        """
-        head = ("phase", "requests", "failed", "per s", "tracks", "p50 ms", "p99 ms", "max ms")
-        rows: list[tuple[str, ...]] = [head]
-        for phase in [*self.phases(), self]:
-            made = phase.summary()
-            latency = made["latencyMs"]
-            rows.append(
-                (
-                    phase.about,
-                    str(made["requests"]),
-                    str(made["failed"]),
-                    str(made["perSecond"] or ""),
-                    counts_in_words(phase.counts("track")),
-                    *(
-                        str(latency[name] if latency[name] is not None else "")
-                        for name in ("p50", "p99", "max")
-                    ),
-                )
-            )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
-
     def _require_mark(self, name: str) -> None:
         known = [mark.name for mark in self.marks]
         if name not in known:
