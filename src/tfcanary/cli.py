@@ -41,7 +41,14 @@ def run(
     Progress is logged to stderr, so that stdout holds nothing but the result.
     """
     arguments = parser.parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True)
+    # Only our own progress is shown: at INFO, httpx logs a line for each of a thousand requests.
+    logging.basicConfig(
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.WARNING,
+        stream=sys.stderr,
+        force=True,
+    )
     logging.getLogger("tfcanary").setLevel(logging.INFO)
     try:
         return command(arguments)

@@ -9,34 +9,44 @@ TRACK_HEADER = "x-model-track"
 REVISION_HEADER = "x-route-revision"
 SERVING_DEFAULT = "serving_default"
 SERVING_PREPROCESS = "serving_preprocess"
-# By what is asked, the path of the gRPC method.
+# The path of the gRPC method for each kind of call.
 METHODS = {
     "metadata": "/tensorflow.serving.PredictionService/GetModelMetadata",
     "predict": "/tensorflow.serving.PredictionService/Predict",
 }
+# What the path of every request begins with, by the value of its `Api`.
+PREFIXES = {"REST": "/v1/", "gRPC": "/tensorflow.serving."}
+_REST_SUFFIXES = {"metadata": "/metadata", "predict": ":predict"}
+
+HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
+# TensorFlow Serving's REST API, and the path that the chart gives its metrics.
+SERVER_PORT, METRICS_PATH = 8501, "/monitoring/prometheus/metrics"
 
 
 class Api(enum.Enum):
     """
-    The two ways in.
+    The APIs of TensorFlow Serving; a value is the name that people use.
     """
 
     REST = "REST"
     GRPC = "gRPC"
 
 
+def rest_path(model: str, call: str, version: str | None = None) -> str:
+    """
+    The path of a call ("metadata" or "predict") over REST, without what a route may put before it.
+
+    Args:
+        model: the name that TensorFlow Serving knows the model by.
+        call: a key of `METHODS`.
+        version: the number of a version; None asks for the one that is served by default.
+    """
+    below = f"/versions/{version}" if version else ""
+    return f"{PREFIXES['REST']}models/{model}{below}{_REST_SUFFIXES[call]}"
+
+
 def metadata_paths(model: str) -> Mapping[Api, str]:
     """
-    By API the path that asks for the model's metadata.
+    The path that asks for the model's metadata, by API.
     """
-    return {
-        Api.REST: f"/v1/models/{model}/metadata",
-        Api.GRPC: METHODS["metadata"],
-    }
-
-
-PREFIXES = {"REST": "/v1/", "gRPC": "/tensorflow.serving."}
-
-HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
-# TensorFlow Serving's REST API, and the path that the chart gives its metrics.
-SERVER_PORT, METRICS_PATH = 8501, "/monitoring/prometheus/metrics"
+    return {Api.REST: rest_path(model, "metadata"), Api.GRPC: METHODS["metadata"]}

@@ -5,14 +5,16 @@ Strings that are safe to print, and short enough for one line.
 
 def printable(text: str) -> str:
     """
-    The text without what a terminal obeys (escape sequences, line breaks), or no file can hold (half a surrogate).
+    Replace each character that is not printable by U+FFFD.
+
+    Escape sequences and line breaks control a terminal, and half of a surrogate pair cannot be encoded in a file.
     """
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def short(text: str, most: int = 200) -> str:
     """
-    The text on one line, printable, and not longer than that.
+    The string on one line, printable, and cut to `most` characters, the last of which is then an ellipsis.
     """
     text = printable(" ".join(text.split()))
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -4,19 +4,23 @@ What a model's answer says: the status, who gave it, the prediction or the inter
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tfcanary.contract import Api
-from tfcanary.text import printable
+from tfcanary.text import printable, short
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """
     What the model says of one picture.
+
+    Attributes:
+        labels: the names of the most probable classes, most probable first.
+        probabilities: of those classes, in the same order.
+        class_probabilities: of all classes, in the order of the model.
     """
 
     labels: tuple[str, ...]
@@ -27,7 +31,11 @@ class Prediction:
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """
-    An input or output of a signature, as the metadata describes it; -1 is a size left open.
+    An input or output of a signature, as the metadata describes it.
+
+    Attributes:
+        dtype: TensorFlow's name, such as DT_FLOAT.
+        shape: with -1 for a size that is left open.
     """
 
     dtype: str
@@ -37,14 +45,17 @@ class Tensor:
 @dataclass(frozen=True, slots=True)
 class Signature:
     """
-    What a signature takes and gives, by name.
+    The inputs and outputs of a signature, by name.
     """
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
 
 
+# The signatures of a model, by name.
 Interface = Mapping[str, Signature]
+# An input without its batch dimension: an array, or the bytes of a file.
+Value = npt.NDArray[np.float32] | bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,12 +64,16 @@ class Answer:
     How one request ended.
 
     Attributes:
-        status: the HTTP status, the name of the gRPC code, or what came instead of an answer.
-        reached: whether something answered at all.
-        track: who answered, if the answer says so.
-        revision: under which routes, if the answer says so.
-        error: the start of what a failed request was told.
-        cookie: what the answer asks the client to keep, as NAME=VALUE.
+        status: the HTTP status, the name of the gRPC code, or the exception that came instead of an answer.
+        ok: whether this is the model's answer.
+        reached: whether the gateway or something behind it answered at all.
+        track: the track that answered, or None if the answer names none.
+        revision: the revision of the routes, or None if the answer names none.
+        latency_seconds: from the request to the last byte of the answer.
+        error: the start of the error's text; empty if `ok`.
+        prediction: of `predict`.
+        interface: of `metadata`, if it was to be parsed.
+        cookie: the cookie that the answer sets, as NAME=VALUE.
     """
 
     api: Api
@@ -75,66 +90,35 @@ class Answer:
 
     def __str__(self) -> str:
         """
-        The answer in a few words.
+        The answer in one line.
         """
         if self.ok:
             return f"{self.status} from {self.track or 'an unnamed track'}, revision {self.revision or 'unnamed'}"
         return f"{self.status} {self.error}".strip()
 
 
-class Client(Protocol):
+def not_the_model_server(status: int, content_type: str | None, body: bytes) -> str:
     """
-    One way in to one model.
+    The error of a REST response that claims success and is not JSON: a proxy's page, or a login.
+
+    Empty if the response may be the model server's. One without a content type is read as JSON.
     """
-
-    api: Api
-
-    def metadata(
-        self,
-        headers: Mapping[str, str] | None = None,
-        *,
-        parse: bool = False,
-        prefix: str = "",
-        version: str | None = None,
-    ) -> Answer:
-        """
-        Ask for the model's metadata: cheap, and taking the same route as a prediction.
-
-        Args:
-            headers: the client's own.
-            parse: whether the interface is read from it.
-            prefix: what stands before the path of the API.
-            version: a version of the model, by its number.
-        """
-
-    def predict(
-        self,
-        signature: str,
-        name: str,
-        value: "Value",
-        headers: Mapping[str, str] | None = None,
-        *,
-        prefix: str = "",
-    ) -> Answer:
-        """
-        Ask for one prediction.
-        """
-
-    def close(self) -> None:
-        """
-        Close the connections.
-        """
-
-
-Value = npt.NDArray[np.float32] | bytes
+    if status != 200 or content_type is None or "json" in content_type:
+        return ""
+    return (
+        f"not the model server: {printable(content_type)} {short(body[:300].decode('utf-8', 'replace'), 60)}"
+    )
 
 
 def cookie_pair(header: str | None) -> str | None:
     """
-    Name and value, without what the client is told about them.
+    NAME=VALUE of a Set-Cookie header, without the attributes.
     """
     return header.partition(";")[0].strip() if header else None
 
 
 def header_word(header: str | None) -> str | None:
+    """
+    The value of a header, safe to print; None if the answer lacks it.
+    """
     return None if header is None else printable(header)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import grpc.aio
 
 from tfcanary.client.answer import Answer
 from tfcanary.errors import UsageError
@@ -17,12 +18,12 @@ from tfcanary.errors import UsageError
 DEADLINE_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 CONCURRENCY = 8
-# A batch of a few 224 by 224 float images, and gRPC's own default of 4 MiB is less than that.
+# A batch of a few 224 by 224 float images is larger than gRPC's own default of 4 MiB.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+_CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
-    # One connection of its own: all that this client sends goes down one channel.
+    # Each channel has a connection of its own instead of sharing one with other channels of this process.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", round(CONNECT_SECONDS * 1000)),
@@ -43,7 +44,7 @@ class Tls:
 
     def context(self) -> ssl.SSLContext:
         """
-        For REST.
+        The TLS settings of REST connections.
 
         Raises:
             UsageError: if the file is not one of certificates.
@@ -55,22 +56,29 @@ class Tls:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """
-        For gRPC.
+        The TLS settings of a gRPC channel.
+
+        Raises:
+            UsageError: if the file is not one of certificates.
         """
+        # gRPC reports a broken file only as a failed connection; this one names the file.
         self.context()
         return grpc.ssl_channel_credentials(self.ca.read_bytes() if self.ca else None)
 
 
 def trusting_nobody() -> ssl.SSLContext:
     """
-    For plain connections, where httpx would load the system's authorities for nothing: a tenth of a second.
+    A context without authorities, for connections without TLS: httpx would load the system's in 0.1 s, unused.
     """
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def checked(address: str) -> str:
     """
-    The address, if it is one.
+    Return the address if it is HOST:PORT; an IPv6 host stands in brackets.
+
+    Raises:
+        UsageError: if it is not, or the port is outside 1 to 65535.
     """
     found = re.fullmatch(
         r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?):([0-9]{1,5})", address
@@ -80,15 +88,76 @@ def checked(address: str) -> str:
     return address
 
 
+def open_channel(
+    address: str,
+    *,
+    host: str | None = None,
+    tls: Tls | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> grpc.Channel:
+    """
+    Open a gRPC channel that never tries a call twice and ignores proxies; it connects with its first call.
+
+    Args:
+        address: HOST:PORT to connect to.
+        host: the authority to ask for, which the certificate must name; None takes it from the address.
+        tls: how certificates are verified; None connects without TLS.
+        max_message_bytes: the largest message in either direction.
+
+    Raises:
+        UsageError: if the address is not HOST:PORT, or the file of authorities is not one of certificates.
+    """
+    options = _channel_options(host, tls, max_message_bytes)
+    if tls is None:
+        return grpc.insecure_channel(checked(address), options=options)
+    return grpc.secure_channel(checked(address), tls.credentials(), options=options)
+
+
+def open_aio_channel(
+    address: str,
+    *,
+    host: str | None = None,
+    tls: Tls | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> grpc.aio.Channel:
+    """
+    Open the same channel as `open_channel` does, for the running event loop.
+    """
+    options = _channel_options(host, tls, max_message_bytes)
+    if tls is None:
+        return grpc.aio.insecure_channel(checked(address), options=options)
+    return grpc.aio.secure_channel(checked(address), tls.credentials(), options=options)
+
+
+def _channel_options(
+    host: str | None, tls: Tls | None, max_message_bytes: int
+) -> list[tuple[str, str | int]]:
+    options: list[tuple[str, str | int]] = [
+        *_CHANNEL_OPTIONS,
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+    ]
+    if host:
+        options.append(("grpc.default_authority", host))
+        if tls is not None:
+            options.append(("grpc.ssl_target_name_override", host))
+    return options
+
+
 def burst(
     ask: Callable[[Mapping[str, str]], Answer], requests: Iterable[Mapping[str, str]], concurrency: int
 ) -> Generator[Answer, None, None]:
     """
-    Ask once for every entry of `requests`, so many at a time, and yield the answers in order.
+    Ask once for every entry of `requests` and yield the answers in request order.
+
+    Args:
+        ask: sends one request with the headers it is given.
+        requests: the headers of each request.
+        concurrency: how many requests are under way at a time.
     """
     pool = ThreadPoolExecutor(concurrency)
     try:
         yield from pool.map(ask, requests)
     finally:
-        # Whoever stops listening does not want the rest to be asked.
+        # The caller stopped iterating: cancel the remaining requests.
         pool.shutdown(cancel_futures=True)

@@ -2,10 +2,9 @@
 TensorFlow Serving's gRPC API over one channel.
 """
 
-import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import numpy as np
@@ -20,13 +19,14 @@ from tfcanary.client.answer import (
     cookie_pair,
     header_word,
 )
-from tfcanary.client.endpoint import CHANNEL_OPTIONS, DEADLINE_SECONDS, MAX_MESSAGE_BYTES, Tls, checked
+from tfcanary.client.base import Client, Headers
+from tfcanary.client.endpoint import DEADLINE_SECONDS, MAX_MESSAGE_BYTES, Tls, open_channel
 from tfcanary.client.tensors import from_tensor, protos, to_tensor
 from tfcanary.contract import METHODS, REVISION_HEADER, TRACK_HEADER, Api
 from tfcanary.text import printable, short
 
 
-class GrpcClient:
+class GrpcClient(Client):
     """
     TensorFlow Serving's gRPC API over one channel.
     """
@@ -44,65 +44,65 @@ class GrpcClient:
         tls: Tls | None = None,
     ) -> None:
         """
-        Prepare to ask `model` at `address` (HOST:PORT), under the name `host`; nothing is connected yet.
+        Prepare to ask `model`; nothing is connected yet.
+
+        Args:
+            address: HOST:PORT of the gateway.
+            model: the name that TensorFlow Serving knows the model by.
+            host: the authority to ask for, which the certificate must name; None takes it from the address.
+            deadline_seconds: a request without an answer fails after this time.
+            max_message_bytes: the largest message in either direction.
+            tls: how the gateway's certificate is verified; None connects without TLS.
+
+        Raises:
+            UsageError: if the address is not HOST:PORT, or the file of authorities is not one of certificates.
         """
-        options: list[tuple[str, str | int]] = [
-            *CHANNEL_OPTIONS,
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-        ]
-        if host:
-            options.append(("grpc.default_authority", host))
         self._protos = protos()
-        if tls is None:
-            self._channel = grpc.insecure_channel(checked(address), options=options)
-        else:
-            if host:
-                options.append(("grpc.ssl_target_name_override", host))
-            self._channel = grpc.secure_channel(checked(address), tls.credentials(), options=options)
+        self._channel = open_channel(address, host=host, tls=tls, max_message_bytes=max_message_bytes)
         self._calls: dict[str, Any] = {}
         self._model = model
         self._deadline_seconds = deadline_seconds
 
-    def metadata(
-        self,
-        headers: Mapping[str, str] | None = None,
-        *,
-        parse: bool = False,
-        prefix: str = "",
-        version: str | None = None,
-    ) -> Answer:
+    def raw(self, method: str, headers: Headers | None = None) -> Answer:
         """
-        Call PredictionService/GetModelMetadata.
+        Call any method with an empty request; the answer has its code and no parsed message.
         """
-        request = metadata_message(self._model, version)
-        call = self._call(
-            prefix + METHODS["metadata"],
-            self._protos.get_model_metadata_pb2.GetModelMetadataResponse,
-        )
-        return self._ask(call, request, headers, interface=self._interface if parse else None)
+        return self._ask(self._channel.unary_unary(method), b"", headers or {})[0]
 
-    def predict(
-        self,
-        signature: str,
-        name: str,
-        value: Value,
-        headers: Mapping[str, str] | None = None,
-        *,
-        prefix: str = "",
-    ) -> Answer:
+    def close(self) -> None:
         """
-        Call PredictionService/Predict with a batch of one.
+        Close the channel.
         """
-        request = predict_message(self._model, signature, name, value)
+        self._channel.close()
+
+    def _ask_metadata(self, headers: Headers, prefix: str, version: str | None) -> tuple[Answer, Any]:
+        response = self._protos.get_model_metadata_pb2.GetModelMetadataResponse
+        call = self._call(prefix + METHODS["metadata"], response)
+        return self._ask(call, metadata_message(self._model, version), headers)
+
+    def _ask_prediction(
+        self, signature: str, name: str, value: Value, headers: Headers, prefix: str
+    ) -> tuple[Answer, Any]:
         call = self._call(prefix + METHODS["predict"], self._protos.predict_pb2.PredictResponse)
-        return self._ask(call, request, headers, prediction=_grpc_prediction)
+        return self._ask(call, predict_message(self._model, signature, name, value), headers)
 
-    def raw(self, method: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """
-        Call any method with an empty request, for what comes back.
-        """
-        return self._ask(self._channel.unary_unary(method), b"", headers)
+    def _interface(self, body: Any) -> Interface:
+        signatures = self._protos.get_model_metadata_pb2.SignatureDefMap()
+        if not body.metadata["signature_def"].Unpack(signatures):
+            raise ValueError("no signature_def in the metadata")
+        return {
+            printable(name): Signature(_tensors(signature.inputs), _tensors(signature.outputs))
+            for name, signature in signatures.signature_def.items()
+            if not name.startswith("__")
+        }
+
+    def _prediction(self, body: Any) -> Prediction:
+        outputs = {name: from_tensor(tensor)[0] for name, tensor in body.outputs.items()}
+        return Prediction(
+            labels=tuple(label.decode("utf-8") for label in outputs["labels"]),
+            probabilities=outputs["probabilities"].astype(np.float64),
+            class_probabilities=outputs["class_probabilities"].astype(np.float64),
+        )
 
     def _call(self, path: str, response: Any) -> Any:
         if path not in self._calls:
@@ -113,95 +113,46 @@ class GrpcClient:
             )
         return self._calls[path]
 
-    def _ask(
-        self,
-        call: Any,
-        request: object,
-        headers: Mapping[str, str] | None,
-        *,
-        prediction: Callable[[Any], Prediction] | None = None,
-        interface: Callable[[Any], Interface] | None = None,
-    ) -> Answer:
-        metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+    def _ask(self, call: Any, request: object, headers: Headers) -> tuple[Answer, Any]:
+        metadata = tuple((name.lower(), value) for name, value in headers.items())
         start = time.perf_counter()
         try:
             response, done = call.with_call(request, timeout=self._deadline_seconds, metadata=metadata)
         except grpc.RpcError as exc:
-            track, revision, _ = _attribution(exc)
-            named = track is not None or revision is not None
-            code = exc.code()
-            return Answer(
-                Api.GRPC,
-                code.name,
-                ok=False,
-                reached=named or code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED),
-                track=track,
-                revision=revision,
-                latency_seconds=time.perf_counter() - start,
-                error=short(exc.details() or ""),
-            )
+            return self._failed(exc, time.perf_counter() - start), None
         track, revision, cookie = _attribution(done)
-        answer = functools.partial(
-            Answer,
+        answer = Answer(
             Api.GRPC,
             "OK",
+            ok=True,
             reached=True,
             track=track,
             revision=revision,
-            cookie=cookie,
             latency_seconds=time.perf_counter() - start,
+            cookie=cookie,
         )
-        try:
-            return answer(
-                ok=True,
-                prediction=prediction(response) if prediction else None,
-                interface=interface(response) if interface else None,
-            )
-        except (ValueError, TypeError, LookupError, AttributeError) as exc:
-            return answer(ok=False, error=f"not an answer of the model: {exc!r}")
+        return answer, response
 
-    def _interface(self, response: Any) -> Interface:
-        signatures = self._protos.get_model_metadata_pb2.SignatureDefMap()
-        if not response.metadata["signature_def"].Unpack(signatures):
-            raise ValueError("no signature_def in the metadata")
-        types_pb2 = self._protos.types_pb2
-
-        def tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
-            return {
-                printable(name): Tensor(
-                    types_pb2.DataType.Name(info.dtype), tuple(dim.size for dim in info.tensor_shape.dim)
-                )
-                for name, info in infos.items()
-            }
-
-        return {
-            printable(name): Signature(tensors(signature.inputs), tensors(signature.outputs))
-            for name, signature in signatures.signature_def.items()
-            if not name.startswith("__")
-        }
-
-    def close(self) -> None:
-        """
-        Close the channel.
-        """
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        """
-        Use the client in a with block.
-        """
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """
-        Close the channel.
-        """
-        self.close()
+    def _failed(self, exc: Any, latency_seconds: float) -> Answer:
+        track, revision, _ = _attribution(exc)
+        named = track is not None or revision is not None
+        code = exc.code()
+        return Answer(
+            Api.GRPC,
+            code.name,
+            ok=False,
+            # The library gives these two codes itself when no connection is made.
+            reached=named or code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED),
+            track=track,
+            revision=revision,
+            latency_seconds=latency_seconds,
+            error=short(exc.details() or ""),
+        )
 
 
 def metadata_message(model: str, version: str | None = None) -> Any:
     """
-    The request for a model's metadata, as gRPC takes it.
+    A GetModelMetadataRequest for the signatures of a model; `version` is the number of one version.
     """
     request = protos().get_model_metadata_pb2.GetModelMetadataRequest()
     request.model_spec.name = model
@@ -213,7 +164,13 @@ def metadata_message(model: str, version: str | None = None) -> Any:
 
 def predict_message(model: str, signature: str, name: str, value: Value) -> Any:
     """
-    A batch of one, as gRPC takes it.
+    A PredictRequest with a batch of one.
+
+    Args:
+        model: the name that TensorFlow Serving knows the model by.
+        signature: of the model.
+        name: of the signature's one input.
+        value: a float32 array without the batch dimension, or the bytes of a string.
     """
     request = protos().predict_pb2.PredictRequest()
     request.model_spec.name = model
@@ -223,18 +180,18 @@ def predict_message(model: str, signature: str, name: str, value: Value) -> Any:
     return request
 
 
-def _grpc_prediction(response: Any) -> Prediction:
-    outputs = {name: from_tensor(tensor)[0] for name, tensor in response.outputs.items()}
-    return Prediction(
-        labels=tuple(label.decode("utf-8") for label in outputs["labels"]),
-        probabilities=outputs["probabilities"].astype(np.float64),
-        class_probabilities=outputs["class_probabilities"].astype(np.float64),
-    )
+def _tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {
+        printable(name): Tensor(
+            protos().types_pb2.DataType.Name(info.dtype), tuple(dim.size for dim in info.tensor_shape.dim)
+        )
+        for name, info in infos.items()
+    }
 
 
 def _attribution(call: Any) -> tuple[str | None, str | None, str | None]:
     """
-    Track, revision and cookie; an error without a body has all its headers in the trailing metadata.
+    Track, revision and cookie. An error without a body has all its headers in the trailing metadata.
     """
     found = {**dict(call.trailing_metadata() or ()), **dict(call.initial_metadata() or ())}
     track, revision = header_word(found.get(TRACK_HEADER)), header_word(found.get(REVISION_HEADER))

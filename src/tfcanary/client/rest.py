@@ -4,13 +4,11 @@ TensorFlow Serving's REST API over kept-alive HTTP/1.1 connections.
 
 import base64
 import contextlib
-import functools
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import numpy as np
@@ -24,7 +22,9 @@ from tfcanary.client.answer import (
     Value,
     cookie_pair,
     header_word,
+    not_the_model_server,
 )
+from tfcanary.client.base import Client, Headers
 from tfcanary.client.endpoint import (
     CONCURRENCY,
     CONNECT_SECONDS,
@@ -34,11 +34,11 @@ from tfcanary.client.endpoint import (
     checked,
     trusting_nobody,
 )
-from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api
+from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api, rest_path
 from tfcanary.text import printable, short
 
 
-class RestClient:
+class RestClient(Client):
     """
     TensorFlow Serving's REST API over kept-alive HTTP/1.1 connections.
     """
@@ -57,10 +57,20 @@ class RestClient:
         tls: Tls | None = None,
     ) -> None:
         """
-        Prepare to ask `model` at `address` (HOST:PORT), under the name `host`; nothing is connected yet.
+        Prepare to ask `model`; nothing is connected yet.
+
+        Args:
+            address: HOST:PORT of the gateway.
+            model: the name that TensorFlow Serving knows the model by.
+            host: the host name to ask for, which the certificate must name; None takes it from the address.
+            deadline_seconds: a request without its whole answer fails after this time.
+            connections: the most connections at a time.
+            max_message_bytes: the largest body of an answer.
+            tls: how the gateway's certificate is verified; None connects without TLS.
+
+        Raises:
+            UsageError: if the address is not HOST:PORT, or the file of authorities is not one of certificates.
         """
-        # It logs a line for each request, which drowns the progress of a thousand.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.Client(
             base_url=f"{'https' if tls else 'http'}://{checked(address)}",
@@ -75,110 +85,95 @@ class RestClient:
             ),
             trust_env=False,
             follow_redirects=False,
-            # Every request is a new client's: a cookie that is kept would keep it on its track.
+            # Each request acts as a new client: a stored cookie would tie all later ones to one track.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
-        self._path = f"/v1/models/{model}"
+        self._model = model
         self._host = host
         self._deadline_seconds = deadline_seconds
         self._max_message_bytes = max_message_bytes
 
-    def metadata(
-        self,
-        headers: Mapping[str, str] | None = None,
-        *,
-        parse: bool = False,
-        prefix: str = "",
-        version: str | None = None,
-    ) -> Answer:
+    def raw(self, method: str, path: str, headers: Headers | None = None) -> Answer:
         """
-        GET the model's metadata.
+        Ask for any path exactly as it is written; the answer has its status and no parsed body.
         """
-        below = f"/versions/{version}" if version else ""
-        path = f"{prefix}{self._path}{below}/metadata"
-        return self._ask("GET", path, headers, interface=_rest_interface if parse else None)
+        return self._ask(method, path, headers or {}, raw=True)[0]
 
-    def predict(
-        self,
-        signature: str,
-        name: str,
-        value: Value,
-        headers: Mapping[str, str] | None = None,
-        *,
-        prefix: str = "",
-    ) -> Answer:
+    def close(self) -> None:
         """
-        POST one instance in row form.
+        Close the connections.
         """
-        body, path = rest_body(signature, name, value), f"{prefix}{self._path}:predict"
-        return self._ask("POST", path, headers, body=body, prediction=_rest_prediction)
+        self._client.close()
 
-    def raw(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """
-        Ask for any path as it is written, for what comes back.
-        """
-        return self._ask(method, path, headers, raw=True)
+    def _ask_metadata(self, headers: Headers, prefix: str, version: str | None) -> tuple[Answer, bytes]:
+        return self._ask("GET", prefix + rest_path(self._model, "metadata", version), headers)
+
+    def _ask_prediction(
+        self, signature: str, name: str, value: Value, headers: Headers, prefix: str
+    ) -> tuple[Answer, bytes]:
+        path = prefix + rest_path(self._model, "predict")
+        return self._ask("POST", path, headers, body=rest_body(signature, name, value))
+
+    def _interface(self, body: bytes) -> Interface:
+        signatures = json.loads(body)["metadata"]["signature_def"]["signature_def"]
+        return {
+            printable(name): Signature(_tensors(signature["inputs"]), _tensors(signature["outputs"]))
+            for name, signature in signatures.items()
+            if not name.startswith("__")
+        }
+
+    def _prediction(self, body: bytes) -> Prediction:
+        row = json.loads(body)["predictions"][0]
+        return Prediction(
+            labels=tuple(row["labels"]),
+            probabilities=np.array(row["probabilities"], dtype=np.float64),
+            class_probabilities=np.array(row["class_probabilities"], dtype=np.float64),
+        )
+
+    def _quoted(self, body: bytes) -> str:
+        return f": {short(body.decode('utf-8', 'replace'))}"
 
     def _ask(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None,
-        *,
-        body: object = None,
-        prediction: Callable[[Any], Prediction] | None = None,
-        interface: Callable[[Any], Interface] | None = None,
-        raw: bool = False,
-    ) -> Answer:
-        # The name that is asked for is the one that the certificate must have.
-        more: dict[str, Any] = {"sni_hostname": self._host} if self._host else {}
-        if raw:
-            # httpx would resolve the dots of /a/../b, and so ask for another path.
-            more["target"] = path.encode()
-        # The gateway compares bytes, and values files are UTF-8.
-        sent = {name.encode(): value.encode() for name, value in (headers or {}).items()}
-        request = self._client.build_request(method, path, headers=sent, json=body, extensions=more)
+        self, method: str, path: str, headers: Headers, *, body: object = None, raw: bool = False
+    ) -> tuple[Answer, bytes]:
+        request = self._request(method, path, headers, body, raw=raw)
         start = time.perf_counter()
         try:
             response, content = self._received(request, start)
         except httpx.HTTPError as exc:
-            status = type(exc).__name__
-            took = time.perf_counter() - start
-            return Answer(Api.REST, status, ok=False, reached=False, track=None, revision=None,
-                          latency_seconds=took, error=short(str(exc)))  # fmt: skip
-        kind, text = response.headers.get("content-type", "json"), content.decode("utf-8", "replace")
-        if response.status_code == 200 and "json" not in kind and not raw:
-            # A proxy's page, a login: whatever answers there, it is not the model server behind its gateway.
-            took = time.perf_counter() - start
-            return Answer(Api.REST, "200", ok=False, reached=False, track=None, revision=None,
-                          latency_seconds=took, error=f"not the model server: {kind} {short(text, 60)}")  # fmt: skip
-        answer = functools.partial(
-            Answer,
+            return self._not_reached(type(exc).__name__, start, short(str(exc))), b""
+        error = not_the_model_server(response.status_code, response.headers.get("content-type"), content)
+        if error and not raw:
+            return self._not_reached("200", start, error), content
+        ok = response.status_code == 200
+        answer = Answer(
             Api.REST,
             str(response.status_code),
+            ok=ok,
             reached=True,
             track=header_word(response.headers.get(TRACK_HEADER)),
             revision=header_word(response.headers.get(REVISION_HEADER)),
-            cookie=cookie_pair(response.headers.get("set-cookie")),
             latency_seconds=time.perf_counter() - start,
+            error="" if ok else short(content.decode("utf-8", "replace")),
+            cookie=cookie_pair(response.headers.get("set-cookie")),
         )
-        if response.status_code != 200:
-            return answer(ok=False, error=short(text))
-        try:
-            parsed = json.loads(content) if prediction or interface else None
-            return answer(
-                ok=True,
-                prediction=prediction(parsed) if prediction else None,
-                interface=interface(parsed) if interface else None,
-            )
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as exc:
-            return answer(ok=False, error=f"not an answer of the model: {exc!r}: {short(text)}")
+        return answer, content
+
+    def _request(self, method: str, path: str, headers: Headers, body: object, *, raw: bool) -> httpx.Request:
+        # The certificate is checked for this name, not for the one in the address.
+        extensions: dict[str, Any] = {"sni_hostname": self._host} if self._host else {}
+        if raw:
+            # httpx would resolve the dots of /a/../b and ask for another path.
+            extensions["target"] = path.encode()
+        # The gateway compares bytes, and values files are UTF-8.
+        sent = {name.encode(): value.encode() for name, value in headers.items()}
+        return self._client.build_request(method, path, headers=sent, json=body, extensions=extensions)
 
     def _received(self, request: httpx.Request, start: float) -> tuple[httpx.Response, bytes]:
         """
-        The answer and all of its body, which comes before the deadline and is no larger than gRPC's may be.
+        Send the request, and read the whole answer within the deadline and the limit on its size.
 
-        httpx's own timeout is for each piece, so that an answer in pieces may take for ever.
+        httpx's own timeout starts again with each piece, and many pieces could take any time.
         """
         content = bytearray()
         response = self._client.send(request, stream=True)
@@ -191,28 +186,27 @@ class RestClient:
                     raise httpx.ReadTimeout(f"no whole answer within {self._deadline_seconds:g} s")
         return response, bytes(content)
 
-    def close(self) -> None:
-        """
-        Close the connections.
-        """
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        """
-        Use the client in a with block.
-        """
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """
-        Close the connections.
-        """
-        self.close()
+    def _not_reached(self, status: str, start: float, error: str) -> Answer:
+        return Answer(
+            Api.REST,
+            status,
+            ok=False,
+            reached=False,
+            track=None,
+            revision=None,
+            latency_seconds=time.perf_counter() - start,
+            error=error,
+        )
 
 
 def rest_body(signature: str, name: str, value: Value) -> dict[str, Any]:
     """
-    One instance in row form, as REST takes it.
+    The JSON body of a prediction: one instance in TensorFlow Serving's row format.
+
+    Args:
+        signature: of the model.
+        name: of the signature's one input.
+        value: a float32 array without the batch dimension, or bytes, which are sent as base64.
     """
     instance = (
         {"b64": base64.b64encode(value).decode("ascii")} if isinstance(value, bytes) else value.tolist()
@@ -220,28 +214,11 @@ def rest_body(signature: str, name: str, value: Value) -> dict[str, Any]:
     return {"signature_name": signature, "instances": [{name: instance}]}
 
 
-def _rest_prediction(body: Any) -> Prediction:
-    row = body["predictions"][0]
-    return Prediction(
-        labels=tuple(row["labels"]),
-        probabilities=np.array(row["probabilities"], dtype=np.float64),
-        class_probabilities=np.array(row["class_probabilities"], dtype=np.float64),
-    )
-
-
-def _rest_interface(body: Any) -> Interface:
-    def tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {
-            printable(name): Tensor(
-                printable(info["dtype"]),
-                tuple(int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])),
-            )
-            for name, info in infos.items()
-        }
-
-    signatures = body["metadata"]["signature_def"]["signature_def"]
+def _tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
-        printable(name): Signature(tensors(signature["inputs"]), tensors(signature["outputs"]))
-        for name, signature in signatures.items()
-        if not name.startswith("__")
+        printable(name): Tensor(
+            printable(info["dtype"]),
+            tuple(int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])),
+        )
+        for name, info in infos.items()
     }

@@ -15,7 +15,7 @@ from typing import Any
 from tfcanary import cli
 from tfcanary.chart.schema import check_keys
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
-from tfcanary.contract import PREFIXES
+from tfcanary.contract import METHODS, PREFIXES, rest_path
 from tfcanary.errors import UsageError
 from tfcanary.paths import CHART
 from tfcanary.routing.parse import from_values
@@ -23,7 +23,6 @@ from tfcanary.routing.route import Destination, Request, Routing, weights_in_wor
 
 SCHEMA = "tfserving-canary/explain/1"
 MODELS = CHART.parents[1] / "values" / "models" / "resnet.yaml"
-_METHOD = "PredictionService/Predict"
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "check_gateway.py explain") -> int:
@@ -80,7 +79,7 @@ def default_path(model: str, api: str) -> str:
     """
     The path of a prediction.
     """
-    return f"/v1/models/{model}:predict" if api == "rest" else f"{PREFIXES['gRPC']}{_METHOD}"
+    return rest_path(model, "predict") if api == "rest" else METHODS["predict"]
 
 
 def api_of(path: str) -> str:

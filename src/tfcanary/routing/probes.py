@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from tfcanary.contract import PREFIXES
+from tfcanary.contract import rest_path
 from tfcanary.errors import UsageError
 from tfcanary.routing.buckets import bucket, bucket_header
 from tfcanary.routing.regex import example
@@ -69,8 +69,7 @@ class Probe:
         """
         The REST path by which it asks for the model's metadata.
         """
-        version = f"/versions/{self.version}" if self.version else ""
-        return f"{self.prefix}{PREFIXES['REST']}models/{model}{version}/metadata"
+        return f"{self.prefix}{rest_path(model, 'metadata', self.version)}"
 
 
 def _is_metadata(name: str, value: str) -> bool:

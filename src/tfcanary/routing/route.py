@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from tfcanary.contract import PREFIXES
+from tfcanary.contract import PREFIXES, rest_path
 from tfcanary.errors import UsageError
 from tfcanary.routing.buckets import BUCKETS, bucket
 
@@ -227,7 +227,7 @@ class Routing:
 
         Its weights are those that hold for this request: a sticky client's are all on one track.
         """
-        return self.taker(Request(f"/v1/models/{self.model}/metadata", headers))
+        return self.taker(Request(rest_path(self.model, "metadata"), headers))
 
     def taker(self, request: Request) -> Route:
         """

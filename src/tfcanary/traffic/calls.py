@@ -1,5 +1,5 @@
 """
-The requests that a load sends, and the users who send them.
+The requests that a load sends, and the users who send them; both are serialised before the load starts.
 """
 
 import json
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from tfcanary.client.answer import Value
 from tfcanary.client.grpc_client import metadata_message, predict_message
 from tfcanary.client.rest import rest_body
-from tfcanary.contract import Api
+from tfcanary.contract import METHODS, Api, rest_path
+from tfcanary.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,10 @@ class Call:
 
     Attributes:
         name: what the records call it.
+        model: the name that TensorFlow Serving knows the model by.
         call: "metadata" or "predict".
         payload: the REST body or the gRPC message, serialised.
+        headers: sent with every request, before those of the user.
     """
 
     api: Api
@@ -47,7 +50,14 @@ def prediction_call(
     headers: Mapping[str, str] | None = None,
 ) -> Call:
     """
-    A request for one prediction; `inputs` is the input's name and value.
+    A request for one prediction.
+
+    Args:
+        api: the API it is sent over.
+        model: the name that TensorFlow Serving knows the model by.
+        signature: of the model.
+        inputs: name and value of the one input: a float32 array without the batch dimension, or bytes.
+        headers: sent with every request.
     """
     if api is Api.REST:
         payload = json.dumps(rest_body(signature, *inputs)).encode()
@@ -59,7 +69,12 @@ def prediction_call(
 @dataclass(frozen=True, slots=True)
 class Population:
     """
-    Who sends the requests: so many users, each always of the same region and group.
+    Users who send the requests in turn, each always from the same region and in the same group.
+
+    Attributes:
+        users: how many there are.
+        regions: values of the header `x-region`; none leaves the header out.
+        groups: values of the header `user-group`; none leaves the header out.
     """
 
     users: int = 1000
@@ -75,27 +90,81 @@ class Population:
         if self.regions:
             made["x-region"] = self.regions[user % len(self.regions)]
         if self.groups:
-            # Not in step with the regions, so that every pair comes about.
+            # Groups change once per round of regions, so that every pair of the two occurs.
             made["user-group"] = self.groups[(user // max(1, len(self.regions))) % len(self.groups)]
         return made
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class UserHeaders:
+    """
+    The headers of one user, serialised.
+
+    Attributes:
+        number: of the user, from 0.
+        lines: header lines of HTTP/1.1, each with its line break.
+        metadata: the same as metadata of gRPC.
+    """
+
     number: int
-    head: bytes
+    lines: bytes
     metadata: tuple[tuple[str, str], ...]
 
 
-NOBODY = User(0, b"", ())
+NO_USER = UserHeaders(0, b"", ())
 
 
-def users_of(population: Population | None) -> list[User]:
+def user_headers(population: Population | None) -> tuple[UserHeaders, ...]:
+    """
+    The headers of every user, in order; without a population those of one user who sends none.
+    """
     if population is None:
-        return []
+        return (NO_USER,)
     made = []
     for number in range(population.users):
         headers = population.headers(number)
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
-        made.append(User(number, head, tuple(headers.items())))
-    return made
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+        made.append(UserHeaders(number, lines, tuple(headers.items())))
+    return tuple(made)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCall:
+    """
+    A call as it goes out, but for the headers of the user.
+
+    Attributes:
+        name: what the records call it.
+        call: "metadata" or "predict".
+        head: over REST the request line and header lines, without the empty line that ends them.
+        payload: the REST body or the gRPC message.
+        metadata: the headers over gRPC.
+    """
+
+    name: str
+    api: Api
+    call: str
+    head: bytes
+    payload: bytes
+    metadata: tuple[tuple[str, str], ...]
+
+
+def encode(call: Call, host: str) -> EncodedCall:
+    """
+    Serialise a call that asks for `host`.
+
+    Raises:
+        UsageError: if the call is none of `METHODS`.
+    """
+    if call.call not in METHODS:
+        raise UsageError(f"traffic: expected a call of {', '.join(METHODS)}, got {call.call!r}")
+    if call.api is Api.GRPC:
+        pairs = tuple((name.lower(), value) for name, value in call.headers.items())
+        return EncodedCall(call.name, call.api, call.call, b"", call.payload, pairs)
+    method = "GET" if call.call == "metadata" else "POST"
+    lines = [f"{method} {rest_path(call.model, call.call)} HTTP/1.1", f"host: {host}", "user-agent: tfcanary"]
+    if call.payload:
+        lines += ["content-type: application/json", f"content-length: {len(call.payload)}"]
+    lines += [f"{name}: {value}" for name, value in call.headers.items()]
+    head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+    return EncodedCall(call.name, call.api, call.call, head, call.payload, ())

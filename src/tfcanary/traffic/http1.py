@@ -1,5 +1,8 @@
 """
-HTTP/1.1 connections of the load driver. Nothing is tried twice.
+HTTP/1.1 for the load driver: a pool of kept-alive connections that sends every request exactly once.
+
+`httptools` parses the responses. The pool is our own because ready-made clients send an idempotent request again
+when a kept-alive connection turns out to be closed, and a load driver has to see that failure.
 """
 
 import asyncio
@@ -8,13 +11,29 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tfcanary.client.endpoint import CONNECT_SECONDS, Tls
+import httptools
+
+from tfcanary.client.answer import not_the_model_server
+from tfcanary.client.endpoint import CONNECT_SECONDS, MAX_MESSAGE_BYTES, Tls
 from tfcanary.text import short
 from tfcanary.traffic.records import NO_STATUS
+
+MAX_HEAD_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class RestAnswer:
+    """
+    How one request ended.
+
+    Attributes:
+        sent: when it was written to the connection, in seconds of `time.perf_counter`.
+        status: the HTTP status; `NO_STATUS` if none arrived.
+        headers: by lower-case name; the last one of each name.
+        body: without its transfer encoding.
+        error: why this is not the model's answer; empty if it is.
+    """
+
     sent: float
     status: int = NO_STATUS
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -27,10 +46,23 @@ Done = Callable[[RestAnswer], None]
 
 class RestPool:
     """
-    Kept-alive HTTP/1.1 connections; what finds none free waits, and its latency counts on.
+    Kept-alive connections to one address. A request that finds none free waits, and its deadline counts meanwhile.
     """
 
     def __init__(self, address: str, host: str, most: int, deadline: float, tls: Tls | None) -> None:
+        """
+        Prepare inside a running event loop; nothing is connected yet.
+
+        Args:
+            address: HOST:PORT to connect to.
+            host: the host name that TLS certificates must have, with or without a port.
+            most: the largest number of connections.
+            deadline: seconds from `send` to the last byte of the answer.
+            tls: how certificates are verified; None connects without TLS.
+
+        Raises:
+            UsageError: if the file of authorities is not one of certificates.
+        """
         self._address, _, port = address.rpartition(":")
         self._address = self._address.strip("[]")
         self._port = int(port)
@@ -46,7 +78,9 @@ class RestPool:
 
     def send(self, data: bytes, done: Done) -> None:
         """
-        Send on a connection that is free; from now on the deadline counts, waiting included.
+        Send one whole request and call `done` exactly once, whatever happens.
+
+        The deadline starts now and includes the time that the request waits for a connection.
         """
         self._send(data, done, self._loop.time() + self._deadline)
 
@@ -86,41 +120,166 @@ class RestPool:
 
     def _next(self) -> None:
         """
-        Serve who waits first, if there may be one connection more: another was lost, or never came about.
+        Send the request that has waited longest, if a connection may be opened for it.
         """
-        self._give_up()
+        self._expire()
         if self._waiting and len(self._open) + len(self._connecting) < self._most:
             self._send(*self._waiting.popleft())
 
     def free(self, connection: "Connection") -> None:
-        self._give_up()
+        """
+        Take back a connection that has had its answer, and give it to the request that has waited longest.
+        """
+        self._expire()
         if self._waiting:
             connection.send(*self._waiting.popleft())
         else:
             self._idle.append(connection)
 
-    def _give_up(self) -> None:
+    def _expire(self) -> None:
         """
-        Those that waited longer than the deadline have failed without being sent.
+        Fail the requests that have waited past their deadline; they were never sent.
         """
         while self._waiting and self._waiting[0][2] <= self._loop.time():
             _, done, _ = self._waiting.popleft()
             done(RestAnswer(time.perf_counter(), error=f"no connection free within {self._deadline:g} s"))
 
     def lost(self, connection: "Connection") -> None:
+        """
+        Forget a closed connection; another may take its place.
+        """
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._next()
 
     def close(self) -> None:
+        """
+        Abort all connections.
+        """
         for connection in list(self._open):
             connection.close()
 
 
+class ResponseReader:
+    """
+    Reads the responses of one connection, one after the other: the callbacks of `httptools`.
+
+    A connection keeps its reader, because reader and parser refer to each other: one for each request would leave
+    all of them to the garbage collector.
+
+    Attributes:
+        status: of the final response; `NO_STATUS` until its header is complete.
+        headers: of the final response, by lower-case name.
+        complete: whether the whole response is in.
+        keep_alive: whether the server leaves the connection open after it.
+        ends_with_connection: whether only the end of the connection ends the body.
+        surplus: whether bytes came after the end of the response.
+    """
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """
+        Expect the next response.
+        """
+        self.status = NO_STATUS
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self.complete = False
+        self.keep_alive = False
+        self.ends_with_connection = False
+        self.surplus = False
+        self._received = 0
+        self._head: list[bytes] = []
+        self._head_size = 0
+        self._head_complete = False
+        self._major = ""
+
+    def feed(self, data: bytes) -> None:
+        """
+        Read the next bytes from the connection.
+
+        Raises:
+            ValueError: if this is not HTTP/1, or the response is larger than `MAX_MESSAGE_BYTES`, or its header
+                larger than `MAX_HEAD_BYTES`.
+        """
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserInvalidStatusError as exc:
+            raise ValueError(f"not HTTP: expected a status of three digits: {exc}") from exc
+        except httptools.HttpParserUpgrade as exc:
+            raise ValueError("not HTTP: the server changed to another protocol") from exc
+        except httptools.HttpParserError as exc:
+            if not self.complete:
+                raise ValueError(f"not HTTP: {exc}") from exc
+            self.surplus = True
+        if self._head_complete and self._major != "1":
+            raise ValueError(f"not HTTP: expected version 1, got {self._major}")
+        head = self._head_size if self._head_complete else self._received
+        if head > MAX_HEAD_BYTES:
+            raise ValueError(f"a header of more than {MAX_HEAD_BYTES} bytes")
+        if self._received > MAX_MESSAGE_BYTES:
+            raise ValueError(f"an answer of more than {MAX_MESSAGE_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        """
+        A response begins; after a complete one it was not asked for.
+        """
+        self.surplus = self.complete
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """
+        A header of the response; the trailers of a chunked one only count towards the limit.
+        """
+        if self.complete:
+            return
+        self._head_size += len(name) + len(value)
+        if not self._head_complete:
+            self._head += (name.lower(), value.strip())
+
+    def on_headers_complete(self) -> None:
+        """
+        The header is in. One of a 1xx response only announces the next.
+        """
+        if self.complete:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._head = []
+            return
+        # Decoded together: one call for each header costs more than all the parsing.
+        head = b"\n".join(self._head).decode("latin-1").split("\n") if self._head else []
+        self.headers = dict(zip(head[::2], head[1::2], strict=True))
+        self.status, self._head_complete = status, True
+        self._major = self._parser.get_http_version().partition(".")[0]
+        self.keep_alive = self._parser.should_keep_alive()
+        self.ends_with_connection = (
+            status not in (204, 304)
+            and "content-length" not in self.headers
+            and "chunked" not in self.headers.get("transfer-encoding", "")
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """
+        A part of the body.
+        """
+        if not self.complete:
+            self.body += body
+
+    def on_message_complete(self) -> None:
+        """
+        A response ends; that of a 1xx is not the one that is waited for.
+        """
+        self.complete = self._head_complete
+
+
 class Connection(asyncio.Protocol):
     """
-    One connection, one request at a time; just as much of HTTP/1.1 as answers need.
+    One connection that carries one request at a time.
     """
 
     def __init__(self, pool: RestPool, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
@@ -130,20 +289,23 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._done: Done | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._buffer = b""
+        self._reader = ResponseReader()
         self._sent = 0.0
         self._uses = 0
-        self._headers: dict[str, str] = {}
-        self._status = NO_STATUS
-        self._length: int | None = None  # None before the head is in; -1 chunked; -2 until the end
         self.usable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """
+        Keep the transport; asyncio calls this.
+        """
         self._transport = transport  # type: ignore[assignment]
 
     def send(self, data: bytes, done: Done, until: float) -> None:
+        """
+        Send one whole request; `until` is its deadline on the clock of the event loop.
+        """
         self._done = done
-        self._buffer, self._length, self._status, self._headers = b"", None, NO_STATUS, {}
+        self._reader.begin()
         self._sent = time.perf_counter()
         self._uses += 1
         self._timer = self._loop.call_at(until, self._too_late)
@@ -153,87 +315,56 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
+        """
+        Read a part of the response; asyncio calls this.
+        """
         if self._done is None:
-            # Bytes that nobody asked for: nothing on this connection can be trusted any more.
+            # Bytes that no request asked for: the next answer on this connection could belong to another one.
             self.close()
             return
-        self._buffer += data
         try:
-            if self._length is None and not self._head():
-                return
-            body = self._body(ended=False)
-        except (ValueError, IndexError) as exc:
-            self._fail(f"not HTTP: {exc}")
+            self._reader.feed(data)
+        except ValueError as exc:
+            self._fail(str(exc))
             self.close()
             return
-        if body is not None:
-            self._finish(body)
+        if self._reader.complete:
+            self._finish()
 
     def eof_received(self) -> None:
+        """
+        The server sends no more; asyncio closes the connection.
+        """
         self.usable = False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """
+        End the request that is under way: its body may be what the end of the connection completes.
+        """
         self.usable = False
         if self._done is not None:
-            body = self._body(ended=True) if self._length is not None else None
-            if body is not None and exc is None:
-                self._finish(body)
+            if self._reader.ends_with_connection and exc is None:
+                self._finish()
             else:
                 again = f", kept alive for {self._uses - 1} requests before" if self._uses > 1 else ""
                 self._fail(f"connection closed without an answer{again}: {exc or 'end of file'}")
         self._pool.lost(self)
 
     def close(self) -> None:
+        """
+        Abort the connection at once.
+        """
         self.usable = False
         if self._transport is not None:
             self._transport.abort()
 
-    def _head(self) -> bool:
-        while True:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return False
-            lines = self._buffer[:end].decode("latin-1").split("\r\n")
-            self._buffer = self._buffer[end + 4 :]
-            version, status, *_ = lines[0].split(" ", 2)
-            if not version.startswith("HTTP/1."):
-                raise ValueError(f"expected HTTP/1.1, got {lines[0][:40]!r}")
-            if len(status) != 3:
-                raise ValueError(f"expected a status of three digits, got {lines[0][:40]!r}")
-            self._status = int(status)
-            self._headers = {}
-            for line in lines[1:]:
-                name, _, value = line.partition(":")
-                self._headers[name.lower()] = value.strip()
-            if self._status >= 200:
-                break  # 1xx announce the answer
-        if "chunked" in self._headers.get("transfer-encoding", ""):
-            self._length = -1
-        elif self._status in (204, 304):
-            self._length = 0
-        else:
-            self._length = int(self._headers.get("content-length", "-2"))
-        return True
-
-    def _body(self, *, ended: bool) -> bytes | None:
-        """
-        The whole body, once it is there.
-        """
-        if self._length == -1:
-            return _unchunked(self._buffer)
-        if self._length == -2:
-            return self._buffer if ended else None
-        assert self._length is not None  # noqa: S101 - the head is in
-        return self._buffer[: self._length] if len(self._buffer) >= self._length else None
-
-    def _finish(self, body: bytes) -> None:
-        error = (
-            "" if self._status == 200 else short(f"{self._status} {body[:300].decode('utf-8', 'replace')}")
-        )
-        if not error and "json" not in self._headers.get("content-type", "json"):
-            error = short(f"not an answer of the model: {self._headers['content-type']} {body[:80]!r}")
-        keep = self._headers.get("connection", "").lower() != "close" and self._length != -2 and self.usable
-        self._answer(RestAnswer(self._sent, self._status, self._headers, body, error))
+    def _finish(self) -> None:
+        reader, body = self._reader, bytes(self._reader.body)
+        error = not_the_model_server(reader.status, reader.headers.get("content-type"), body)
+        if reader.status != 200:
+            error = short(f"{reader.status} {body[:300].decode('utf-8', 'replace')}")
+        keep = self.usable and reader.keep_alive and not reader.surplus
+        self._answer(RestAnswer(self._sent, reader.status, reader.headers, body, error))
         if keep:
             self._pool.free(self)
         elif self._transport is not None:
@@ -241,7 +372,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _fail(self, error: str) -> None:
-        self._answer(RestAnswer(self._sent, self._status, self._headers, b"", short(error)))
+        self._answer(RestAnswer(self._sent, self._reader.status, self._reader.headers, b"", short(error)))
 
     def _too_late(self) -> None:
         self._fail(f"no answer within {self._deadline:g} s")
@@ -253,22 +384,3 @@ class Connection(asyncio.Protocol):
         done, self._done = self._done, None
         if done is not None:
             done(answer)
-
-
-def _unchunked(data: bytes) -> bytes | None:
-    """
-    The body of a chunked answer, or None while some of it is missing.
-    """
-    body, at = b"", 0
-    while True:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            return None
-        size = int(data[at:end].split(b";")[0], 16)
-        start = end + 2
-        if size == 0:
-            return body if data.find(b"\r\n", start) >= 0 else None
-        if len(data) < start + size + 2:
-            return None
-        body += data[start : start + size]
-        at = start + size + 2
