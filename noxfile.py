@@ -154,6 +154,7 @@ def lock(session: nox.Session) -> None:
             "--group=types",
             "--group=test",
             "--group=docs",
+            "--group=build",
             "--universal",
             "--python-version=3.11",
         ),

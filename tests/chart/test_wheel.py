@@ -1,0 +1,138 @@
+"""
+The wheel, installed outside the checkout, has all that its commands need: code, chart, values and images.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tfcanary.paths import ROOT
+
+
+@dataclass(frozen=True)
+class Installed:
+    """
+    An environment with the wheel and nothing else of ours; the locked dependencies come from PYTHONPATH.
+    """
+
+    folder: Path
+    elsewhere: Path
+
+    def run(self, *command: str, program: str = "tfcanary") -> subprocess.CompletedProcess[str]:
+        """
+        Run a program of the environment, away from the checkout.
+        """
+        environment = {
+            **os.environ,
+            "PYTHONPATH": sysconfig.get_path("purelib"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return subprocess.run(
+            [str(self.folder / "bin" / program), *command],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.elsewhere,
+            env=environment,
+        )
+
+    def path(self, name: str) -> Path:
+        """
+        A folder of `tfcanary.paths`, as the installed code sees it.
+        """
+        said = self.run("-c", f"from tfcanary import paths; print(paths.{name})", program="python")
+        return Path(said.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    build = (*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(ROOT))
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    environment = folder / "environment"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    subprocess.run(
+        [*pip, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    return Installed(environment, elsewhere)
+
+
+def test_nothing_of_the_checkout_is_used(installed: Installed) -> None:
+    for name in ("ROOT", "CHART", "VALUES"):
+        path = installed.path(name)
+
+        assert path.is_relative_to(installed.folder)
+        assert path.is_dir()
+
+
+@pytest.mark.parametrize("name", ["charts", "values", "images"])
+def test_it_carries_what_the_checkout_has(installed: Installed, name: str) -> None:
+    def files(folder: Path) -> set[str]:
+        return {
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
+
+    assert files(ROOT / name) == files(installed.path("ROOT") / name)
+
+
+def test_it_is_typed_and_has_the_templates_of_its_reports(installed: Installed) -> None:
+    package = installed.path("ROOT").parent
+
+    assert (package / "py.typed").is_file()
+    assert list((package / "report" / "templates").glob("*.j2"))
+    assert (package / "cluster" / "go" / "kubernetes" / "go.sum").is_file()
+
+
+@pytest.mark.parametrize("command", ["check", "explain", "export", "cluster", "demo"])
+def test_every_command_says_how_it_is_used(installed: Installed, command: str) -> None:
+    said = installed.run(command, "--help")
+
+    assert 0 == said.returncode, said.stderr
+    assert f"usage: tfcanary {command}" in said.stdout
+    assert "exit codes: 0 held" in said.stdout
+
+
+def test_a_request_is_explained_by_the_packaged_values(installed: Installed) -> None:
+    values = installed.path("VALUES") / "composed.yaml"
+
+    said = installed.run("explain", "-f", str(values), "--header", "user-group=canary")
+
+    assert 0 == said.returncode, said.stderr
+    assert "takes it: canary 100 %" in said.stdout
+
+
+@pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not on PATH")
+def test_the_packaged_chart_renders(installed: Installed) -> None:
+    values = installed.path("VALUES")
+    files = ("env/gke.yaml", "models/resnet.yaml", "canary-10.yaml")
+    said = subprocess.run(
+        [
+            "helm",
+            "template",
+            "resnet",
+            str(installed.path("CHART")),
+            *(f"--values={values / file}" for file in files),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert 0 == said.returncode, said.stderr
+    assert "kind: VirtualService" in said.stdout
