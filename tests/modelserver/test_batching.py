@@ -367,7 +367,7 @@ def sizes(*rows: list[float]) -> Any:
     return request
 
 
-def test_requests_of_both_doors_run_as_one_batch(open_server: Any, models: Path, tmp_path: Path) -> None:
+def test_requests_of_both_apis_run_as_one_batch(open_server: Any, models: Path, tmp_path: Path) -> None:
     """The batch is full with the eighth request, and without it waits for longer than the test."""
     parameters = """
         max_batch_size { value: 8 } batch_timeout_micros { value: 600000000 }

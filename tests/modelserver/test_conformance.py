@@ -1,5 +1,5 @@
 """
-The README's tables of what is the same as in the original: complete, and held by tests.
+The documentation's tables of what is the same as in the original: complete, and held by tests.
 """
 
 import ast
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tfcanary import modelserver
 from tfcanary.modelserver import flags
 from tfcanary.modelserver.status import HTTP_STATUS, Code
+from tfcanary.paths import ROOT
 
 HERE = Path(__file__).parent
-README = Path(modelserver.__file__).with_name("README.md")
+PAGE = ROOT / "docs" / "reference" / "model-server.md"
 SAME, DIFFERENT, ABSENT = "same", "different", "absent"
 
 # ToHTTPStatusCode() of the original, tensorflow_serving/model_servers/http_server.cc.
@@ -42,7 +42,7 @@ def rows(title: str | None = None) -> list[tuple[str, str, str]]:
     """
     The rows of one table, or of all: what, verdict, and how or by which tests.
     """
-    text = README.read_text(encoding="utf-8").partition("## Conformance")[2]
+    text = PAGE.read_text(encoding="utf-8").partition("## Conformance")[2]
     found = []
     for section in text.split("\n### ")[1:]:
         name, _, body = section.partition("\n")

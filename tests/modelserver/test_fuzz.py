@@ -63,7 +63,7 @@ def resident_mib(server: Any) -> float:
 
 class Neighbour(threading.Thread):
     """
-    A client that does everything right, over both doors in turn, and keeps what it got.
+    A client that does everything right, over both APIs in turn, and keeps what it got.
     """
 
     def __init__(self, server: Any) -> None:

@@ -76,7 +76,7 @@ def test_without_the_flag_the_graph_is_loaded_and_not_the_lite_model(server: Any
     }
 
 
-def test_a_lite_model_answers_over_both_doors(open_server: Any, models: Path) -> None:
+def test_a_lite_model_answers_over_both_apis(open_server: Any, models: Path) -> None:
     server = open_server(
         "/v1/models/lite/metadata",
         "--model_name=lite",

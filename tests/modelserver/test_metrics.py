@@ -69,7 +69,7 @@ def test_a_models_name_is_escaped() -> None:
     assert 'model_name="a\\"b\\\\c\\nd"' in metrics.page()
 
 
-def test_the_server_counts_what_both_doors_answered(server: Any) -> None:
+def test_the_server_counts_what_both_apis_answered(server: Any) -> None:
     message = protos.PredictRequest(model_spec={"name": "half"})
     to_proto(np.zeros(1, np.float32), 1, message.inputs["x"])
     series = {

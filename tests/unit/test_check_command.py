@@ -269,7 +269,7 @@ def test_without_attribution_the_exit_code_is_4(live, capsys):
     assert re.search(r"not enough evidence +split everyone", output)
 
 
-def test_help_is_printed_by_the_door():
+def test_the_script_prints_help():
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "check_gateway.py", "--help"],
         capture_output=True,

@@ -265,7 +265,7 @@ def test_the_route_before_the_change_is_told_apart(gateway, values, pictures):
     )
 
 
-def door(name, double):
+def gateway_pod(name, double):
     return GatewayPod(name, lambda: contextlib.nullcontext(double.address))
 
 
@@ -274,9 +274,9 @@ def test_every_gateway_pod_must_have_the_routes(gateway, tenth, pictures):
     One of two pods is behind, and the balancer never leads there: it is found, and named.
     """
     fresh, stale = gateway(tenth), gateway(tenth, revision="rev-1")
-    doors = (door("gateway-a", fresh), door("gateway-b", stale))
+    pods = (gateway_pod("gateway-a", fresh), gateway_pod("gateway-b", stale))
 
-    report = check_gateway(subject(fresh, tenth, gateway_pods=doors), QUICK, pictures)
+    report = check_gateway(subject(fresh, tenth, gateway_pods=pods), QUICK, pictures)
 
     assert {"propagation pod gateway-b (REST)", "propagation pod gateway-b (gRPC)"} == titles(report)
     assert {"propagation pod gateway-a (REST)", "propagation pod gateway-a (gRPC)"} < titles(

@@ -1,5 +1,5 @@
 """
-What the server answers, whichever door a request came in by.
+What the server answers, over whichever API a request came.
 """
 
 import time
@@ -23,7 +23,7 @@ _APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
 
 class Api:
     """
-    The requests that both doors take, over the versions that are loaded.
+    The requests that both APIs take, over the versions that are loaded.
     """
 
     def __init__(

@@ -92,18 +92,18 @@ def _check(arguments: argparse.Namespace) -> None:
 
 class Server:
     """
-    The models and the two doors.
+    The models and the two listeners.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         # Imported late: the protos and numpy take a moment that --help and a wrong flag need not wait for.
         from tfcanary.modelserver import config  # noqa: PLC0415
         from tfcanary.modelserver.api import Api  # noqa: PLC0415
-        from tfcanary.modelserver.grpcapi import GrpcDoor  # noqa: PLC0415
+        from tfcanary.modelserver.grpcapi import GrpcListener  # noqa: PLC0415
         from tfcanary.modelserver.limits import from_environment  # noqa: PLC0415
         from tfcanary.modelserver.manager import Manager, RetryPolicy  # noqa: PLC0415
         from tfcanary.modelserver.metrics import Metrics  # noqa: PLC0415
-        from tfcanary.modelserver.rest import RestDoor  # noqa: PLC0415
+        from tfcanary.modelserver.rest import RestListener  # noqa: PLC0415
 
         self._arguments = arguments
         if arguments.model_config_file:
@@ -126,7 +126,7 @@ class Server:
         if self._scheduler is not None:
             self._scheduler.observe = partial(metrics.queued, self._scheduler.name)
         api = Api(self._manager, metrics, limits, as_content=arguments.enable_serialization_as_tensor_content)
-        self._grpc = GrpcDoor(
+        self._grpc = GrpcListener(
             api,
             _threads("grpc_max_threads", arguments.grpc_max_threads, "grpc"),
             limits,
@@ -136,7 +136,7 @@ class Server:
             if arguments.ssl_config_file
             else None,
         )
-        self._rest = RestDoor(
+        self._rest = RestListener(
             api,
             _threads("rest_api_num_threads", arguments.rest_api_num_threads, "rest"),
             limits,
@@ -197,7 +197,7 @@ class Server:
             except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
                 failed.append(error)
 
-        thread = threading.Thread(target=run, name="doors", daemon=True)
+        thread = threading.Thread(target=run, name="listeners", daemon=True)
         thread.start()
         thread.join()
         if failed:

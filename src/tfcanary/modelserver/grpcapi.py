@@ -1,5 +1,5 @@
 """
-The gRPC door: PredictionService and ModelService.
+The gRPC API: PredictionService and ModelService.
 
 The handlers take and give bytes, so that an answer made once is sent as it is.
 """
@@ -28,7 +28,7 @@ _CODES = {Code(number): status for status in grpc.StatusCode for number in [stat
 Handler = Callable[[bytes, Any], Awaitable[bytes]]
 
 
-class GrpcDoor:
+class GrpcListener:
     """
     Serves the gRPC API on one event loop; TensorFlow runs in `executor`.
     """

@@ -1,5 +1,5 @@
 """
-The REST door, as an ASGI application.
+The REST API, as an ASGI application.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 _JSON = (b"content-type", b"application/json")
 
 
-class RestDoor:
+class RestListener:
     """
     Serves the REST API; what may take long runs in `executor`, never on the event loop.
     """
