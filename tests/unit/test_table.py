@@ -83,9 +83,11 @@ def test_what_is_no_terminal_gets_plain_text(made, monkeypatch, name):
     """
     Also where a CI asks all programs for colours.
     """
+    plain = str(made)
     monkeypatch.setenv(name, "1")
 
-    assert f"{made}\n" == written(made, io.StringIO())
+    assert plain == str(made)
+    assert f"{plain}\n" == written(made, io.StringIO())
 
 
 def test_a_ci_with_a_terminal_gets_plain_text(made, monkeypatch):

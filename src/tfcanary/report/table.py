@@ -72,7 +72,7 @@ class Table:
     def __str__(self) -> str:
         with io.StringIO() as file:
             _console(file, terminal=False).print(self)
-            return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+            return "\n".join(line.rstrip() for line in file.getvalue().removesuffix("\n").split("\n"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """
