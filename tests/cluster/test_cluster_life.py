@@ -1,5 +1,5 @@
 """
-The local cluster's life: up twice, killed and repaired, down to nothing, beside another cluster.
+A local cluster beside another: brought up twice, killed and repaired, and taken down without a trace.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tfcanary.cluster import binaries
+from tfcanary.cluster import binaries, lifecycle
 from tfcanary.cluster.layout import Layout
 from tfcanary.cluster.processes import Process, network_of
 from tfcanary.paths import ROOT
@@ -24,16 +24,16 @@ from tfcanary.wait import NotYet, wait_until
 NAME = "life"
 COMMAND = ROOT / "scripts/local_cluster.py"
 
-pytestmark = pytest.mark.usefixtures("ours")
+pytestmark = pytest.mark.usefixtures("first_cluster")
 
 
 @pytest.fixture(scope="module")
-def ours(layout: Layout | None) -> Layout:
+def first_cluster(layout: Layout | None) -> Layout:
     """
     The cluster of the other tests, beside which these make a second.
     """
     if layout is None:
-        pytest.skip("the cluster under test is not a local one of ours")
+        pytest.skip("the cluster under test is not a local one")
     return layout
 
 
@@ -58,7 +58,7 @@ class Machine:
 
 def machine() -> Machine:
     """
-    What there is now that names the test's cluster, or belongs to it.
+    What names the test's cluster now, or belongs to it.
     """
     processes = set()
     namespaces = set()
@@ -95,8 +95,7 @@ def life(before: Machine) -> Iterator[Layout]:
 
 
 def pids(name: str = NAME) -> dict[str, int]:
-    said = cluster("status", "--name", name, "--json")
-    return {line["component"]: line["pid"] for line in json.loads(said.stdout) if line["pid"]}
+    return {line.component: line.pid for line in lifecycle.status(Layout(name)) if line.pid}
 
 
 def test_status_has_a_line_for_each_component(life: Layout) -> None:
@@ -119,11 +118,13 @@ def test_status_has_a_line_for_each_component(life: Layout) -> None:
         "istio-cni-node": "ready",
         "istio-ingressgateway": "ready",
     } == components
+    printed = json.loads(cluster("status", "--name", life.name, "--json").stdout)
+    assert pids() == {line["component"]: line["pid"] for line in printed if line["pid"]}
 
 
 def test_up_twice_changes_nothing(life: Layout) -> None:
     """
-    Not one process is another, and nothing is started or installed.
+    Every process is still the same, and nothing is started or installed.
     """
     first = pids()
 
@@ -135,13 +136,13 @@ def test_up_twice_changes_nothing(life: Layout) -> None:
     assert "installing" not in said.stderr
 
 
-def test_two_clusters_side_by_side(life: Layout, ours: Layout) -> None:
+def test_two_clusters_side_by_side(life: Layout, first_cluster: Layout) -> None:
     """
     Each has processes and ports of its own, and both work.
     """
-    assert not set(pids(life.name).values()) & set(pids(ours.name).values())
-    assert life.read_ports() != ours.read_ports()
-    assert 0 == cluster("status", "--name", ours.name).returncode
+    assert not set(pids(life.name).values()) & set(pids(first_cluster.name).values())
+    assert life.read_ports() != first_cluster.read_ports()
+    assert 0 == cluster("status", "--name", first_cluster.name).returncode
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_two_clusters_side_by_side(life: Layout, ours: Layout) -> None:
 )
 def test_up_repairs_what_was_killed(life: Layout, component: str) -> None:
     """
-    After kill -9 the status says so, `up` starts that component and leaves the others alone.
+    After kill -9 the status shows it, and `up` starts that component and leaves the others alone.
     """
     first = pids()
     victim = Process.of(first[component])
@@ -300,7 +301,7 @@ def test_a_start_that_fails_shows_the_log(life: Layout) -> None:
 
 def test_occupied_port() -> None:
     """
-    A port that is taken is refused before anything is made.
+    A taken port is refused before anything is made.
     """
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -315,7 +316,7 @@ def test_occupied_port() -> None:
 
 def test_not_root() -> None:
     """
-    Without root everything missing is said in one line, and what to do instead.
+    Without root one line names everything that is missing, and what to do instead.
     """
     said = subprocess.run(
         ["unshare", "--user", sys.executable, str(COMMAND), "up", "--name", "nobody"],

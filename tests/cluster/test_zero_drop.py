@@ -209,14 +209,8 @@ def refusal(releases: Releases, namespace: str, kubeconfig: Path) -> Callable[[P
     def ask(file: Path) -> str:
         live = merge(releases.values(RELEASE), read_values(file))
         command = ["helm", "template", RELEASE, str(CHART), "--namespace", namespace, "--values", "-"]
-        done = subprocess.run(
-            command,
-            input=json.dumps(live),
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        )
+        given, env = json.dumps(live), {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        done = subprocess.run(command, input=given, env=env, capture_output=True, text=True, check=False)
         return done.stderr.strip() if done.returncode else ""
 
     return ask
@@ -273,9 +267,8 @@ def pods(namespace: str, manager: AClusterManager) -> Callable[..., list[dict[st
         """
 
         def probe() -> list[dict[str, Any]]:
-            found = manager.kubectl(["get", "pods", "-n", namespace, "-l", f"track={track}", "-o", "json"])[
-                "items"
-            ]
+            command = ["get", "pods", "-n", namespace, "-l", f"track={track}", "-o", "json"]
+            found = manager.kubectl(command)["items"]
             good = [
                 pod
                 for pod in found
