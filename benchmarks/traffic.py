@@ -1,10 +1,10 @@
 """
-How much load the driver sends, beside hey (REST) and ghz (gRPC) on the same endpoint with the same connections.
+Compare the load driver with hey (REST) and ghz (gRPC), on the same endpoint with the same number of connections.
 
     python benchmarks/traffic.py 127.0.0.1:18080 resnet --host resnet.test [--hey FILE] [--ghz FILE]
 
-Load goes to the address that is named, metadata only, in a bounded number of requests. Without an address only the
-memory of a million records is measured.
+The load is a fixed number of metadata requests to the named address. Without an address, only the memory of a million
+records is measured.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tfcanary.contract import Api
+from tfcanary.contract import Api, rest_path
 from tfcanary.protos import bare_tensorflow
 from tfcanary.traffic.calls import metadata_call
 from tfcanary.traffic.driver import Traffic
@@ -47,8 +47,8 @@ def main() -> None:
         for api, other in ((Api.REST, hey), (Api.GRPC, ghz)):
             pairs = [(ours(api, options), other(options)) for _ in range(options.rounds)]
             shares = sorted(mine / theirs for mine, theirs in pairs)
-            print(f"{api.value}: " + ", ".join(f"{mine:.0f} of {theirs:.0f} /s" for mine, theirs in pairs)
-                  + f"; median {shares[len(shares) // 2]:.2f} of {other.__name__}")  # fmt: skip
+            rounds = ", ".join(f"{mine:.0f} of {theirs:.0f} /s" for mine, theirs in pairs)
+            print(f"{api.value}: {rounds}; median {shares[len(shares) // 2]:.2f} of {other.__name__}")
     memory()
 
 
@@ -59,8 +59,13 @@ def ours(api: Api, options: argparse.Namespace) -> float:
     requests = [metadata_call(api, options.model)]
     began = time.perf_counter()
     with Traffic(
-        options.address, requests, concurrency=CONNECTIONS, connections=CONNECTIONS, most=options.requests, host=options.host
-    ) as load:  # fmt: skip
+        options.address,
+        requests,
+        concurrency=CONNECTIONS,
+        connections=CONNECTIONS,
+        most=options.requests,
+        host=options.host,
+    ) as load:
         records = load.join()
     records.assert_none_failed(at_least=options.requests)
     return options.requests / (time.perf_counter() - began)
@@ -72,7 +77,7 @@ def hey(options: argparse.Namespace) -> float:
     """
     command = [options.hey, "-n", str(options.requests), "-c", str(CONNECTIONS), "-disable-redirects"]
     command += ["-host", options.host] if options.host else []
-    command.append(f"http://{options.address}/v1/models/{options.model}/metadata")
+    command.append(f"http://{options.address}{rest_path(options.model, 'metadata')}")
     return figure(command, lambda text: float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]))  # type: ignore[index]
 
 
@@ -83,9 +88,17 @@ def ghz(options: argparse.Namespace) -> float:
     call = {"model_spec": {"name": options.model}, "metadata_field": ["signature_def"]}
     with tempfile.NamedTemporaryFile(suffix=".protoset") as file:
         Path(file.name).write_bytes(protoset())
-        command = [options.ghz, "--insecure", f"--protoset={file.name}", "--connections=1", f"-c{CONNECTIONS}",
-                   f"-n{options.requests}", "--call=tensorflow.serving.PredictionService.GetModelMetadata",
-                   f"-d{json.dumps(call)}", "-Ojson"]  # fmt: skip
+        command = [
+            options.ghz,
+            "--insecure",
+            f"--protoset={file.name}",
+            "--connections=1",
+            f"-c{CONNECTIONS}",
+            f"-n{options.requests}",
+            "--call=tensorflow.serving.PredictionService.GetModelMetadata",
+            f"-d{json.dumps(call)}",
+            "-Ojson",
+        ]
         command += [f"--authority={options.host}"] if options.host else []
         return figure([*command, options.address], lambda text: float(json.loads(text)["rps"]))
 

@@ -107,7 +107,7 @@ def test_phases_hold_every_request(gateway, tenth):
     """
     double = gateway(tenth)
 
-    with Traffic(double.address, BOTH, rate=400) as load:
+    with Traffic(double.address, BOTH, rate=100) as load:
         load.wait_for(20)
         load.mark("middle")
         load.wait_for(20)

@@ -66,7 +66,7 @@ class Tls:
         return grpc.ssl_channel_credentials(self.ca.read_bytes() if self.ca else None)
 
 
-def trusting_nobody() -> ssl.SSLContext:
+def without_authorities() -> ssl.SSLContext:
     """
     A context without authorities, for connections without TLS: httpx would load the system's in 0.1 s, unused.
     """

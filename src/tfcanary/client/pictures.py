@@ -19,13 +19,17 @@ from tfcanary.errors import UsageError
 
 def picture_tensor(picture: bytes, height: int, width: int) -> npt.NDArray[np.float32]:
     """
-    Decode a JPEG and bring it to a signature's size: float32, height by width by RGB, 0 to 255.
+    Decode a JPEG and resize it: float32 of shape (height, width, 3), RGB from 0 to 255.
+
+    Raises:
+        OSError: if it cannot be decoded.
+        UsageError: if pillow is not installed.
     """
     try:
         from PIL import Image  # noqa: PLC0415 - needed for this signature only
     except ImportError as exc:
         raise UsageError(
-            f"signature {SERVING_DEFAULT}: pictures are decoded by pillow: pip install pillow"
+            f"signature {SERVING_DEFAULT}: expected pillow to decode pictures, got none: pip install pillow"
         ) from exc
     try:
         with Image.open(io.BytesIO(picture)) as image:
@@ -35,7 +39,7 @@ def picture_tensor(picture: bytes, height: int, width: int) -> npt.NDArray[np.fl
     return np.asarray(resized, dtype=np.float32)
 
 
-# What a size is taken to be where a signature leaves it open, and the largest that a picture is made for.
+# The size in pixels where a signature leaves it open, and the largest one that a picture is resized to.
 OPEN_SIZE, MOST_SIZE = 224, 4096
 
 
@@ -62,7 +66,10 @@ def default_pictures() -> list[Picture]:
 
 def read_pictures(files: Sequence[Path]) -> list[Picture]:
     """
-    Read picture files.
+    Read picture files, without decoding them.
+
+    Raises:
+        UsageError: if one cannot be read.
     """
     pictures = []
     for file in files:
@@ -75,7 +82,10 @@ def read_pictures(files: Sequence[Path]) -> list[Picture]:
 
 def decoded(picture: Picture, height: int, width: int) -> Any:
     """
-    The picture at a signature's size: float32, height by width by RGB, 0 to 255.
+    The picture as float32 of shape (height, width, 3), RGB from 0 to 255.
+
+    Raises:
+        UsageError: if it is not a JPEG file.
     """
     try:
         return picture_tensor(picture.content, height, width)

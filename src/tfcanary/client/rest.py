@@ -32,7 +32,7 @@ from tfcanary.client.endpoint import (
     MAX_MESSAGE_BYTES,
     Tls,
     checked,
-    trusting_nobody,
+    without_authorities,
 )
 from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api, rest_path
 from tfcanary.text import printable, short
@@ -81,7 +81,7 @@ class RestClient(Client):
                 http1=True,
                 http2=False,
                 limits=limits,
-                verify=tls.context() if tls else trusting_nobody(),
+                verify=tls.context() if tls else without_authorities(),
             ),
             trust_env=False,
             follow_redirects=False,

@@ -49,6 +49,9 @@ _STRING = 7
 def to_tensor(values: npt.NDArray[Any] | Sequence[bytes]) -> Any:
     """
     Make a TensorProto of an array, or of a list of byte strings.
+
+    Raises:
+        UsageError: for an array of a type outside the model's contract.
     """
     tensor = protos().tensor_pb2.TensorProto()
     if not isinstance(values, np.ndarray):
@@ -75,7 +78,7 @@ def from_tensor(tensor: Any) -> npt.NDArray[Any]:
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     size = math.prod(shape)
     if size > MAX_MESSAGE_BYTES:
-        # A few bytes may declare any shape, for repetitions of the last value are left out.
+        # A message of a few bytes can declare any shape, because TensorProto omits repetitions of the last value.
         raise ValueError(f"a tensor of shape {list(shape)}, expected at most {MAX_MESSAGE_BYTES} elements")
     if tensor.dtype == _STRING:
         values: npt.NDArray[Any] = np.array(list(tensor.string_val), dtype=object)
@@ -89,6 +92,6 @@ def from_tensor(tensor: Any) -> npt.NDArray[Any]:
         else:
             values = np.array(getattr(tensor, _TYPES[name][1]), dtype)
     if 0 < len(values) < size:
-        # TensorProto leaves out repetitions of the last value.
+        # TensorProto omits repetitions of the last value.
         values = np.concatenate([values, np.repeat(values[-1:], size - len(values))])
     return values.reshape(shape)

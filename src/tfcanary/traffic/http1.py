@@ -238,8 +238,8 @@ class ResponseReader:
         if self.complete:
             return
         self._head_size += len(name) + len(value)
-        if not self._head_complete:
-            self._head += (name.lower(), value.strip())
+        # Trailers come too late to be among the headers, which have been read by then.
+        self._head += (name.lower(), value.strip())
 
     def on_headers_complete(self) -> None:
         """
