@@ -8,7 +8,7 @@ Usage: python scripts/export_resnet.py --arch resnet50 --weights random --output
 import sys
 
 try:
-    from tfcanary.export.resnet import main
+    from tfcanary.commands.export import main
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: Python module {missing.name!r} is not installed here; run `python3 -m nox -s lint` once, "

@@ -14,7 +14,10 @@ from tfcanary import cli
 COMMANDS = {
     "check": ("tfcanary.commands.check", "prove at the gateway what a release's routes do"),
     "explain": ("tfcanary.commands.explain", "say which route takes a request, without a cluster"),
-    "export": ("tfcanary.export.resnet", "export a ResNet as a SavedModel; inspect and compare SavedModels"),
+    "export": (
+        "tfcanary.commands.export",
+        "export a ResNet as a SavedModel; inspect and compare SavedModels",
+    ),
     "cluster": ("tfcanary.cluster.command", "run a real Kubernetes with Istio on this machine"),
     "demo": ("tfcanary.commands.demo", "move traffic between two ResNets, and check every move"),
 }

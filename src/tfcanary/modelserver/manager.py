@@ -192,7 +192,7 @@ class Manager:
                 if wanted and not set(wanted) & set(model.serving):
                     continue  # what should replace the old version failed, so the old one stays
             for version in sorted(set(model.serving) - set(wanted)):
-                self._unload_version(name, model, version)
+                _unload(name, model, version)
         return errors
 
     def _load_new(self, name: str, model: _Model, wanted: dict[int, Path]) -> list[ServingError]:
@@ -241,16 +241,6 @@ class Manager:
         state.state = State.AVAILABLE
         log.info("%s version %d is AVAILABLE after %.1f s", name, version, time.monotonic() - started)
         return None
-
-    def _unload_version(self, name: str, model: _Model, version: int) -> None:
-        state = model.states[version]
-        state.state = State.UNLOADING
-        servable = model.serving[version]
-        model.serving = {number: kept for number, kept in model.serving.items() if number != version}
-        model.latest = max(model.serving, default=None)
-        servable.close()
-        state.state = State.END
-        log.info("%s version %d is unloaded", name, version)
 
     @contextlib.contextmanager
     def using(self, spec: Any) -> Iterator[Servable]:
@@ -312,6 +302,17 @@ class Manager:
         if not states:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {spec.name}")
         return dict(sorted(states.items(), reverse=True))
+
+
+def _unload(name: str, model: _Model, version: int) -> None:
+    state = model.states[version]
+    state.state = State.UNLOADING
+    servable = model.serving[version]
+    model.serving = {number: kept for number, kept in model.serving.items() if number != version}
+    model.latest = max(model.serving, default=None)
+    servable.close()
+    state.state = State.END
+    log.info("%s version %d is unloaded", name, version)
 
 
 def _versions(base: Path, name: str) -> dict[int, Path]:
