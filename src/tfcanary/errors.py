@@ -6,6 +6,7 @@ Every error that a user of the harness can meet, and the exit code it ends with.
     CanaryError
     ├── DoesNotHoldError      1  a check was made and did not hold
     ├── UsageError            2  wrong use, or values that cannot be right
+    │   ├── MissingValueError 2  a value that has no default is not given
     │   └── NotFoundError     2  an object or a release of that name does not exist
     ├── UnreachableError      3  cluster, gateway or program cannot be reached
     └── NoEvidenceError       4  not enough evidence to say either way
@@ -34,6 +35,19 @@ class UsageError(CanaryError):
     """
 
     exit_code = 2
+
+
+class MissingValueError(UsageError):
+    """
+    A value that has no default is not given.
+
+    Attributes:
+        path: where it belongs, as Helm writes it.
+    """
+
+    def __init__(self, path: str, expected: str) -> None:
+        super().__init__(f"{path}: expected {expected}, got None")
+        self.path = path
 
 
 class NotFoundError(UsageError):

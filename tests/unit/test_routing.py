@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcanary.chart.schema import check_keys
+from tfcanary.chart.schema import require_known_keys
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
 from tfcanary.errors import UsageError
 from tfcanary.paths import CHART
@@ -211,21 +211,21 @@ def test_examples_of_a_regex_never_crash(pattern):
         ),
         pytest.param(
             [{"name": "everyone"}],
-            "expected weights, a map from track to per cent, got None",
+            "routing.routes[0].weights: expected a map with at least 1 entry, got None",
             id="no-weights",
         ),
         pytest.param(
-            [{"weights": {"stable": 100}}], "routing.routes[0].name: expected a name, got None", id="no-name"
+            [{"weights": {"stable": 100}}], "routing.routes[0].name: expected text that matches ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$, got None", id="no-name"
         ),
         pytest.param(
-            ["everyone"], "routing.routes[0]: expected a map of name, match and weights", id="not-a-map"
+            ["everyone"], "routing.routes[0]: expected a map, got 'everyone'", id="not-a-map"
         ),
         pytest.param(
             [GROUP], "the last route takes everyone else, so it has no match", id="last-route-with-match"
         ),
         pytest.param(
             [EVERYONE, {**EVERYONE, "name": "again"}],
-            "routing.routes[0] (everyone): takes everyone, so the routes after it take no one",
+            "routing.routes[0] (everyone): takes everyone, so the routes after it take no request",
             id="match-missing",
         ),
         pytest.param([GROUP, GROUP, EVERYONE], "every route needs a name of its own", id="name-twice"),
@@ -241,7 +241,7 @@ def test_examples_of_a_regex_never_crash(pattern):
         ),
         pytest.param([matching(regex="("), EVERYONE], "regex: not a regular expression", id="bad-regex"),
         pytest.param([matching(regex="(?=a)"), EVERYONE], "RE2 has no look-around", id="not-re2"),
-        pytest.param([matching(exact=7), EVERYONE], "expected text, got 7; quote numbers", id="number"),
+        pytest.param([matching(exact=7), EVERYONE], "expected text that is not empty, got 7; quote numbers and true/false", id="number"),
         pytest.param(
             [{**GROUP, "match": {"header": {}}}, EVERYONE],
             "match: unknown key 'header'; expected one of headers",
@@ -264,12 +264,12 @@ def test_bad_routes_are_refused_by_name(values, routes, message):
     [
         pytest.param({"routing": {}}, "routing.routes: expected a list of routes, got None", id="no-routes"),
         pytest.param(
-            {"routing": {"routes": []}}, "routing.routes: expected a list of routes, got []", id="none"
+            {"routing": {"routes": []}}, "routing.routes: expected a list with at least 1 entry, got []", id="none"
         ),
         pytest.param({"routing": []}, "routing: expected a map, got []", id="routing-list"),
         pytest.param({"tracks": {}}, "tracks: expected at least one track", id="no-tracks"),
         pytest.param({"model": {}}, "model.name: expected the model's public name, got None", id="no-model"),
-        pytest.param({"gateway": {"port": "x"}}, "gateway.port: expected a port number, got 'x'", id="port"),
+        pytest.param({"gateway": {"port": "x"}}, "gateway.port: expected a whole number from 1 to 65535, got 'x'", id="port"),
         pytest.param({"gateway": {"hosts": []}}, "gateway.hosts: expected a list", id="hosts"),
         pytest.param(
             {"routing": {"routes": [EVERYONE], "attribution": "no"}},
@@ -379,7 +379,7 @@ def test_files_come_together_in_order(tmp_path):
 )
 def test_keys_that_the_chart_does_not_know_are_refused(values, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        check_keys(values)
+        require_known_keys(values)
 
 
 def strategies() -> list[pytest.param]:
@@ -393,7 +393,7 @@ def test_every_strategy_file_parses_and_can_be_probed(file):
     Each file of values/ over the chart's defaults gives routes, each with a request that proves it.
     """
     values = read_files([MODELS, file])
-    check_keys(values)
+    require_known_keys(values)
 
     parsed = from_values(coalesce(chart_defaults(), values))
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfcanary.chart.schema import check_keys
+from tfcanary.chart.schema import require_known_keys
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
 from tfcanary.check.finding import OFF
 from tfcanary.check.live import live_objects, live_retries, live_routes, live_values
 from tfcanary.check.subject import GatewayPod, Subject
 from tfcanary.client.endpoint import Tls
 from tfcanary.contract import Api
-from tfcanary.errors import UsageError
+from tfcanary.errors import MissingValueError, UsageError
 from tfcanary.helm.releases import TIMEOUT_SECONDS, Releases
 from tfcanary.kube.gateway import gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects
@@ -52,7 +52,7 @@ def from_files(
     What values files over the chart's defaults say, with no cluster to ask.
     """
     values = read_files(files)
-    check_keys(values, chart)
+    require_known_keys(values, chart)
     expected = _parse(coalesce(chart_defaults(chart), values), model)
     return Subject(
         routing=expected,
@@ -88,7 +88,7 @@ def from_release(
         UnreachableError: if the cluster, helm or the gateway's address cannot be found.
     """
     given = read_files(files)
-    check_keys(given, chart)
+    require_known_keys(given, chart)
     releases = releases_in(target)
     installed = releases.values(name)
     live = _parse(installed, model)
@@ -148,8 +148,8 @@ def _parse(values: Mapping[str, Any], model: str | None) -> Routing:
         values = merge(values, {"model": {"name": model}})
     try:
         return from_values(values)
-    except UsageError as exc:
-        if "model.name" in str(exc):
+    except MissingValueError as exc:
+        if exc.path == "model.name":
             raise UsageError(f"{exc}; name it with --model NAME, or add its values file") from exc
         raise
 

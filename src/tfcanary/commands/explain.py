@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcanary import cli
-from tfcanary.chart.schema import check_keys
+from tfcanary.chart.schema import require_known_keys
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
 from tfcanary.contract import METHODS, PREFIXES, rest_path
 from tfcanary.errors import UsageError
@@ -71,7 +71,7 @@ def read(files: Sequence[Path]) -> Routing:
     values = read_files(files)
     if "model" not in values:
         values = merge(read_values(MODELS), values)
-    check_keys(values)
+    require_known_keys(values)
     return from_values(coalesce(chart_defaults(), values))
 
 

@@ -1,5 +1,8 @@
 """
 Routes from merged values.
+
+Types and keys are the schema's (`tfcanary.chart.schema`); the rules across keys are here, as the chart's validate.yaml
+has them.
 """
 
 import re
@@ -8,7 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tfcanary.errors import UsageError
+from tfcanary.chart.schema import require_types
+from tfcanary.errors import MissingValueError, UsageError
 from tfcanary.routing.route import HeaderMatch, Kind, Mirror, Route, Routing, Sticky, cookie_expression
 
 # By key of a match, the key of routing.headers that names its header, and that header's default.
@@ -17,7 +21,6 @@ _HEADERS = {
     "users": ("user", "user-id"),
     "regions": ("region", "x-client-region"),
 }
-_MATCHES = ("headers", *_HEADERS, "cookie", "claims", "path", "sourceLabels")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_RE2 = re.compile(r"\(\?(=|!|<=|<!)|\\[1-9]")
 
@@ -27,45 +30,34 @@ def from_values(values: Mapping[str, Any]) -> Routing:
     Parse merged values.
 
     Raises:
+        MissingValueError: if the model's name, the tracks or the routes are missing.
         UsageError: naming the values path, what was expected and what was got.
     """
-    tracks = _map(values, "tracks")
+    require_types(values)
+    tracks, routing, gateway = (values.get(key) or {} for key in ("tracks", "routing", "gateway"))
+    model = (values.get("model") or {}).get("name")
     if not tracks:
-        raise UsageError("tracks: expected at least one track, got none")
-    routing = _map(values, "routing")
-    gateway = _map(values, "gateway")
-    names = tuple(map(str, tracks))
-    model = _map(values, "model").get("name")
-    routes = _routes(routing.get("routes"), _Names(names, _map(routing, "headers"), str(model), tracks))
-    attribution = routing.get("attribution", True)
-    if not isinstance(attribution, bool):
-        raise UsageError(f"routing.attribution: expected true or false, got {attribution!r}")
-    if not isinstance(model, str) or not model:
-        raise UsageError(f"model.name: expected the model's public name, got {model!r}")
-    hosts = gateway.get("hosts", ["*"])
-    if not isinstance(hosts, list) or not hosts or not all(isinstance(host, str) for host in hosts):
-        raise UsageError(f"gateway.hosts: expected a list of host names, got {hosts!r}")
-    port = gateway.get("port", 80)
-    if not _is_int(port) or not 1 <= port <= 65535:
-        raise UsageError(f"gateway.port: expected a port number, got {port!r}")
-    timeout = routing.get("timeoutSeconds", 35)
-    if not _is_int(timeout) or timeout < 1:
-        raise UsageError(f"routing.timeoutSeconds: expected a number of seconds, got {timeout!r}")
-    filters = _map(gateway, "filters").get("enabled", True)
-    user = _map(routing, "headers").get("user", "user-id")
-    group = _map(routing, "headers").get("userGroup", "user-group")
-    jwt = _map(_map(values, "security"), "jwt")
+        raise MissingValueError("tracks", "at least one track")
+    if not routing.get("routes"):
+        raise MissingValueError("routing.routes", "a list of routes")
+    headers = routing.get("headers") or {}
+    routes = _routes(routing["routes"], _Names(tuple(tracks), headers, str(model), tracks))
+    if not model:
+        raise MissingValueError("model.name", "the model's public name")
+    user, group = headers.get("user", "user-id"), headers.get("userGroup", "user-group")
+    jwt = (values.get("security") or {}).get("jwt") or {}
     verified = {group: jwt.get("userGroupClaim", "group"), user: jwt.get("userClaim", "sub")}
+    filters = (gateway.get("filters") or {}).get("enabled", True)
     return Routing(
         model=model,
         routes=routes,
-        tracks=names,
-        attribution=attribution,
-        hosts=tuple(hosts),
-        port=port,
-        timeout_seconds=timeout,
+        tracks=tuple(tracks),
+        attribution=routing.get("attribution", True),
+        hosts=tuple(gateway.get("hosts", ["*"])),
+        port=gateway.get("port", 80),
+        timeout_seconds=routing.get("timeoutSeconds", 35),
         user_header=user if filters else None,
-        cookie=_map(routing, "stickyCookie").get("name", "model-track"),
+        cookie=(routing.get("stickyCookie") or {}).get("name", "model-track"),
         verified=MappingProxyType(verified if jwt.get("issuer") else {}),
     )
 
@@ -84,10 +76,12 @@ class _Names:
     def header(self, key: str) -> str:
         return str(self.headers.get(*_HEADERS[key]))
 
+    def require_track(self, path: str, track: str) -> None:
+        if track not in self.tracks:
+            raise UsageError(f"{path}: expected one of {', '.join(self.tracks)}, got {track!r}")
 
-def _routes(entries: object, names: _Names) -> tuple[Route, ...]:
-    if not isinstance(entries, list) or not entries:
-        raise UsageError(f"routing.routes: expected a list of routes, got {entries!r}")
+
+def _routes(entries: Sequence[Mapping[str, Any]], names: _Names) -> tuple[Route, ...]:
     routes = tuple(_route(f"routing.routes[{i}]", entry, names) for i, entry in enumerate(entries))
     for i, route in enumerate(routes):
         if route.name in {other.name for other in routes[:i]}:
@@ -96,7 +90,7 @@ def _routes(entries: object, names: _Names) -> tuple[Route, ...]:
             )
         if route.takes_everyone and i < len(routes) - 1:
             raise UsageError(
-                f"routing.routes[{i}] ({route.name}): takes everyone, so the routes after it take no one; "
+                f"routing.routes[{i}] ({route.name}): takes everyone, so the routes after it take no request; "
                 "give it a match or put it last"
             )
     if not routes[-1].takes_everyone:
@@ -107,153 +101,85 @@ def _routes(entries: object, names: _Names) -> tuple[Route, ...]:
     return routes
 
 
-def _route(path: str, entry: object, names: _Names) -> Route:
-    if not isinstance(entry, Mapping):
-        raise UsageError(f"{path}: expected a map of name, match and weights, got {entry!r}")
-    known_keys(path, entry, ("name", "match", "weights", "mirror", "sticky"))
-    name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        raise UsageError(f"{path}.name: expected a name, got {name!r}")
+def _route(path: str, entry: Mapping[str, Any], names: _Names) -> Route:
+    name = entry["name"]
     path = f"{path} ({name})"
     match = entry.get("match") or {}
-    if not isinstance(match, Mapping):
-        raise UsageError(f"{path}.match: expected a map, got {match!r}")
-    known_keys(f"{path}.match", match, _MATCHES)
-    headers = match.get("headers") or {}
-    if not isinstance(headers, Mapping):
-        raise UsageError(f"{path}.match.headers: expected a map of header names, got {headers!r}")
-    matches = [_header_match(f"{path}.match.headers", *header) for header in headers.items()]
-    for key in _HEADERS:
-        if key in match:
-            values = _values(f"{path}.match.{key}", match[key])
-            alone = len(values) == 1
-            text = values[0] if alone else "|".join(map(re.escape, values))
-            matches.append(HeaderMatch(names.header(key), Kind.EXACT if alone else Kind.REGEX, text))
-    cookie = _map(match, "cookie")
-    if cookie:
-        text = cookie_expression(_text(f"{path}.match.cookie", cookie, "name"),
-                                 _text(f"{path}.match.cookie", cookie, "value"))  # fmt: skip
-        matches.append(HeaderMatch("cookie", Kind.REGEX, text))
-    prefix, version = _path(f"{path}.match.path", _map(match, "path"), names)
-    claims = _map(match, "claims")
+    prefix, version = _path(f"{path}.match.path", match.get("path") or {}, names)
     return Route(
         name=name,
-        headers=tuple(matches),
-        weights=_weights(path, entry.get("weights"), names.tracks),
-        claims=MappingProxyType({str(c): _values(f"{path}.match.claims.{c}", v) for c, v in claims.items()}),
-        labels=MappingProxyType({str(k): str(v) for k, v in _map(match, "sourceLabels").items()}),
+        headers=tuple(_header_matches(f"{path}.match", match, names)),
+        weights=_weights(path, entry["weights"], names.tracks),
+        claims=MappingProxyType({claim: tuple(said) for claim, said in (match.get("claims") or {}).items()}),
+        labels=MappingProxyType(dict(match.get("sourceLabels") or {})),
         prefix=prefix,
         version=version,
-        sticky=_sticky(f"{path}.sticky", _map(entry, "sticky")),
-        mirror=_mirror(f"{path}.mirror", _map(entry, "mirror"), names.tracks),
+        sticky=Sticky(entry["sticky"]["by"]) if entry.get("sticky") else None,
+        mirror=_mirror(f"{path}.mirror", entry.get("mirror"), names),
     )
 
 
-def _path(path: str, entry: Mapping[str, Any], names: _Names) -> tuple[str | None, str | None]:
-    if not entry:
-        return None, None
-    known_keys(path, entry, ("prefix", "version"))
-    if len(entry) != 1:
-        raise UsageError(f"{path}: expected one of prefix, version, got {entry!r}")
-    if "prefix" in entry:
-        return _text(path, entry, "prefix").rstrip("/"), None
-    track = _text(path, entry, "version")
-    if track not in names.tracks:
-        raise UsageError(f"{path}.version: expected one of {', '.join(names.tracks)}, got {track!r}")
-    # Strategies name tracks; where no models file says which version a track serves, no path is known to be its own.
-    version = _map(names.versions, track).get("version", "UNKNOWN")
-    return None, f"/v1/models/{re.escape(names.model)}/versions/{version}([:/].*)?"
+def _header_matches(path: str, match: Mapping[str, Any], names: _Names) -> list[HeaderMatch]:
+    """
+    All conditions on headers; user groups, users, regions and cookies are some, too.
+    """
+    matches = [_header_match(f"{path}.headers", *header) for header in (match.get("headers") or {}).items()]
+    for key in _HEADERS:
+        if key in match:
+            values = match[key]
+            alone = len(values) == 1
+            text = values[0] if alone else "|".join(map(re.escape, values))
+            matches.append(HeaderMatch(names.header(key), Kind.EXACT if alone else Kind.REGEX, text))
+    if match.get("cookie"):
+        text = cookie_expression(match["cookie"]["name"], match["cookie"]["value"])
+        matches.append(HeaderMatch("cookie", Kind.REGEX, text))
+    return matches
 
 
-def _sticky(path: str, entry: Mapping[str, Any]) -> Sticky | None:
-    if not entry:
-        return None
-    known_keys(path, entry, ("by",))
-    kinds = [kind.value for kind in Sticky]
-    if entry.get("by") not in kinds:
-        raise UsageError(f"{path}.by: expected one of {', '.join(kinds)}, got {entry.get('by')!r}")
-    return Sticky(entry["by"])
-
-
-def _mirror(path: str, entry: Mapping[str, Any], tracks: tuple[str, ...]) -> Mirror | None:
-    if not entry:
-        return None
-    known_keys(path, entry, ("track", "percent"))
-    track, percent = entry.get("track"), entry.get("percent")
-    if track not in tracks:
-        raise UsageError(f"{path}.track: expected one of {', '.join(tracks)}, got {track!r}")
-    if not isinstance(percent, int) or isinstance(percent, bool) or not 0 <= percent <= 100:
-        raise UsageError(f"{path}.percent: expected a whole number from 0 to 100, got {percent!r}")
-    return Mirror(track, percent) if percent else None
-
-
-def _values(path: str, values: object) -> tuple[str, ...]:
-    if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
-        raise UsageError(f"{path}: expected a list of texts, got {values!r}")
-    return tuple(values)
-
-
-def _text(path: str, entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise UsageError(f"{path}.{key}: expected text, got {value!r}")
-    return value
-
-
-def _header_match(path: str, name: object, condition: object) -> HeaderMatch:
-    if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+def _header_match(path: str, name: str, condition: Mapping[str, str]) -> HeaderMatch:
+    if not _HEADER_NAME.fullmatch(name):
         raise UsageError(f"{path}: expected an HTTP header's name, got {name!r}")
-    path = f"{path}.{name}"
-    kinds = tuple(kind.value for kind in Kind)
-    if not isinstance(condition, Mapping) or len(condition) != 1:
-        raise UsageError(f"{path}: expected exactly one of {', '.join(kinds)}, got {condition!r}")
-    known_keys(path, condition, kinds)
-    kind, value = next(iter(condition.items()))
-    if not isinstance(value, str) or not value:
-        raise UsageError(f"{path}.{kind}: expected text, got {value!r}; quote numbers and true/false")
+    ((kind, value),) = condition.items()
     if kind == Kind.REGEX.value:
         if _NOT_RE2.search(value):
-            raise UsageError(f"{path}.regex: RE2 has no look-around or back-references, got {value!r}")
+            raise UsageError(f"{path}.{name}.regex: RE2 has no look-around or back-references, got {value!r}")
         try:
             re.compile(value)
         except re.error as exc:
-            raise UsageError(f"{path}.regex: not a regular expression: {exc}, got {value!r}") from exc
+            raise UsageError(f"{path}.{name}.regex: not a regular expression: {exc}, got {value!r}") from exc
     return HeaderMatch(name, Kind(kind), value)
 
 
-def _weights(path: str, weights: object, tracks: tuple[str, ...]) -> Mapping[str, int]:
-    if not isinstance(weights, Mapping) or not weights:
-        raise UsageError(f"{path}: expected weights, a map from track to per cent, got {weights!r}")
-    for track, weight in weights.items():
+def _path(path: str, entry: Mapping[str, str], names: _Names) -> tuple[str | None, str | None]:
+    """
+    The prefix, or the expression for the paths of a track's version.
+    """
+    if "prefix" in entry:
+        return entry["prefix"].rstrip("/"), None
+    if "version" not in entry:
+        return None, None
+    track = entry["version"]
+    names.require_track(f"{path}.version", track)
+    # Strategies name tracks; where no models file says which version a track serves, no path is known to be its own.
+    version = (names.versions[track] or {}).get("version", "UNKNOWN")
+    return None, f"/v1/models/{re.escape(names.model)}/versions/{version}([:/].*)?"
+
+
+def _mirror(path: str, entry: Mapping[str, Any] | None, names: _Names) -> Mirror | None:
+    if not entry:
+        return None
+    names.require_track(f"{path}.track", entry["track"])
+    return Mirror(entry["track"], entry["percent"]) if entry["percent"] else None
+
+
+def _weights(path: str, weights: Mapping[str, int], tracks: tuple[str, ...]) -> Mapping[str, int]:
+    for track in weights:
         if track not in tracks:
             raise UsageError(
                 f"{path}: weights name the unknown track {track!r}, expected one of {', '.join(tracks)}"
-            )
-        if not _is_int(weight) or not 0 <= weight <= 100:
-            raise UsageError(
-                f"{path}: weights.{track}: expected a whole number from 0 to 100, got {weight!r}"
             )
     total = sum(weights.values())
     if total != 100:
         listed = ", ".join(f"{track}={weight}" for track, weight in weights.items())
         raise UsageError(f"{path}: weights must sum to 100, got {total} ({listed})")
     return MappingProxyType({track: weights.get(track, 0) for track in tracks})
-
-
-def _map(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = values.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{key}: expected a map, got {value!r}")
-    return value
-
-
-def known_keys(path: str, entry: Mapping[Any, Any], valid: Sequence[str]) -> None:
-    for key in entry:
-        if key not in valid:
-            raise UsageError(f"{path}: unknown key {key!r}; expected one of {', '.join(valid)}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

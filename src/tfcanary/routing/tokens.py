@@ -1,16 +1,16 @@
 """
-A client's token: what it says, read without verifying it, for that is the gateway's part.
+A client's token and its claims. They are read without verifying them: the gateway verifies.
 
-Its text is a secret: it goes out in a header, and into no log, report or argument.
+The token itself is a secret. It is sent in a header, and appears in no log, report or argument.
 """
 
-import base64
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+
+import jwt
 
 from tfcanary.errors import UsageError
 
@@ -26,7 +26,7 @@ class Token:
 
     Attributes:
         text: as the client sends it (RFC 7519, compact form).
-        claims: those that are a text or a list of texts; routes match no others.
+        claims: those that are a string or a list of strings; routes match no others.
     """
 
     text: str = field(repr=False)
@@ -41,7 +41,7 @@ class Token:
 
     def forged(self) -> "Token":
         """
-        The same claims, with a signature that nobody made.
+        The same claims, with a forged signature.
         """
         head, body, signature = self.text.split(".")
         other = "A" if signature[0] != "A" else "B"
@@ -67,13 +67,12 @@ def read_token(file: Path) -> Token:
         raise UsageError(
             f"{where}: expected one signed JWT of at most {MOST_BYTES} bytes, got something else"
         )
+    text = content.strip().decode("ascii")
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
-        text = content.strip().decode("ascii")
-    except (ValueError, RecursionError) as exc:
-        raise UsageError(f"{where}: expected a JWT whose second part is JSON, got something else") from exc
-    if not isinstance(claims, dict):
-        raise UsageError(f"{where}: expected a JWT whose claims are a map, got {type(claims).__name__}")
+        claims = jwt.decode(text, options={"verify_signature": False})
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        # PyJWT's own message may quote the token.
+        raise UsageError(f"{where}: expected a JWT whose parts are JSON maps, got something else") from None
     return Token(
         text, MappingProxyType({name: said for name, value in claims.items() if (said := _said(value))})
     )
