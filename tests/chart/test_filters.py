@@ -34,18 +34,10 @@ def answers(path):
         return not tried.connect_ex(str(path))
 
 
-@pytest.fixture(scope="module")
-def gateway(render, tmp_path_factory):
+def filters(render):
     """
-    What arrives behind the filters of the headers that are asked for, by the host that a client names.
+    The scripts that two releases put into a gateway's filter chain, guards first.
     """
-    try:
-        program = binaries.envoy()
-    except UnreachableError as exc:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(exc))
-    folder = tmp_path_factory.mktemp("envoy")
     scripts = [
         patch["patch"]["value"]
         for rendered in (render("stable", values=VALUES), render("stable", values=OTHER, release="other"))
@@ -53,11 +45,22 @@ def gateway(render, tmp_path_factory):
         if "inline_string" in json.dumps(patch)
     ]
     assert len(scripts) == 4
-    scripts.sort(key=lambda script: "guard" not in script["name"])
+    return sorted(scripts, key=lambda script: "guard" not in script["name"])
+
+
+def configuration(scripts, path):
+    """
+    A gateway with these filters, which answers with the headers that arrived behind them.
+    """
     seen = [
         {"header": {"key": f"x-saw-{name}", "value": f"%REQ({name})%"}}
         for name in [*FORGED, "name", "x-envoy-retry-on"]
     ]
+    route = {
+        "match": {"prefix": "/"},
+        "direct_response": {"status": 200},
+        "response_headers_to_add": seen,
+    }
     manager = {
         "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -65,17 +68,7 @@ def gateway(render, tmp_path_factory):
             # As Istio says it of every gateway.
             "ignore_port_in_host_matching": True,
             "virtual_hosts": [
-                {
-                    "name": name,
-                    "domains": domains,
-                    "routes": [
-                        {
-                            "match": {"prefix": "/"},
-                            "direct_response": {"status": 200},
-                            "response_headers_to_add": seen,
-                        }
-                    ],
-                }
+                {"name": name, "domains": domains, "routes": [route]}
                 for name, domains in (("ours", HOSTS), ("others", ["*"]))
             ],
         },
@@ -86,10 +79,25 @@ def gateway(render, tmp_path_factory):
     }
     listener = {
         "name": "gateway",
-        "address": {"pipe": {"path": f"{folder}/gateway"}},
+        "address": {"pipe": {"path": str(path)}},
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
-    (folder / "envoy.json").write_text(json.dumps({"static_resources": {"listeners": [listener]}}))
+    return {"static_resources": {"listeners": [listener]}}
+
+
+@pytest.fixture(scope="module")
+def gateway(render, tmp_path_factory):
+    """
+    Ask by a host and headers, and get the headers that arrived behind the filters.
+    """
+    try:
+        program = binaries.envoy()
+    except UnreachableError as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(exc))
+    folder = tmp_path_factory.mktemp("envoy")
+    (folder / "envoy.json").write_text(json.dumps(configuration(filters(render), folder / "gateway")))
     command = [program, "-c", folder / "envoy.json", "--use-dynamic-base-id", "--concurrency", "1"]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
         try:

@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -76,71 +77,7 @@ NAMES = ["everyone", "one", "two", "three", "Bad Name", ""]
 HEADERS = ["user-group", "user-id", "x-client-region", "who", "cookie", "x-bucket-resnet", "Who", "x y"]
 TEXTS = ["canary", "a|b", "é", "", "b*", "(", "a b", '"', "x'y: z", ".*"]
 # By path, values that fit more often than not.
-FITTING = {
-    "tracks.canary.replicas": [0, 1, 2, 3, 1000],
-    "tracks.stable.replicas": [0, 1, 2, 50],
-    "tracks.canary.autoscaling": [
-        {"minReplicas": 1, "maxReplicas": 3, "cpuPercent": 50},
-        {"minReplicas": 4, "maxReplicas": 2, "cpuPercent": 50},
-        {"minReplicas": 2, "maxReplicas": 2, "cpuPercent": 1},
-    ],
-    "tracks.canary.version": [1, 2, 1700000001, 9007199254740991, 0],
-    "tracks.wide": [{"version": 4, "replicas": 2}, {"version": 1}, {"version": 1, "replicas": 0}],
-    "tracks.Wide_x": [{"version": 4, "replicas": 2}],
-    "model.name": ["resnet", "Other.Model-1", "a", "x" * 63, "-a"],
-    "routing.timeoutSeconds": [31, 35, 30, 29, 3660],
-    "routing.retryAttempts": [0, 5, 6],
-    "routing.attribution": [True, False],
-    "routing.requireReady": [True, False],
-    "routing.headers.user": ["user-id", "user-group", "x-user", "X"],
-    "routing.stickyCookie.name": ["c", "a b", "model.track"],
-    "server.timeoutSeconds": [1, 30, 34, 35, 3600],
-    "server.drainSeconds": [1, 30, 600, 0],
-    "server.startupSeconds": [10, 11, 7200],
-    "server.idleTimeoutSeconds": [1, 45, 46],
-    "server.batching": [{"enabled": True}, {"enabled": True, "maxEnqueuedBatches": 1000000}],
-    "image.tag": ["2.20.0", "latest", "a b"],
-    "image.repository": ["registry.example/serving"],
-    "image.digest": ["", "sha256:" + "0" * 64, "sha256:1"],
-    "modelStore.basePath": ["/models", "/models/a/", "gs://bucket/a", "s3://bucket/b", "/etc"],
-    "modelStore.persistentVolumeClaim.claimName": ["", "claim"],
-    "modelStore.image.reference": ["", "r.example/m@sha256:" + "1" * 64, "r.example/m:1"],
-    "modelStore.verifyManifest": [True, False],
-    "modelStore.allowFaulty": [True, False],
-    "modelStore.s3Region": ["", "eu-west-1"],
-    "gateway.hosts": [
-        ["*"],
-        ["a.example"],
-        ["*.a.example", "b.example"],
-        ["*.a.example", "b.a.example"],
-        [],
-        ["http://a"],
-    ],
-    "gateway.port": [80, 443, 0, 65536],
-    "gateway.tls": [
-        {"enabled": True, "credentialName": "tls"},
-        {"enabled": True},
-        {"enabled": True, "port": 80},
-    ],
-    "gateway.filters.enabled": [True, False],
-    "gateway.filters.requestsPerSecond": [0, 1, 1000000],
-    "gateway.namespace": ["istio-system", "edge", "A"],
-    "security.jwt": [
-        {"issuer": "i", "jwks": '{"keys":[]}'},
-        {"issuer": "i"},
-        {"jwks": "not json"},
-        {"issuer": "i", "jwks": "[1]"},
-        {"issuer": "i", "jwksUri": "https://a/b"},
-        {"issuer": "i", "jwks": '{"keys":1}'},
-    ],
-    "security.callers": [[{"namespace": "a", "serviceAccount": "b"}], [{}], "a"],
-    "networkPolicy.enabled": [True, False],
-    "networkPolicy.dnsAddresses": [[], ["10.0.0.10/32"], ["10.0.0.10"]],
-    "networkPolicy.egress": [[{"cidr": "10.0.0.0/8", "ports": [443]}], [{"cidr": "x", "ports": [1]}], []],
-    "resources.requests.memory": ["1Gi", "4096Mi", "5Gi", 5000000000, "1.5G", "x"],
-    "outlierDetection.enabled": [True, False],
-    "priorityClassName": ["", "high"],
-}
+FITTING = yaml.safe_load(Path(__file__).with_name("fuzz_values.yaml").read_text(encoding="utf-8"))
 
 
 class Generator:

@@ -234,5 +234,5 @@ def test_words(capsys):
 
     assert [
         "routing.routes[0] (canary-users) passes: user-group is 'x', not exact 'canary'",
-        "routing.routes[1] (everyone) takes it: stable 100 %; it is drawn anew each time",
+        "routing.routes[1] (everyone) takes it: stable 100 %; each request is drawn by weight",
     ] == capsys.readouterr().out.splitlines()

@@ -38,6 +38,10 @@ class Failure(Protocol):
     returncode: int
 
 
+# What begins with this is about the cluster: only Helm's own words come before it.
+_NO_CLUSTER = re.compile(
+    r"\AError: ([A-Z ]+: )?(kubernetes cluster unreachable|invalid configuration): ", re.IGNORECASE
+)
 # What Helm says of values or of a chart that it refuses, in the order of its work: read, render, apply. Behind these
 # any words of the user's may follow, so they are asked first.
 _REFUSED = re.compile(
@@ -65,14 +69,16 @@ def classified(what: str, failure: Failure) -> CanaryError:
 
     Args:
         what: the command, as the subject of the message.
+        failure: Helm's stderr and exit code.
     """
     said = [line for line in failure.stderr.decode(errors="replace").splitlines() if line.strip()]
     text = "; ".join(line for line in said if not line.startswith(_NOISE)) or "no message"
-    if _REFUSED.search(text):
+    no_cluster = _NO_CLUSTER.match(text)
+    if not no_cluster and _REFUSED.search(text):
         return ValuesRefusedError(f"{what}: {text}")
-    if _PENDING in text.lower():
+    if not no_cluster and _PENDING in text.lower():
         return PendingError(f"{what}: {text} (exit code {failure.returncode})")
-    if _UNREACHABLE.search(text):
+    if no_cluster or _UNREACHABLE.search(text):
         return UnreachableError(
             f"{what}: {text}; is the cluster up, and is it the one of --kubeconfig and --context?"
         )

@@ -118,7 +118,8 @@ def probes_of(routing: Routing, tokens: Sequence[Token] = ()) -> tuple[Probe, ..
     For every route one request that it takes and, condition by condition, requests that just miss it.
 
     Args:
-        tokens: a client's, for routes that ask for one.
+        routing: the routes.
+        tokens: clients' tokens, for routes that ask for one.
 
     Raises:
         UsageError: if no request is found that reaches some route.

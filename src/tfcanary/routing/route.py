@@ -275,14 +275,14 @@ class Routing:
         if route.sticky is Sticky.USER:
             user = header_value(request.headers, self.user_header) if self.user_header else None
             if request.labels is not None or not user:
-                return Destination(route, route.weights, "no bucket: it is drawn anew each time")
+                return Destination(route, route.weights, "no bucket: each request is drawn by weight")
             number = bucket(self.model, user)
             high = 0
             for track in sharing(route.weights):
                 high += route.weights[track]
                 if number < high:
                     return Destination(route, self._only(track), f"bucket {number} of {BUCKETS} is {track}'s")
-        return Destination(route, route.weights, "it is drawn anew each time")
+        return Destination(route, route.weights, "each request is drawn by weight")
 
     def _only(self, track: str) -> Mapping[str, int]:
         return MappingProxyType({name: 100 if name == track else 0 for name in self.tracks})
@@ -319,4 +319,7 @@ def weights_in_words(weights: Mapping[str, int]) -> str:
 
 
 def header_value(headers: Mapping[str, str], name: str) -> str | None:
+    """
+    The value of a header, whatever the case of its name; None if it is not there.
+    """
     return next((value for key, value in headers.items() if key.lower() == name.lower()), None)
