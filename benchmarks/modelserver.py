@@ -119,9 +119,17 @@ def served(model: Path, *flags: str) -> Iterator[Server]:
             ports.append(found.getsockname()[1])
     name = model.parent.name
     command = [
-        sys.executable, str(ENTRY), f"--port={ports[0]}", f"--rest_api_port={ports[1]}", f"--model_name={name}",
-        f"--model_base_path={model.parent}", "--file_system_poll_wait_seconds=0", "--max_num_load_retries=0", "--grpc_max_threads=32", *flags,
-    ]  # fmt: skip
+        sys.executable,
+        str(ENTRY),
+        f"--port={ports[0]}",
+        f"--rest_api_port={ports[1]}",
+        f"--model_name={name}",
+        f"--model_base_path={model.parent}",
+        "--file_system_poll_wait_seconds=0",
+        "--max_num_load_retries=0",
+        "--grpc_max_threads=32",
+        *flags,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def listening() -> None:
@@ -179,8 +187,15 @@ def export(folder: Path, weights: str) -> Path:
     Export a ResNet50; weights that were trained before are taken again.
     """
     base = folder / "resnet50"
-    command = [sys.executable, str(ROOT / "scripts/export_resnet.py"), "--arch=resnet50", f"--weights={weights}",
-               f"--output={base}", "--version=1", "--model-name=resnet50"]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "scripts/export_resnet.py"),
+        "--arch=resnet50",
+        f"--weights={weights}",
+        f"--output={base}",
+        "--version=1",
+        "--model-name=resnet50",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return base / "1"
 

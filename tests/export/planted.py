@@ -205,10 +205,18 @@ def main(base: Path) -> None:
     tf.saved_model.save(table, str(base / "InitializeTableFromTextFileV2"), signatures=table.lookup)
     first_style(base / "first-style")
     for edit in (
-        custom, saves_at_load, restores_another, restores_another_by_argument, restores_another_in_a_branch,
-        restores_another_by_output, restores_another_behind_a_list, restores_from_a_circle, restores_nothing,
-        saves_in_anothers_place, unreached,
-    ):  # fmt: skip
+        custom,
+        saves_at_load,
+        restores_another,
+        restores_another_by_argument,
+        restores_another_in_a_branch,
+        restores_another_by_output,
+        restores_another_behind_a_list,
+        restores_from_a_circle,
+        restores_nothing,
+        saves_in_anothers_place,
+        unreached,
+    ):
         change(base / "none", base / edit.__name__, edit)
     change(base / "none", base / "text", lambda _: None)
     change(base / "none", base / "batched", lambda _: None)

@@ -83,11 +83,16 @@ def test_warmup_records_for_both_signatures_and_two_batch_sizes(variants: Path) 
         for record in runtime().records.tf_record_iterator(str(path))
     ]
 
-    assert {("serving_default", 1), ("serving_default", 8), ("serving_preprocess", 1), ("serving_preprocess", 8)} == {
+    assert {
+        ("serving_default", 1),
+        ("serving_default", 8),
+        ("serving_preprocess", 1),
+        ("serving_preprocess", 8),
+    } == {
         (record.model_spec.signature_name, tensor.tensor_shape.dim[0].size)
         for record in records
         for tensor in record.inputs.values()
-    }  # fmt: skip
+    }
     assert {"digits"} == {record.model_spec.name for record in records}
     load(variants / "sound" / "1", warmup=True).close()
 

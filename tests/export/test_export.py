@@ -181,7 +181,7 @@ def test_an_existing_version_is_never_overwritten(export: Export, exported: Path
 
 
 def test_published_weights_without_a_network_name_the_way_out(export: Export, tmp_path: Path) -> None:
-    """The proxy is a port that nobody listens on, and Keras' cache is empty."""
+    """The proxy is a port without a listener, and Keras' cache is empty."""
     nowhere = "http://127.0.0.1:9"
 
     result = export(

@@ -115,9 +115,32 @@ def test_every_op_on_the_list_is_one_of_tensorflows() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["File", "Read", "Write", "Save", "Restore", "Load", "Print", "Py", "Dataset", "Iterator", "Record", "Reader",
-     "Send", "Recv", "Remote", "Summary", "Debug", "Queue", "Session", "ImmutableConst", "Vocab", "Sql", "LMDB"],
-)  # fmt: skip
+    [
+        "File",
+        "Read",
+        "Write",
+        "Save",
+        "Restore",
+        "Load",
+        "Print",
+        "Py",
+        "Dataset",
+        "Iterator",
+        "Record",
+        "Reader",
+        "Send",
+        "Recv",
+        "Remote",
+        "Summary",
+        "Debug",
+        "Queue",
+        "Session",
+        "ImmutableConst",
+        "Vocab",
+        "Sql",
+        "LMDB",
+    ],
+)
 def test_no_op_on_the_list_has_a_name_that_tells_of_effects(word: str) -> None:
     """
     But for those that read and write in memory.

@@ -100,7 +100,7 @@ def test_a_copy_is_interchangeable(exported: Path, copy: Path, capsys: pytest.Ca
             id="signature",
         ),
     ],
-)  # fmt: skip
+)
 def test_each_difference_is_named(
     exported: Path, copy: Path, capsys: pytest.CaptureFixture[str], change: object, message: str
 ) -> None:

@@ -56,7 +56,7 @@ class Running:
 
 def free_ports(count: int) -> list[int]:
     """
-    Find ports that nobody listens on; all at once, so that they differ.
+    Find ports without a listener; all at once, so that they differ.
     """
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -1,5 +1,5 @@
 """
-Malformed requests by the thousand: each gets a client's error, none an internal one, and nobody else notices.
+Malformed requests by the thousand: each gets a client's error, none an internal one, and other clients notice nothing.
 
 The examples are the same in every run; ``FUZZ_EXAMPLES=100000`` asks for that many, and for others each time.
 """
@@ -35,7 +35,7 @@ SECONDS = 10.0  # of an answer; longer is a hang
 GROWN_MIB = 128
 SERVICE = "/tensorflow.serving.PredictionService/"
 
-# What a client can do wrong; UNIMPLEMENTED is a method, or a kind of tensor, that nobody has.
+# What a client can do wrong; UNIMPLEMENTED is a method, or a kind of tensor, that does not exist.
 CLIENTS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -197,12 +197,23 @@ BODIES = st.one_of(
     ).map(deep),
 )
 REQUESTS = st.tuples(
-    st.sampled_from(["half:predict", "mixed:predict", "mixed:classify", "mixed:regress", "half/labels/old:predict",
-                     "mixed/versions/9:predict", "%FF%00:predict", "half:Predict", "half/versions/1:regress"]),
+    st.sampled_from(
+        [
+            "half:predict",
+            "mixed:predict",
+            "mixed:classify",
+            "mixed:regress",
+            "half/labels/old:predict",
+            "mixed/versions/9:predict",
+            "%FF%00:predict",
+            "half:Predict",
+            "half/versions/1:regress",
+        ]
+    ),
     BODIES,
     st.sampled_from([None, None, None, "gzip", "GZIP", "deflate"]),
     st.booleans(),
-)  # fmt: skip
+)
 
 
 @pytest.mark.usefixtures("neighbour")

@@ -100,7 +100,7 @@ def texts_as_content(content: bytes) -> Any:
 
 
 def test_texts_may_come_as_content(server: Any) -> None:
-    """As TensorFlow encodes them: all lengths, then all texts."""
+    """As TensorFlow encodes them: all lengths, then all strings."""
     message = texts_as_content(b"\x02\x00\x81\x01" + b"ab" + b"c" * 129)
 
     assert list(server.predict(message).outputs["same_bytes"].string_val) == [b"ab", b"", b"c" * 129]
@@ -111,7 +111,7 @@ def test_texts_may_come_as_content(server: Any) -> None:
     [
         pytest.param(b"\x01\x01", id="lengths that are missing"),
         pytest.param(b"\x01\x01\x02abc", id="a text that is cut"),
-        pytest.param(b"\x01\x01\x00abc", id="more than the texts"),
+        pytest.param(b"\x01\x01\x00abc", id="more than the strings"),
         pytest.param(b"\x80" * 20, id="a length that does not end"),
     ],
 )

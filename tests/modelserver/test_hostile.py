@@ -67,7 +67,7 @@ def test_brackets_in_strings_are_no_depth(server: Any) -> None:
 
 
 def test_a_string_of_escaped_quotes_that_never_ends_takes_no_longer_than_any_other() -> None:
-    """Tried again from each quote, these would take half a minute, and nobody else would be answered meanwhile."""
+    """Tried again from each quote, these would take half a minute, and no other request would be answered meanwhile."""
     began = time.monotonic()
 
     require_shallow(b'{"instances": ["' + b'\\"' * 50_000, 64)

@@ -95,7 +95,7 @@ def test_the_server_counts_what_both_apis_answered(server: Any) -> None:
 
 
 def test_a_request_whose_deadline_passes_is_counted_as_that(server: Any) -> None:
-    """The server is told that nobody waits any more before the run has ended."""
+    """The client stops waiting, and the server is told so, before the run has ended."""
     message = protos.PredictRequest(model_spec={"name": "mixed", "signature_name": "slow"})
     to_proto(np.array(10**9), 9, message.inputs["count"])
     keys = [

@@ -81,13 +81,18 @@ RULE = {"name": "group", "match": {"headers": {"user-group": {"exact": "a"}}}, "
             "routing.routes[0] (group): weights name the unknown track 'beta', expected one of stable, canary",
             id="unknown-track-in-a-rule",
         ),
-        pytest.param({"routing": {"rotes": []}}, "routing: unknown key 'rotes'; expected one of", id="unknown-key"),
+        pytest.param(
+            {"routing": {"rotes": []}}, "routing: unknown key 'rotes'; expected one of", id="unknown-key"
+        ),
         pytest.param("routing: [", "not YAML", id="not-yaml"),
         pytest.param("", "empty; expected a map", id="empty"),
-        pytest.param({"routing": {}}, "model.name: expected the model's public name, got None; name it with --model",
-                     id="no-model"),
+        pytest.param(
+            {"routing": {}},
+            "model.name: expected the model's public name, got None; name it with --model",
+            id="no-model",
+        ),
     ],
-)  # fmt: skip
+)
 def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, message):
     code = check.main(["--gateway", "127.0.0.1:9", "--values", file_with(tmp_path, values), *QUICK])
 

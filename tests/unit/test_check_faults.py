@@ -199,7 +199,7 @@ def test_the_routes_are_waited_for(gateway, tenth, pictures):
 
 def test_a_revision_that_comes_and_goes_has_not_arrived(gateway, tenth, pictures):
     """
-    One stale gateway pod of several: N in a row do not come about.
+    One stale gateway pod of several: N in a row are never reached.
     """
 
     def attribute(_api, count, headers):

@@ -40,7 +40,7 @@ def growing():
 
 def restarting():
     """
-    A pod that starts anew between two counts, and none while it is looked at twice.
+    A pod that restarts between two counts.
     """
     seen = itertools.count()
     return lambda _: 1000 // (1 + next(seen) // 2)
@@ -111,7 +111,7 @@ def unreadable(_track):
         pytest.param(growing(), "send predictions to canary", id="others"),
         pytest.param(restarting(), "a pod of canary went", id="restarted"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("at_once")
 def test_a_mirror_that_cannot_be_counted_is_not_enough_evidence(gateway, values, pictures, count, detail):
     expected = mirroring(values)

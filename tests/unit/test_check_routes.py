@@ -70,7 +70,7 @@ OWN_CLIENTS = {
 
 @pytest.mark.parametrize("by", ["user", "cookie"])
 @pytest.mark.parametrize("match", OWN_CLIENTS)
-@pytest.mark.parametrize("broken", [False, True], ids=["right", "drawn-anew"])
+@pytest.mark.parametrize("broken", [False, True], ids=["right", "drawn-for-each-request"])
 def test_a_sticky_route_is_asked_as_its_own_clients(gateway, values, by, match, broken):
     """
     Another route's clients would say nothing of it, right or wrong.
@@ -93,7 +93,7 @@ def forgetful(_api, headers):
 @pytest.mark.parametrize(
     ("by", "faults", "found"),
     [
-        pytest.param("user", {"see_headers": forgetful}, "instead of", id="users-drawn-anew"),
+        pytest.param("user", {"see_headers": forgetful}, "instead of", id="users-drawn-for-each-request"),
         pytest.param(
             "cookie",
             {"see_headers": forgetful, "attribute": setting_cookies},
@@ -121,7 +121,7 @@ def test_clients_that_do_not_stay_are_found(gateway, values, by, faults, found):
 
 def test_a_route_that_cannot_be_reached_is_not_passed_over(gateway, values, pictures):
     """
-    Whoever needs a token is not asked for here: not enough evidence, exit code 4.
+    A route that needs a token is not asked without one: not enough evidence, exit code 4.
     """
     claim = {"name": "group", "match": {"claims": {"group": ["canary"]}}, "weights": {"canary": 100}}
     expected = from_values(values(claim, {"name": "everyone", "weights": {"stable": 100}}))
@@ -139,7 +139,7 @@ def below_canary(values):
 
 def test_a_path_prefix_is_proven(gateway, values, pictures):
     """
-    Below it the canary, elsewhere stable, and beside it nobody; predictions of both tracks.
+    The canary answers below the prefix, stable elsewhere, and no track beside it; both tracks predict.
     """
     expected = below_canary(values)
 
@@ -201,7 +201,7 @@ def test_a_forged_token_that_is_taken_is_found(gateway, values, pictures):
 
 def test_plain_headers_that_do_for_a_token_are_found(gateway, values, pictures):
     """
-    A gateway that takes the group from whoever says it.
+    A gateway that believes the group that a client claims.
     """
     expected = by_claim(values)
     group = {

@@ -131,29 +131,54 @@ def test_uninstalling_what_is_not_there_is_no_error(helm):
 @pytest.mark.parametrize(
     ("stderr", "error", "message"),
     [
-        pytest.param("Error: release: not found", UsageError, "release 'resnet': not found in namespace 'models'",
-                     id="no-release"),
-        pytest.param('Error: Kubernetes cluster unreachable: Get "https://10.0.0.1:6443/version": dial tcp: refused',
-                     UnreachableError, "https://10.0.0.1:6443/version", id="no-cluster"),
+        pytest.param(
+            "Error: release: not found",
+            UsageError,
+            "release 'resnet': not found in namespace 'models'",
+            id="no-release",
+        ),
+        pytest.param(
+            'Error: Kubernetes cluster unreachable: Get "https://10.0.0.1:6443/version": dial tcp: refused',
+            UnreachableError,
+            "https://10.0.0.1:6443/version",
+            id="no-cluster",
+        ),
         pytest.param("Error: etcdserver: request timed out", UnreachableError, "etcdserver", id="etcd"),
         pytest.param(
             "Error: UPGRADE FAILED: values don't meet the specifications of the schema(s) in the following chart(s):\n"
             "tfserving-canary:\n- routing: Additional property rotes is not allowed",
-            UsageError, "Additional property rotes is not allowed", id="schema"),
+            UsageError,
+            "Additional property rotes is not allowed",
+            id="schema",
+        ),
         pytest.param(
             "Error: execution error at (tfserving-canary/templates/validate.yaml:60:4): weights must sum to 100, got 90",
-            UsageError, "weights must sum to 100, got 90", id="validate"),
+            UsageError,
+            "weights must sum to 100, got 90",
+            id="validate",
+        ),
         pytest.param(
             "Error: UPGRADE FAILED: release resnet failed, and has been rolled back due to atomic being set: "
-            "context deadline exceeded", HelmError, "context deadline exceeded", id="not-ready"),
+            "context deadline exceeded",
+            HelmError,
+            "context deadline exceeded",
+            id="not-ready",
+        ),
         pytest.param(
             "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress",
-            DoesNotHoldError, "another operation", id="pending"),
-        pytest.param("WARNING: Kubernetes configuration file is group-readable.\nError: boom", HelmError,
-                     "helm get values resnet: Error: boom", id="warning"),
+            DoesNotHoldError,
+            "another operation",
+            id="pending",
+        ),
+        pytest.param(
+            "WARNING: Kubernetes configuration file is group-readable.\nError: boom",
+            HelmError,
+            "helm get values resnet: Error: boom",
+            id="warning",
+        ),
         pytest.param("", HelmError, "no message (exit code 1)", id="silent"),
     ],
-)  # fmt: skip
+)
 def test_what_helm_says_is_kept(helm, stderr, error, message):
     """
     The type says whose it is to mend, the text is Helm's own.

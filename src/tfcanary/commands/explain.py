@@ -31,10 +31,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "check_gateway.py exp
     """
     parser = cli.Parser(prog=prog, description=__doc__)
     parser.add_argument(
-        "-f", "--values", type=Path, action="append", metavar="FILE", required=True,
+        "-f",
+        "--values",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        required=True,
         help="a values file; give it again for more, later ones win. Without model.name the models are those of "
         "values/models/resnet.yaml",
-    )  # fmt: skip
+    )
     parser.add_argument("--api", choices=("rest", "grpc"), help="(default: that of --path, or rest)")
     parser.add_argument("--path", help="the request's path (default: a prediction of the model)")
     for option, what in (
@@ -147,9 +152,9 @@ def in_words(explained: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _split(option: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+def _split(option: str, given: Iterable[str]) -> list[tuple[str, str]]:
     found = []
-    for text in texts:
+    for text in given:
         pair = re.fullmatch(r"([^=]+)=(.*)", text)
         if pair is None:
             raise UsageError(f"{option}: expected NAME=VALUE, got {text!r}")
@@ -157,8 +162,8 @@ def _split(option: str, texts: Iterable[str]) -> list[tuple[str, str]]:
     return found
 
 
-def _pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
-    pairs = _split(option, texts)
+def _pairs(option: str, given: Iterable[str]) -> dict[str, str]:
+    pairs = _split(option, given)
     if len(dict(pairs)) != len(pairs):
         raise UsageError(f"{option}: every name once, got {', '.join(name for name, _ in pairs)}")
     return dict(pairs)

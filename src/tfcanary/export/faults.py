@@ -89,9 +89,7 @@ def _later(tf: Any, tensor: Any, milliseconds: int) -> Any:
     """
     with tf.control_dependencies([tensor]):  # not while the model is still at work
         began = tf.timestamp()
-    ended = tf.while_loop(
-        lambda now: now - began < milliseconds / 1000, lambda _: [tf.timestamp()], [began]
-    )  # fmt: skip
+    ended = tf.while_loop(lambda now: now - began < milliseconds / 1000, lambda _: [tf.timestamp()], [began])
     with tf.control_dependencies(tf.nest.flatten(ended)):
         return tf.identity(tensor)
 

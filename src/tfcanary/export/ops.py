@@ -165,8 +165,10 @@ class _Graph:
                 yield from (part.name for part in tensor.composite_tensor.components)
                 coo = tensor.coo_sparse
                 yield from (
-                    coo.values_tensor_name, coo.indices_tensor_name, coo.dense_shape_tensor_name,
-                )  # fmt: skip
+                    coo.values_tensor_name,
+                    coo.indices_tensor_name,
+                    coo.dense_shape_tensor_name,
+                )
         for key in _RUN_AT_LOAD:
             if key in self.meta_graph.collection_def:
                 yield from self.meta_graph.collection_def[key].node_list.value

@@ -100,9 +100,11 @@ def read(directory: Path) -> Any:
     with bare_tensorflow():
         from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415 - seconds, which --help has not
 
-    texts = {path.relative_to(directory).as_posix() for path in directory.rglob("*.pbtxt")} - {PER_MODEL_FILE}
-    if texts:
-        raise DoesNotHoldError(f"{directory}: expected a binary {FILE} and no text graph, got {min(texts)}")
+    textual = {path.relative_to(directory).as_posix() for path in directory.rglob("*.pbtxt")} - {
+        PER_MODEL_FILE
+    }
+    if textual:
+        raise DoesNotHoldError(f"{directory}: expected a binary {FILE} and no text graph, got {min(textual)}")
     path = directory / FILE
     if not path.is_file():
         raise UsageError(

@@ -327,7 +327,7 @@ def _shifted(weights: Mapping[str, float], points: float) -> list[dict[str, floa
             split = {name: float(share) * scale for name, share in weights.items()}
             split[track] = other
             if not rest:
-                # Nobody else has a weight to scale: whoever took the difference is not this track.
+                # No other track has a weight to scale: another answer is from outside the tracks.
                 split["(any other)"] = 100 - other
             shifted.append(split)
     return shifted

@@ -160,7 +160,7 @@ class Scheduler:
 
     def remove(self, queue: "Queue") -> None:
         """
-        Forget a queue that nobody asks any more.
+        Forget a queue that gets no requests any more.
         """
         with self._changed:
             self._queues.remove(queue)
@@ -229,11 +229,16 @@ class Queue:
         starts = list(itertools.accumulate(sizes, initial=0))
         tasks = [
             _Task(
-                {name: array[start : start + size] for name, array in inputs.items()} if len(sizes) > 1 else inputs,
-                size, now, deadline, Future(),
+                {name: array[start : start + size] for name, array in inputs.items()}
+                if len(sizes) > 1
+                else inputs,
+                size,
+                now,
+                deadline,
+                Future(),
             )
             for size, start in zip(sizes, starts, strict=False)
-        ]  # fmt: skip
+        ]
         self._scheduler.add(self, tasks)
         answers = [task.answer.result() for task in tasks]
         if len(answers) == 1:
@@ -242,7 +247,7 @@ class Queue:
 
     def close(self) -> None:
         """
-        End; nobody asks any more.
+        End: there are no requests any more.
         """
         self._scheduler.remove(self)
 
@@ -308,7 +313,7 @@ class Queue:
                 observe(now - task.began)
             outputs = self._run(self._merged(batch), _remaining(batch, now))
             parts = _split(outputs, [task.rows for task in batch.tasks], self._padded(batch.rows))
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the answer raises it
+        except BaseException as error:  # noqa: BLE001 - the request that waits for the answer raises it
             for task in batch.tasks:
                 task.answer.set_exception(error)
             return

@@ -57,7 +57,7 @@ def batching_parameters(path: Path | None) -> Any:
 
 def credentials(path: Path) -> grpc.ServerCredentials:
     """
-    Read an SSLConfig, which holds the PEM texts themselves.
+    Read an SSLConfig, which holds the PEM strings themselves.
     """
     config = read_text_proto(path, unpublished.SSLConfig())
     for name in ("server_key", "server_cert"):

@@ -12,7 +12,7 @@ class BoundedHead(HttpToolsProtocol):
     """
     A connection that ends when a request's head is longer than that.
 
-    The parser keeps what it has read of a head, and puts it together anew with every packet.
+    The parser keeps what it has read of a head, and joins it again with every packet.
     """
 
     _in_head = True

@@ -126,7 +126,7 @@ def _of_content(content: bytes, kind: Any, count: int) -> Array:
 
 def _texts(content: bytes, count: int) -> Array:
     """
-    Read texts as TensorFlow encodes them: the length of each as a varint of 32 bits, then all of them.
+    Read strings as TensorFlow encodes them: the length of each as a varint of 32 bits, then all of them.
 
     Raises:
         IndexError, ValueError: the content is not that.
