@@ -4,6 +4,7 @@ The console command `tfcanary`: one subcommand for each job.
 
 import argparse
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 

@@ -1,0 +1,62 @@
+"""
+The console command, and the scripts where their environment is missing.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tfcanary.commands.main import COMMANDS, main
+from tfcanary.paths import ROOT
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+
+    said = capsys.readouterr().out
+    assert 0 == left.value.code
+    assert all(f"\n  {name} " in said for name in COMMANDS)
+    assert "exit codes: 0 held" in said
+
+
+@pytest.mark.parametrize(("arguments", "message"), [([], "COMMAND"), (["chek"], "invalid choice: 'chek'")])
+def test_another_word_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+
+    said = capsys.readouterr()
+    assert 2 == left.value.code
+    assert "" == said.out
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert 1 == said.err.count("\n")
+
+
+def test_arguments_reach_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["explain", "-f", str(ROOT / "values/canary-10.yaml"), "--api", "grpc"])
+
+    assert 0 == code
+    assert "stable 90 %, canary 10 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_a_script_outside_its_environment_says_how_to_run_it(script: str) -> None:
+    """
+    By a Python that has neither this project nor its dependencies.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / "scripts" / script)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert 3 == done.returncode
+    assert "" == done.stdout
+    assert done.stderr.startswith("error: Python module ")
+    assert f".nox/tfcanary/bin/python scripts/{script}" in done.stderr
+    assert 1 == done.stderr.count("\n")
