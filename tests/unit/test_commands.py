@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tfcanary.commands.main import COMMANDS, main
-from tfcanary.paths import ROOT
+from tfcanary.paths import CHART, ROOT
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,6 +20,15 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == left.value.code
     assert all(f"\n  {name} " in said for name in COMMANDS)
     assert "exit codes: 0 held" in said
+
+
+def test_version_is_the_charts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert 0 == left.value.code
+    assert f"tfserving-canary {chart['version']}\n" == capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("arguments", "message"), [([], "COMMAND"), (["chek"], "invalid choice: 'chek'")])

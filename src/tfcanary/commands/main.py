@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=f"Release TensorFlow models behind one Istio gateway, on evidence.\n\ncommands:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    version = importlib.metadata.version("tfserving-canary")
+    parser.add_argument("--version", action="version", version=f"tfserving-canary {version}")
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="`tfcanary COMMAND --help` says more"
     )
