@@ -46,7 +46,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that CI runs: lint, types, and all tests, those on a real cluster last (`-- --keep` keeps it)."""
     begin_up(session)
-    for name in ("lint", "types", "unit", "pages", "export", "modelserver", "chart"):
+    for name in ("lint", "types", "docs", "unit", "pages", "export", "modelserver", "chart"):
         session.notify(name, [])
     session.notify("cluster", session.posargs)
 
