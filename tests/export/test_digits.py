@@ -10,9 +10,10 @@ import pytest
 
 from tfcanary.export import manifest as manifests
 from tfcanary.export import resnet as module
-from tfcanary.modelserver.protos import PredictionLog, runtime
+from tfcanary.modelserver.protos import PredictionLog
 from tfcanary.modelserver.servable import LoadOptions, Servable
 from tfcanary.modelserver.status import ServingError
+from tfcanary.protos import runtime
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ from sklearn.datasets import load_sample_images
 
 from tfcanary.errors import DoesNotHoldError, UsageError
 from tfcanary.export import resnet as module
-from tfcanary.modelserver.protos import PredictionLog, runtime
+from tfcanary.modelserver.protos import PredictionLog
 from tfcanary.modelserver.servable import LoadOptions, Servable
+from tfcanary.protos import runtime
 
 PHOTOGRAPHS = Path(datasets.__file__).parent / "images"
 

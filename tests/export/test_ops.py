@@ -6,7 +6,7 @@ import pytest
 
 from tfcanary.errors import DoesNotHoldError
 from tfcanary.export import ops, savedmodel
-from tfcanary.modelserver.protos import runtime
+from tfcanary.protos import runtime
 
 LISTED = "is not on the list of allowed ops"
 

@@ -77,9 +77,8 @@ def waiting(queue: batching.Queue, rows: int) -> None:
     """
 
     def probe() -> None:
-        got = sum(batch.rows for batch in queue._batches)
-        if got != rows:
-            raise NotYet(f"{got} rows")
+        if queue.waiting_rows != rows:
+            raise NotYet(f"{queue.waiting_rows} rows")
 
     wait_until("the requests to be enqueued", probe, timeout_seconds=10, interval_seconds=0.001)
 

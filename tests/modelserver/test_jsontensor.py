@@ -4,11 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfcanary.modelserver import jsontensor
+from tfcanary.modelserver import jsonanswer, jsontensor
 
 
 def written(array: Any, *, row: bool = False) -> str:
-    return jsontensor.answer({"y": array}, row=row).decode()
+    return jsonanswer.answer({"y": array}, row=row).decode()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_rows_are_written_one_by_one(shape: tuple[int, ...]) -> None:
 def test_rows_of_several_outputs_are_objects() -> None:
     outputs = {"a": np.array([1, 2]), "b": np.array([[3], [4]])}
 
-    text = jsontensor.answer(outputs, row=True)
+    text = jsonanswer.answer(outputs, row=True)
 
     assert json.loads(text) == {"predictions": [{"a": 1, "b": [3]}, {"a": 2, "b": [4]}]}
 

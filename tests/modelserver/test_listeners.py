@@ -106,7 +106,9 @@ def test_a_client_proves_who_it_is_if_asked_to(
     ("text", "message"),
     [
         pytest.param(
-            'server_key: "/etc/key.pem"', "expected the PEM text itself, got '/etc/key.pem'", id="path"
+            'server_key: "/etc/key.pem"',
+            "expected a key or certificate as PEM, got '/etc/key.pem'",
+            id="path",
         ),
         pytest.param(
             'server_key: "-----BEGIN K" server_cert: "-----BEGIN C" client_verify: true',

@@ -109,7 +109,7 @@ def test_a_rest_port_that_is_taken_ends_the_server(models: Path, server: Any, en
         ),
         pytest.param(
             ["--batching_parameters_file=/x", "--model_base_path=/m"],
-            "--batching_parameters_file: expected --enable_batching with it",
+            "--batching_parameters_file: expected --enable_batching as well",
             id="batching",
         ),
         pytest.param(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tfcanary.modelserver import protos
-from tfcanary.modelserver.protos import runtime
 from tfcanary.modelserver.servable import LoadOptions, Servable
 from tfcanary.modelserver.status import Code, ServingError
 from tfcanary.modelserver.tensors import to_proto
+from tfcanary.protos import runtime
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import numpy as np
 from tfcanary import cli
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
 from tfcanary.export import manifest, ops
-from tfcanary.modelserver.batching import PER_MODEL_FILE
-from tfcanary.modelserver.servable import LoadOptions, Servable
-from tfcanary.protos import bare_tensorflow
+from tfcanary.protos import bare_tensorflow, runtime
 
 COMMANDS = ("inspect", "compare")
 FILE = "saved_model.pb"
+# The only text file that TensorFlow Serving reads beside a model, and no graph.
+BATCHING_FILE = "batching_params.pbtxt"
 BATCH = 32
 _INTERFACE = ("inputs", "outputs")
 # What a manifest says that no file of the model does.
@@ -101,7 +101,7 @@ def read(directory: Path) -> Any:
         from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415 - seconds, which --help has not
 
     textual = {path.relative_to(directory).as_posix() for path in directory.rglob("*.pbtxt")} - {
-        PER_MODEL_FILE
+        BATCHING_FILE
     }
     if textual:
         raise DoesNotHoldError(f"{directory}: expected a binary {FILE} and no text graph, got {min(textual)}")
@@ -194,24 +194,46 @@ def inspect(directory: Path, *, labelled: Path | None = None) -> dict[str, Any]:
 
 def accuracy(directory: Path, labelled: Path) -> dict[str, Any]:
     """
-    Ask the model for the label of every picture in `labelled`.
+    Ask the model for the label of every picture in `labelled`, loaded as TensorFlow Serving loads it.
+
+    Raises:
+        UsageError: `labelled` holds no picture.
+        DoesNotHoldError: the model does not load, has no signature for pictures, or fails on one of them.
     """
     pictures = [(path.parent.name, path.read_bytes()) for path in sorted(labelled.glob("*/*"))]
     if not pictures:
         raise UsageError(f"{labelled}: expected pictures in one folder for each label, got none")
-    model = Servable("model", 1, directory, LoadOptions(warmup=False))
+    tensorflow = runtime()
+    graph = tensorflow.graph.Graph()
+    right: Counter[bool] = Counter()
     try:
-        right: Counter[bool] = Counter()
-        for start in range(0, len(pictures), BATCH):
-            names, encoded = zip(*pictures[start : start + BATCH], strict=True)
-            inputs = np.empty(len(encoded), dtype=object)
-            inputs[:] = encoded
-            signature = model.signature("serving_preprocess")
-            answers = model.predict(signature, {"image_bytes": inputs}, ["labels"])["labels"]
-            right.update(answer[0].decode() == name for answer, name in zip(answers, names, strict=True))
-    finally:
-        model.close()
+        with tensorflow.session.Session(graph=graph) as session:
+            loaded = tensorflow.loader.load(session, ["serve"], str(directory))
+            source, target = _picture_tensors(directory, loaded.signature_def)
+            for start in range(0, len(pictures), BATCH):
+                names, encoded = zip(*pictures[start : start + BATCH], strict=True)
+                answers = session.run(target, {source: np.array(encoded, dtype=object)})
+                right.update(answer[0].decode() == name for answer, name in zip(answers, names, strict=True))
+    except (tensorflow.errors.OpError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # TensorFlow's messages have several lines
+        raise DoesNotHoldError(
+            f"{directory}: expected a model that answers pictures, got {reason}"
+        ) from error
     return {"pictures": len(pictures), "right": right[True], "accuracy": right[True] / len(pictures)}
+
+
+def _picture_tensors(directory: Path, signatures: Any) -> tuple[str, str]:
+    """
+    Name the tensors that take encoded pictures and give their labels.
+    """
+    if "serving_preprocess" in signatures:
+        signature = signatures["serving_preprocess"]
+        if "image_bytes" in signature.inputs and "labels" in signature.outputs:
+            return signature.inputs["image_bytes"].name, signature.outputs["labels"].name
+    raise DoesNotHoldError(
+        f"{directory}: expected a signature serving_preprocess from image_bytes to labels, got "
+        f"{', '.join(sorted(signatures))}"
+    )
 
 
 def compare(one: Path, other: Path) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 """
-A server that speaks TensorFlow Serving's command line, REST and gRPC API, for where its image cannot be had.
+A server with TensorFlow Serving's command line, REST API and gRPC API, for machines that cannot have its image.
 
-See README.md beside this file for what it does differently and what it does not do.
+docs/reference/model-server.md says what is the same, what differs, and what is absent.
 """
 
 from tfcanary.modelserver.command import main

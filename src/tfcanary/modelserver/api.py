@@ -1,5 +1,5 @@
 """
-What the server answers, over whichever API a request came.
+The requests that the gRPC API and the REST API share, and their answers.
 """
 
 import time
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import examples, jsontensor, protos
+from tfcanary.modelserver import examples, jsonanswer, jsontensor, protos
 from tfcanary.modelserver.config import check_models
 from tfcanary.modelserver.examples import CLASSIFY, REGRESS
 from tfcanary.modelserver.limits import Limits
@@ -17,13 +17,19 @@ from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, tensors_o
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import Array, to_proto
 
-# As the metrics name them.
+# The names of the methods in the metrics.
 _APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
 
 
 class Api:
     """
-    The requests that both APIs take, over the versions that are loaded.
+    Answers requests with the versions that are loaded.
+
+    Every method takes the seconds that its caller waits, None for no limit, and raises ServingError with the code that
+    the caller gets.
+
+    Attributes:
+        metrics: counts the runs.
     """
 
     def __init__(
@@ -36,7 +42,7 @@ class Api:
 
     def predict(self, request: Any, timeout_seconds: float | None) -> Any:
         """
-        Answer a PredictRequest.
+        Answer a PredictRequest with a PredictResponse.
         """
         spec = request.model_spec
         with self._manager.using(spec) as servable:
@@ -52,7 +58,7 @@ class Api:
 
     def predict_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
         """
-        Answer the body of a ``:predict``.
+        Answer the body of a ``:predict`` request with the body of its response.
         """
         request = jsontensor.parse_predict(body)
         with self._manager.using(spec) as servable:
@@ -65,29 +71,29 @@ class Api:
             dtypes = {alias: info.dtype for alias, info in signature.inputs.items()}
             inputs = jsontensor.tensors(request, dtypes)
             outputs = self._run(servable, signature, inputs, (), timeout_seconds)
-        return jsontensor.answer(outputs, row=request.row)
+        return jsonanswer.answer(outputs, row=request.row)
 
     def classify(self, request: Any, timeout_seconds: float | None) -> Any:
         """
-        Answer a ClassificationRequest.
+        Answer a ClassificationRequest with a ClassificationResponse.
         """
         response = protos.ClassificationResponse()
-        self._judge(request, CLASSIFY, response, timeout_seconds)
+        self._fill_result(request, CLASSIFY, response, timeout_seconds)
         return response
 
     def regress(self, request: Any, timeout_seconds: float | None) -> Any:
         """
-        Answer a RegressionRequest.
+        Answer a RegressionRequest with a RegressionResponse.
         """
         response = protos.RegressionResponse()
-        self._judge(request, REGRESS, response, timeout_seconds)
+        self._fill_result(request, REGRESS, response, timeout_seconds)
         return response
 
     def multi_inference(self, request: Any, timeout_seconds: float | None) -> Any:
         """
-        Answer a MultiInferenceRequest: several signatures of one model for one input.
+        Answer a MultiInferenceRequest, which asks several signatures of one model about one input.
 
-        One version answers all of it, the one that the first task means.
+        The version that the first task names answers all tasks.
         """
         names = [task.model_spec.name for task in request.tasks]
         signatures = [task.model_spec.signature_name or DEFAULT_SIGNATURE for task in request.tasks]
@@ -117,7 +123,7 @@ class Api:
 
     def classify_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
         """
-        Answer the body of a ``:classify``.
+        Answer the body of a ``:classify`` request with the body of its response.
         """
         spec.signature_name, source = examples.parse(body)
         request = protos.ClassificationRequest(model_spec=spec, input=source)
@@ -125,13 +131,13 @@ class Api:
 
     def regress_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
         """
-        Answer the body of a ``:regress``.
+        Answer the body of a ``:regress`` request with the body of its response.
         """
         spec.signature_name, source = examples.parse(body)
         request = protos.RegressionRequest(model_spec=spec, input=source)
         return examples.regression_json(self.regress(request, timeout_seconds).result)
 
-    def _judge(self, request: Any, method: str, response: Any, timeout_seconds: float | None) -> None:
+    def _fill_result(self, request: Any, method: str, response: Any, timeout_seconds: float | None) -> None:
         spec = request.model_spec
         signature_name = spec.signature_name or DEFAULT_SIGNATURE
         with self._manager.using(spec) as servable:
@@ -161,7 +167,9 @@ class Api:
 
     def reload(self, request: Any) -> Any:
         """
-        Answer a ReloadConfigRequest: serve these models from now on.
+        Replace the configuration with that of a ReloadConfigRequest, and answer with a ReloadConfigResponse.
+
+        Returns once each new model has a version that serves.
         """
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid(
@@ -193,13 +201,13 @@ class Api:
 
     def metadata(self, spec: Any) -> Servable:
         """
-        Find the version whose metadata is asked for; it carries both forms of the answer.
+        Find the version that a ModelSpec names; it carries its metadata for both APIs.
         """
         return self._manager.find(spec)
 
     def metadata_message(self, request: Any) -> bytes:
         """
-        Answer a GetModelMetadataRequest.
+        Answer a GetModelMetadataRequest with a serialised GetModelMetadataResponse.
         """
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
@@ -212,7 +220,7 @@ class Api:
 
     def status(self, spec: Any) -> Any:
         """
-        Tell the states of a model's versions.
+        Answer the ModelSpec of a status request with a GetModelStatusResponse.
         """
         response = protos.GetModelStatusResponse()
         for version, seen in self._manager.states(spec).items():

@@ -1,8 +1,8 @@
 """
 Run requests that wait at the same time as one batch, as the original's batching session does.
 
-One set of threads serves the queues of all models, versions and signatures, one batch after the other in turn. Follows
-tensorflow_serving/batching/batching_session.cc and TensorFlow's shared_batch_scheduler.h.
+One set of threads serves the queues of all models, versions and signatures. The queues take turns, batch by batch.
+Follows tensorflow_serving/batching/batching_session.cc and TensorFlow's shared_batch_scheduler.h.
 """
 
 import itertools
@@ -29,15 +29,15 @@ Run = Callable[[Tensors, float | None], Tensors]
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """
-    BatchingParameters, with the original's defaults.
+    The fields of a BatchingParameters message, with the defaults of TensorFlow Serving.
 
     Attributes:
-        max_batch_size: the most rows of one batch, and of one request if large ones are not split.
-        timeout_seconds: how long a batch that is not full waits for more, once a thread is free.
-        max_enqueued_batches: a request that would open one more batch than this is refused.
-        allowed_batch_sizes: a batch is padded up to the next of these; any size if empty.
-        pad_variable_length_inputs: whether inputs of different shapes are padded to fit into one batch.
-        split_at: cut requests of more rows than this into several batches; 0 for never.
+        max_batch_size: rows in a batch, at most; also rows in a request, unless `split_at` is set.
+        timeout_seconds: how long a batch that is not full waits for more rows once a thread is free.
+        max_enqueued_batches: batches in the queue, at most; a request that would open one more is refused.
+        allowed_batch_sizes: sizes that a batch is padded to, in increasing order; any size if empty.
+        pad_variable_length_inputs: whether inputs of different shapes are padded to one shape.
+        split_at: rows in a part of a split request, at most; 0 if requests are not split.
     """
 
     max_batch_size: int = 1000
@@ -50,7 +50,7 @@ class Parameters:
     @property
     def rows(self) -> int:
         """
-        The most rows that run at once.
+        The largest number of rows that the model runs at once.
         """
         return self.split_at or self.max_batch_size
 
@@ -60,7 +60,7 @@ def parameters(config: Any) -> Parameters:
     Read a BatchingParameters message.
 
     Raises:
-        UsageError: numbers that cannot be right.
+        UsageError: a value is out of range, or two values contradict each other.
     """
     default = Parameters()
     most = _value(config, "max_batch_size", default.max_batch_size)
@@ -101,6 +101,9 @@ def parameters(config: Any) -> Parameters:
 def threads(config: Any, default: int) -> int:
     """
     Read how many threads process batches.
+
+    Raises:
+        UsageError: fewer than one.
     """
     count = _value(config, "num_batch_threads", default)
     if count < 1:
@@ -109,14 +112,14 @@ def threads(config: Any, default: int) -> int:
 
 
 def _value(config: Any, name: str, default: int) -> int:
-    # Wrapped numbers, so that one that is not given differs from 0.
+    # The numbers are wrapped messages, which tells an absent one from 0.
     return int(getattr(config, name).value) if config.HasField(name) else default
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
     """
-    A request, or a part of one: its rows, until when its caller waits, and where the answer goes.
+    A request, or a part of a split one: its rows, its caller's deadline, and where its answer goes.
     """
 
     inputs: Mapping[str, Array]
@@ -138,7 +141,8 @@ class Scheduler:
     The threads that process batches.
 
     Attributes:
-        observe: told how many seconds each request waited.
+        name: the name of the thread pool in the metrics.
+        observe: called with the seconds that each request waited.
     """
 
     def __init__(self, count: int, name: str = "") -> None:
@@ -151,7 +155,11 @@ class Scheduler:
 
     def queue(self, chosen: Parameters, run: Run) -> "Queue":
         """
-        Make a queue; `run` gets the batches, and until when they are worth anything.
+        Add a queue for one signature.
+
+        Args:
+            chosen: how its batches are made.
+            run: runs a batch; it gets the tensors, and the seconds until the last caller's deadline or None.
         """
         made = Queue(self, chosen, run)
         with self._changed:
@@ -160,14 +168,17 @@ class Scheduler:
 
     def remove(self, queue: "Queue") -> None:
         """
-        Forget a queue that gets no requests any more.
+        Drop a queue that gets no more requests.
         """
         with self._changed:
             self._queues.remove(queue)
 
     def add(self, queue: "Queue", tasks: Sequence[_Task]) -> None:
         """
-        Take a request's parts in, all or none.
+        Enqueue all parts of a request, or none of them.
+
+        Raises:
+            ServingError: UNAVAILABLE, because the queue is full.
         """
         with self._changed:
             queue.require_room(tasks)
@@ -180,12 +191,12 @@ class Scheduler:
             with self._changed:
                 queue, batch = self._next()
             queue.process(batch, self.observe)
-            # Not kept until the next batch comes, which may be never.
+            # The next batch may never come; these tensors must not wait for it.
             del queue, batch
 
     def _next(self) -> tuple["Queue", _Batch]:
         """
-        Wait for a batch; the queues take turns.
+        Wait until a queue has a batch to run; queues take turns.
         """
         while True:
             waits: list[float] = []
@@ -196,7 +207,7 @@ class Scheduler:
                     self._queues.remove(queue)
                     self._queues.append(queue)
                     batch = queue.pop()
-                    # This thread may have been the only one awake, and there may be more to do.
+                    # Another batch may be ready, and all other threads may be waiting.
                     self._changed.notify()
                     return queue, batch
                 if ready is not None:
@@ -215,9 +226,26 @@ class Queue:
         self._run = run
         self._batches: deque[_Batch] = deque([_Batch()])
 
+    @property
+    def waiting_rows(self) -> int:
+        """
+        How many rows are in the queue and do not run yet.
+        """
+        return sum(batch.rows for batch in self._batches)
+
     def ask(self, inputs: Mapping[str, Array], timeout_seconds: float | None = None) -> Tensors:
         """
-        Run one request, together with others if there are any.
+        Run one request, in a batch with others if any wait.
+
+        Args:
+            inputs: tensors of shape (rows, ...), all with the same number of rows.
+            timeout_seconds: how long the caller waits; None for as long as it takes.
+
+        Returns:
+            the outputs' rows that belong to this request.
+
+        Raises:
+            ServingError: the inputs are not rows, or too many; the queue is full; or the run failed.
         """
         rows = _rows(inputs)
         most = self._parameters.max_batch_size
@@ -226,19 +254,8 @@ class Queue:
         now = time.monotonic()
         deadline = None if timeout_seconds is None else now + timeout_seconds
         sizes = self._cut(rows)
-        starts = list(itertools.accumulate(sizes, initial=0))
-        tasks = [
-            _Task(
-                {name: array[start : start + size] for name, array in inputs.items()}
-                if len(sizes) > 1
-                else inputs,
-                size,
-                now,
-                deadline,
-                Future(),
-            )
-            for size, start in zip(sizes, starts, strict=False)
-        ]
+        parts = [inputs] if len(sizes) == 1 else _sliced(inputs, sizes)
+        tasks = [_Task(part, size, now, deadline, Future()) for part, size in zip(parts, sizes, strict=True)]
         self._scheduler.add(self, tasks)
         answers = [task.answer.result() for task in tasks]
         if len(answers) == 1:
@@ -247,7 +264,7 @@ class Queue:
 
     def close(self) -> None:
         """
-        End: there are no requests any more.
+        Leave the scheduler; no requests may follow.
         """
         self._scheduler.remove(self)
 
@@ -258,7 +275,7 @@ class Queue:
 
     def require_room(self, tasks: Sequence[_Task]) -> None:
         """
-        Refuse what would make the queue longer than it may be.
+        Refuse tasks that would make the queue longer than `max_enqueued_batches`.
         """
         batches, rows = len(self._batches), self._batches[-1].rows
         for task in tasks:
@@ -287,7 +304,7 @@ class Queue:
 
     def ready_in(self, now: float) -> float | None:
         """
-        In how many seconds the first batch may run; never if it is empty.
+        Seconds until the first batch may run; None if it is empty.
         """
         first = self._batches[0]
         if len(self._batches) > 1 or first.rows >= self._parameters.rows:
@@ -296,7 +313,7 @@ class Queue:
 
     def pop(self) -> _Batch:
         """
-        Take the first batch out.
+        Remove the first batch from the queue.
         """
         batch = self._batches.popleft()
         if not self._batches:
@@ -305,7 +322,7 @@ class Queue:
 
     def process(self, batch: _Batch, observe: Callable[[float], None]) -> None:
         """
-        Run a batch, and give each task its rows, or the error.
+        Run a batch. Each task gets its rows of the outputs, or the error.
         """
         try:
             now = time.monotonic()
@@ -313,7 +330,7 @@ class Queue:
                 observe(now - task.began)
             outputs = self._run(self._merged(batch), _remaining(batch, now))
             parts = _split(outputs, [task.rows for task in batch.tasks], self._padded(batch.rows))
-        except BaseException as error:  # noqa: BLE001 - the request that waits for the answer raises it
+        except BaseException as error:  # noqa: BLE001 - raised again in each caller that waits
             for task in batch.tasks:
                 task.answer.set_exception(error)
             return
@@ -333,14 +350,14 @@ class Queue:
             if len({array.shape[1:] for array in arrays}) > 1:
                 arrays = self._alike(name, arrays)
             if padding:
-                # A row of a request is sure to be a valid one.
+                # A copy of a request's row is certainly valid input.
                 arrays.append(np.repeat(arrays[-1][:1], padding, axis=0))
             merged[name] = np.concatenate(arrays)
         return merged
 
     def _alike(self, name: str, arrays: list[Array]) -> list[Array]:
         """
-        Pad arrays to one shape, each with its own first element.
+        Pad arrays to their largest shape, each with its own first element.
         """
         if not self._parameters.pad_variable_length_inputs or len({array.ndim for array in arrays}) > 1:
             raise ServingError(
@@ -374,7 +391,7 @@ def _rows(inputs: Mapping[str, Array]) -> int:
 
 def _remaining(batch: _Batch, now: float) -> float | None:
     """
-    Until when the longest-waiting caller of a batch waits, in seconds from now.
+    Seconds until the last deadline in a batch; None if a caller has no deadline.
     """
     deadlines = [task.deadline for task in batch.tasks if task.deadline is not None]
     if len(deadlines) < len(batch.tasks):
@@ -395,8 +412,15 @@ def _split(outputs: Tensors, rows: Sequence[int], total: int) -> list[Tensors]:
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes "
                 "of the input tensors",
             )
-    starts = itertools.accumulate(rows, initial=0)
+    return _sliced(outputs, rows)
+
+
+def _sliced(tensors: Mapping[str, Array], sizes: Sequence[int]) -> list[Tensors]:
+    """
+    Cut tensors along their first dimension into parts of these sizes.
+    """
+    starts = itertools.accumulate(sizes, initial=0)
     return [
-        {name: array[start : start + size] for name, array in outputs.items()}
-        for size, start in zip(rows, starts, strict=False)
+        {name: array[start : start + size] for name, array in tensors.items()}
+        for size, start in zip(sizes, starts, strict=False)
     ]

@@ -1,8 +1,8 @@
 """
 The server's command: load the models, then open the ports, then serve until the process ends.
 
-The process has no handler for SIGTERM, as the original has none. As a container's first process it therefore
-does not die of it: the time until SIGKILL, the pod's grace period, is the time that it drains.
+The process has no handler for SIGTERM, because TensorFlow Serving has none. The kernel ignores an unhandled SIGTERM
+for a container's first process, which therefore goes on serving until SIGKILL: the pod's grace period is its drain time.
 """
 
 import argparse
@@ -26,15 +26,22 @@ from tfcanary.modelserver import flags
 
 log = logging.getLogger(__name__)
 
-# Above what clients and proxies keep idle connections for, so that the one who closes is not the server.
+# Longer than clients and proxies keep idle connections, which leaves closing them to the client.
 KEEP_ALIVE_SECONDS = 75
+# New objects between two collections of the youngest generation, many times Python's default.
 YOUNG_OBJECTS = 100_000
-ADDRESS = "0.0.0.0"  # noqa: S104 - it serves the pod's network, as the original
+ADDRESS = "0.0.0.0"  # noqa: S104 - serves the pod's network, as TensorFlow Serving does
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run the server.
+    Run the server until the process ends.
+
+    Args:
+        argv: the command line without the program's name; the process's own if None.
+
+    Returns:
+        the exit code: 0, or that of the error in `tfcanary.errors`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return cli.run(flags.parser(), lambda arguments: command(arguments, words), words)
@@ -42,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """
-    Serve what the command line says.
+    Print the version, or load the models and serve them.
+
+    Args:
+        arguments: the parsed command line.
+        words: the same command line as words, for the warnings about its form.
     """
     if arguments.version:
         print(f"TensorFlow ModelServer: tfcanary {metadata.version('tfserving-canary')}")  # noqa: T201
@@ -52,7 +63,7 @@ def command(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     for name in flags.absent(arguments):
         log.warning("--%s: known, but not implemented by this server", name)
     for name in flags.spaced(words):
-        log.warning("%s: tensorflow_model_server reads %s=VALUE only, this server both", name, name)
+        log.warning("%s: tensorflow_model_server reads %s=VALUE only; this server reads both", name, name)
     server = Server(arguments)
     server.load()
     server.serve()
@@ -85,18 +96,24 @@ def _check(arguments: argparse.Namespace) -> None:
             "expected --tensorflow_session_parallelism or --tensorflow_{intra,inter}_op_parallelism, got both"
         )
     if arguments.batching_parameters_file and not arguments.enable_batching:
-        raise UsageError("--batching_parameters_file: expected --enable_batching with it, got none")
+        raise UsageError("--batching_parameters_file: expected --enable_batching as well, got it without")
     if arguments.num_tflite_interpreters_per_pool < 1 or arguments.num_tflite_pools < 0:
-        raise UsageError("--num_tflite_interpreters_per_pool: expected 1 or more, and no fewer than 0 pools")
+        raise UsageError(
+            "--num_tflite_interpreters_per_pool: expected 1 or more in 0 or more pools, got "
+            f"{arguments.num_tflite_interpreters_per_pool} in {arguments.num_tflite_pools}"
+        )
 
 
 class Server:
     """
-    The models and the two listeners.
+    The models and the two listeners, as the command line describes them.
+
+    Raises:
+        UsageError: a file that the command line names is missing or malformed, or a number is out of range.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        # Imported late: the protos and numpy take a moment that --help and a wrong flag need not wait for.
+        # Imported late, because the protos and numpy take a second that --help and a wrong flag need not wait for.
         from tfcanary.modelserver import config  # noqa: PLC0415
         from tfcanary.modelserver.api import Api  # noqa: PLC0415
         from tfcanary.modelserver.grpcapi import GrpcListener  # noqa: PLC0415
@@ -148,7 +165,10 @@ class Server:
 
     def load(self) -> None:
         """
-        Load the models; no port is open until each has a version that serves.
+        Load the models. No port opens until each model has a version that serves.
+
+        Raises:
+            UnreachableError: a version failed to load.
         """
         from tfcanary.modelserver.status import ServingError  # noqa: PLC0415
 
@@ -160,15 +180,16 @@ class Server:
             ) from error
         if self._arguments.model_config_file and self._arguments.model_config_file_poll_wait_seconds > 0:
             threading.Thread(target=self._poll_config, name="config", daemon=True).start()
-        # A model is tens of thousands of Python objects that live as long as the process. Without this, each
-        # large JSON body sets off collections that walk them all; and its own lists set off 70 of the youngest.
+        # A model is tens of thousands of Python objects that live as long as the process. Unless they are frozen,
+        # each large JSON body triggers collections that walk all of them. Its own lists would trigger 70 collections
+        # of the youngest generation.
         gc.collect()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS)
 
     def _poll_config(self) -> None:
         """
-        Look at the configuration again and again; one that cannot be read or served is logged, and tried again.
+        Read the configuration at every interval; log one that cannot be read or served, and try it again.
         """
         from tfcanary.modelserver import config  # noqa: PLC0415
 
@@ -181,13 +202,16 @@ class Server:
                     self._manager.reload(models)
                     known = models
             except CanaryError as error:
-                log.error("%s: not taken over: %s", path, error)  # noqa: TRY400 - the message says it all
+                log.error("%s: not taken over: %s", path, error)  # noqa: TRY400 - a traceback would add nothing to the message
 
     def serve(self) -> None:
         """
-        Open the ports and serve for ever.
+        Open the ports and serve until the process ends.
 
-        The event loop runs beside the main thread: there uvicorn would install a handler for SIGTERM.
+        The event loop runs in a thread of its own, because uvicorn would handle SIGTERM in the main thread.
+
+        Raises:
+            UsageError: a port or the socket cannot be opened.
         """
         failed: list[BaseException] = []
 
@@ -205,7 +229,7 @@ class Server:
 
     async def _serve(self) -> None:
         arguments = self._arguments
-        # First the port that fails without leaving anything to clean up.
+        # The REST port comes first: if it cannot be opened, nothing has to be closed.
         listening = _listen(arguments.rest_api_port) if arguments.rest_api_port else None
         addresses = [f"{ADDRESS}:{arguments.port}"] if arguments.port else []
         if arguments.grpc_socket_path:
@@ -243,7 +267,7 @@ def _threads(flag: str, count: int, name: str) -> ThreadPoolExecutor:
 
 def _batching(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """
-    Start the threads that process batches, if there are to be any, and read how they are made.
+    Start the threads that process batches, and read how batches are made; None for both without batching.
     """
     from tfcanary.modelserver import batching, config  # noqa: PLC0415
 
@@ -281,7 +305,7 @@ def _load_options(arguments: argparse.Namespace, scheduler: Any, batches: Any) -
 
 
 def _listen(port: int) -> socket.socket:
-    # Named as TCP, or asyncio does not turn Nagle's algorithm off for what it accepts: 40 ms an answer.
+    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it, an answer takes 40 ms longer.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -294,7 +318,7 @@ def _listen(port: int) -> socket.socket:
 
 def _channel_arguments(text: str) -> list[tuple[str, Any]]:
     """
-    Read ``key=value,key=value``; what looks like a number is one, as in the original.
+    Read ``key=value,key=value``. A value that looks like an integer is one, as in TensorFlow Serving.
     """
     result: list[tuple[str, Any]] = []
     for item in filter(None, text.split(",")):

@@ -1,5 +1,5 @@
 """
-What to serve: the model configuration, from its file or from the two flags.
+Read the configuration files: models, monitoring, batching and TLS.
 """
 
 from pathlib import Path
@@ -16,6 +16,9 @@ from tfcanary.modelserver.metrics import DEFAULT_PATH
 def read_text_proto(path: Path, message: Any) -> Any:
     """
     Read a text proto into `message`, and return it.
+
+    Raises:
+        UsageError: the file cannot be read, or is no such proto.
     """
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), message)
@@ -28,11 +31,14 @@ def read_text_proto(path: Path, message: Any) -> Any:
 
 def read_models(path: Path) -> list[Any]:
     """
-    Read the models of a ModelServerConfig.
+    Read the ModelConfigs of a ModelServerConfig.
+
+    Raises:
+        UsageError: the file cannot be read, is malformed, or names models that cannot be served.
     """
     config = read_text_proto(path, protos.ModelServerConfig())
     if config.WhichOneof("config") == "custom_model_config":
-        raise UsageError(f"{path}: custom_model_config is not supported; use model_config_list")
+        raise UsageError(f"{path}: custom_model_config is not supported; use model_config_list instead")
     models = list(config.model_config_list.config)
     check_models(models)
     return models
@@ -40,7 +46,10 @@ def read_models(path: Path) -> list[Any]:
 
 def metrics_path(path: Path) -> str | None:
     """
-    Read a MonitoringConfig: the path of the Prometheus page, or nothing if there is to be none.
+    Read the path of the Prometheus page from a MonitoringConfig; None if it disables the page.
+
+    Raises:
+        UsageError: the file cannot be read, or is no MonitoringConfig.
     """
     config = read_text_proto(path, unpublished.MonitoringConfig()).prometheus_config
     return (config.path or DEFAULT_PATH) if config.enable else None
@@ -48,7 +57,10 @@ def metrics_path(path: Path) -> str | None:
 
 def batching_parameters(path: Path | None) -> Any:
     """
-    Read a BatchingParameters, or give what the original takes without a file.
+    Read a BatchingParameters message; without a file, give that of TensorFlow Serving.
+
+    Raises:
+        UsageError: the file cannot be read, or is no BatchingParameters.
     """
     if path is None:
         return unpublished.BatchingParameters(thread_pool_name={"value": "model_server_batch_threads"})
@@ -57,16 +69,19 @@ def batching_parameters(path: Path | None) -> Any:
 
 def credentials(path: Path) -> grpc.ServerCredentials:
     """
-    Read an SSLConfig, which holds the PEM strings themselves.
+    Read an SSLConfig, which holds keys and certificates as PEM, not the paths of files.
+
+    Raises:
+        UsageError: the file cannot be read or is no SSLConfig, or a key, certificate or authority is missing.
     """
     config = read_text_proto(path, unpublished.SSLConfig())
     for name in ("server_key", "server_cert"):
         if "-----BEGIN " not in getattr(config, name):
             raise UsageError(
-                f"{path}: {name}: expected the PEM text itself, got {getattr(config, name)[:40]!r}"
+                f"{path}: {name}: expected a key or certificate as PEM, got {getattr(config, name)[:40]!r}"
             )
     if config.client_verify and not config.custom_ca:
-        raise UsageError(f"{path}: client_verify: expected a custom_ca to verify clients with, got none")
+        raise UsageError(f"{path}: client_verify: expected a custom_ca that verifies clients, got none")
     return grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,
@@ -76,20 +91,23 @@ def credentials(path: Path) -> grpc.ServerCredentials:
 
 def single_model(name: str, base_path: str) -> list[Any]:
     """
-    The configuration that ``--model_name`` and ``--model_base_path`` stand for.
+    Make the ModelConfig that ``--model_name`` and ``--model_base_path`` describe.
     """
     return [protos.ModelConfig(name=name, base_path=base_path, model_platform="tensorflow")]
 
 
 def check_models(models: list[Any]) -> None:
     """
-    Refuse what the original refuses, and what would never be served.
+    Refuse ModelConfigs that TensorFlow Serving refuses, and those that could never be served.
+
+    Raises:
+        UsageError: a name or base path is missing, a name appears twice, or the platform is not TensorFlow.
     """
     names = set()
     for model in models:
         if not model.name or not model.base_path:
             raise UsageError(f"model {model.name!r}: expected a name and a base_path")
-        if "\0" in model.base_path:  # no file system has it, and Python raises no OSError for it
+        if "\0" in model.base_path:  # no path can contain it, and Python raises no OSError for it
             raise UsageError(f"model {model.name}: expected a base_path, got {model.base_path!r}")
         if model.name in names:
             raise UsageError(f"Illegal to list model {model.name} multiple times in config list")

@@ -1,5 +1,5 @@
 """
-Classification and regression: requests of tf.Example, and the answers made of a signature's tensors.
+Classification and regression: tf.Examples to a signature's input, and its outputs to results.
 
 Follows tensorflow_serving/servables/tensorflow/{classifier,regressor,util}.cc and, for JSON, util/json_tensor.cc.
 """
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tfcanary.modelserver import jsontensor, protos
+from tfcanary.modelserver import jsonanswer, jsontensor, protos
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import DT_STRING, Array, check_bytes
 
@@ -24,7 +24,7 @@ _OUTPUTS = "outputs"
 
 class Servable(Protocol):
     """
-    What is asked of a loaded version here.
+    The part of a loaded version that this module uses.
     """
 
     signatures: dict[str, Any]
@@ -38,7 +38,7 @@ class Servable(Protocol):
         timeout_seconds: float | None = None,
     ) -> dict[str, Array]:
         """
-        Run one signature.
+        Run one signature; `tfcanary.modelserver.servable.Servable` describes the arguments.
         """
 
 
@@ -52,10 +52,21 @@ def ask(
     timeout_seconds: float | None = None,
 ) -> Any:
     """
-    Classify, or regress, the examples of an Input, which may take `limit` bytes.
+    Classify the examples of an Input, or run a regression on them.
+
+    Args:
+        servable: the loaded version.
+        signature_name: one of its signatures.
+        method: `CLASSIFY` or `REGRESS`.
+        source: the Input.
+        limit: bytes of the serialised examples, at most.
+        timeout_seconds: the run ends with DEADLINE_EXCEEDED after this time; None for no limit.
 
     Returns:
         a ClassificationResult or a RegressionResult.
+
+    Raises:
+        ServingError: the signature cannot do this, the Input is empty or too large, or the run failed.
     """
     if signature_name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {signature_name}")
@@ -68,9 +79,15 @@ def ask(
 
 def serialized(source: Any, limit: int) -> Array:
     """
-    Make the one tensor that such signatures take: each example in its serialised form, after the shared context.
+    Make the one tensor that such signatures take: serialised examples, each after the shared context.
 
-    A small message can hold many examples and one large context, so it is measured before it is made.
+    The size is checked first, because a small message can repeat one large context for many examples.
+
+    Returns:
+        an object array of bytes, of shape (examples,).
+
+    Raises:
+        ServingError: the Input is empty, or takes more than `limit` bytes.
     """
     kind = source.WhichOneof("kind")
     context = b""
@@ -79,7 +96,7 @@ def serialized(source: Any, limit: int) -> Array:
         examples = source.example_list.examples
     elif kind == "example_list_with_context":
         examples = source.example_list_with_context.examples
-        # Serialised messages that follow each other are merged when they are read; the later one wins.
+        # Concatenated messages are merged when they are parsed, and the later one's fields win.
         context = source.example_list_with_context.context.SerializeToString()
     if not examples:
         raise invalid("Input is empty.")
@@ -91,12 +108,15 @@ def serialized(source: Any, limit: int) -> Array:
 
 def input_name(signature: Any, method: str, *, check_method_name: bool) -> str:
     """
-    Check that a signature can do what is asked of it, and name its input.
+    Check that a signature can classify or regress, and name its input.
 
     Args:
-        signature: the signature.
+        signature: a SignatureDef.
         method: `CLASSIFY` or `REGRESS`.
-        check_method_name: whether its method must be this one. TF2 gives all signatures the name of predict.
+        check_method_name: whether the signature must have this method. TensorFlow 2 exports all signatures as predict.
+
+    Raises:
+        ServingError: the signature has other inputs or outputs.
     """
     what = "classification" if method == CLASSIFY else "regression"
     if check_method_name and signature.method_name != method:
@@ -124,6 +144,13 @@ def input_name(signature: Any, method: str, *, check_method_name: bool) -> str:
 def classification(outputs: Mapping[str, Array], count: int) -> Any:
     """
     Make a ClassificationResult of labels, scores, or both.
+
+    Args:
+        outputs: ``classes`` and ``scores``, each of shape (count, classes).
+        count: how many examples were classified.
+
+    Raises:
+        ServingError: an output has another shape or dtype.
     """
     classes, scores = outputs.get(_CLASSES), outputs.get(_SCORES)
     _check_by_class(_CLASSES, classes, np.object_, count)
@@ -160,6 +187,13 @@ def _check_by_class(name: str, array: Array | None, kind: Any, count: int) -> No
 def regression(outputs: Mapping[str, Array], count: int) -> Any:
     """
     Make a RegressionResult of one number for each example.
+
+    Args:
+        outputs: ``outputs``, of shape (count,) or (count, 1).
+        count: how many examples there were.
+
+    Raises:
+        ServingError: the output has another shape or dtype.
     """
     array = outputs[_OUTPUTS]
     if array.ndim != 1 and array.shape[1:] != (1,):
@@ -182,7 +216,10 @@ def _shape(array: Array) -> str:
 
 def parse(body: bytes) -> tuple[str, Any]:
     """
-    Read the body of ``:classify`` or ``:regress``: the signature's name, and an Input.
+    Read the body of a ``:classify`` or ``:regress`` request: the signature's name, and an Input.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, because the body is malformed.
     """
     document = jsontensor.parse_object(body)
     signature_name = jsontensor.signature_name(document)
@@ -215,7 +252,7 @@ def _fill(example: Any, value: Any) -> None:
 
 def _add(feature: Any, name: str, value: Any) -> None:
     """
-    Add one value; all values of a feature must be of one kind.
+    Add one value to a feature, whose values must all be of one kind.
     """
     kind, item = _feature_value(name, value)
     if feature.WhichOneof("kind") not in {None, kind}:
@@ -239,10 +276,10 @@ def _feature_value(name: str, value: Any) -> tuple[str, Any]:
 
 def classification_json(result: Any) -> bytes:
     """
-    Write a ClassificationResult as the REST API does: lists of label and score.
+    Write a ClassificationResult as the REST API's JSON: for each example a list of label and score.
     """
     rows = [
-        [[entry.label, jsontensor.decimal(entry.score)] for entry in row.classes]
+        [[entry.label, jsonanswer.decimal(entry.score)] for entry in row.classes]
         for row in result.classifications
     ]
     texts = [
@@ -254,7 +291,7 @@ def classification_json(result: Any) -> bytes:
 
 def regression_json(result: Any) -> bytes:
     """
-    Write a RegressionResult as the REST API does: a list of numbers.
+    Write a RegressionResult as the REST API's JSON: a number for each example.
     """
-    texts = [jsontensor.decimal(entry.value) for entry in result.regressions]
+    texts = [jsonanswer.decimal(entry.value) for entry in result.regressions]
     return f'{{\n    "results": [{", ".join(texts)}]\n}}'.encode()

@@ -17,20 +17,20 @@ class Use(enum.Enum):
     """
 
     SERVED = enum.auto()
-    IGNORED = enum.auto()  # has no bearing on this server, so nothing is lost
-    ABSENT = enum.auto()  # would change what the original does; this server warns
+    IGNORED = enum.auto()  # accepted; it would change nothing that this server does
+    ABSENT = enum.auto()  # accepted with a warning, because TensorFlow Serving would behave differently
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
     """
-    One flag.
+    A flag of the command line.
 
     Attributes:
         name: without the dashes.
-        default: its type is the flag's type.
+        default: the value without the flag; its type is the flag's type.
         use: what this server does with it.
-        help: for ``--help``.
+        help: the line in ``--help``.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Flag:
 # ruff: noqa: FBT003 - a table of defaults, where False stands beside 0 and ""
 # The order, names and defaults are those of tensorflow_serving/model_servers/{main.cc,server.h}.
 FLAGS = (
-    Flag("port", 8500, Use.SERVED, "TCP port of the gRPC API; 0 for none, beside a --grpc_socket_path"),
+    Flag("port", 8500, Use.SERVED, "TCP port of the gRPC API; 0 for none, with --grpc_socket_path"),
     Flag("grpc_socket_path", "", Use.SERVED, "UNIX socket for the gRPC API"),
     Flag("rest_api_port", 0, Use.SERVED, "TCP port of the REST API; 0 for none"),
     Flag("rest_api_num_threads", 0, Use.SERVED, "threads for REST requests; 0 for 4 per processor"),
@@ -70,23 +70,23 @@ FLAGS = (
         Use.SERVED,
         "text ModelServerConfig; --model_name and --model_base_path are then ignored",
     ),
-    Flag("model_config_file_poll_wait_seconds", 0, Use.SERVED, "seconds between looks at the configuration"),
+    Flag("model_config_file_poll_wait_seconds", 0, Use.SERVED, "seconds between reads of the configuration"),
     Flag("model_name", "default", Use.SERVED, "name of the model"),
     Flag("model_base_path", "", Use.SERVED, "directory that holds the model's versions"),
     Flag("num_load_threads", 0, Use.IGNORED, "threads that load models"),
     Flag("num_unload_threads", 0, Use.IGNORED, "threads that unload models"),
-    Flag("max_num_load_retries", 5, Use.SERVED, "how often a load that failed is tried again"),
+    Flag("max_num_load_retries", 5, Use.SERVED, "how many times a failed load is tried again"),
     Flag(
         "load_retry_interval_micros",
         60_000_000,
         Use.SERVED,
-        "microseconds between two tries; none if negative",
+        "microseconds between two attempts; no pause if negative",
     ),
     Flag(
         "file_system_poll_wait_seconds",
         1,
         Use.SERVED,
-        "seconds between looks for new versions; 0 to look once",
+        "seconds between searches for new versions; 0 to search once",
     ),
     Flag("flush_filesystem_caches", True, Use.IGNORED, "flush caches after a load"),
     Flag("tensorflow_session_parallelism", 0, Use.SERVED, "threads of a session; 0 for automatic"),
@@ -101,8 +101,10 @@ FLAGS = (
     Flag("grpc_channel_arguments", "", Use.SERVED, "comma-separated key=value for the gRPC server"),
     Flag("grpc_max_threads", 0, Use.SERVED, "threads for gRPC requests; 0 for 4 per processor"),
     Flag("enable_model_warmup", True, Use.SERVED, "replay the model's warm-up records"),
-    Flag("num_request_iterations_for_warmup", 0, Use.SERVED, "how often each record is replayed, if above 0"),
-    Flag("version", False, Use.SERVED, "print versions and leave"),
+    Flag(
+        "num_request_iterations_for_warmup", 0, Use.SERVED, "times that each record is replayed, if above 0"
+    ),
+    Flag("version", False, Use.SERVED, "print versions and exit"),
     Flag("monitoring_config_file", "", Use.SERVED, "text MonitoringConfig: the Prometheus page"),
     Flag("remove_unused_fields_from_bundle_metagraph", True, Use.IGNORED, "save memory"),
     Flag("prefer_tflite_model", False, Use.SERVED, "prefer model.tflite"),
@@ -124,12 +126,12 @@ FLAGS = (
 
 def parser() -> cli.Parser:
     """
-    Describe the command line.
+    Build the parser of all `FLAGS`.
     """
     result = cli.Parser(
         prog="tensorflow_model_server",
         description="Serve SavedModels over gRPC and REST as tensorflow_model_server does.",
-        # The original has none, and --model would be many.
+        # TensorFlow Serving knows no abbreviations, and --model would match several flags.
         allow_abbrev=False,
     )
     for flag in FLAGS:
@@ -174,7 +176,7 @@ def _boolean(text: str) -> bool:
 
 def absent(arguments: argparse.Namespace) -> list[str]:
     """
-    Name the flags that were given and that this server does not implement.
+    Name the flags on the command line that this server does not implement.
     """
     return [
         flag.name
@@ -185,7 +187,7 @@ def absent(arguments: argparse.Namespace) -> list[str]:
 
 def spaced(argv: Sequence[str]) -> list[str]:
     """
-    Name the flags whose value is an argument of its own: the original reads ``--flag=value`` only.
+    Name the flags whose value is a word of its own; TensorFlow Serving reads ``--flag=value`` only.
     """
     names = {f"--{flag.name}" for flag in FLAGS}
     return [word for word, following in pairwise(argv) if word in names and not following.startswith("--")]

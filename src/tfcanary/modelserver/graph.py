@@ -1,5 +1,5 @@
 """
-A SavedModel in a TensorFlow session of its own, as the original loads it: TF1 and TF2 models alike.
+A SavedModel in a TensorFlow session of its own, loaded as TensorFlow Serving loads models of TensorFlow 1 and 2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from tfcanary.modelserver import protos
-from tfcanary.modelserver.protos import runtime
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import Array
+from tfcanary.protos import runtime
 
 
 class Graph:
     """
-    The session.
+    A session with the SavedModel's graph and variables.
 
     Attributes:
-        signatures: what the model can be asked, by name.
+        signatures: the model's SignatureDefs, by name.
+
+    Raises:
+        ServingError: the model does not load.
     """
 
     def __init__(self, path: Path, tags: Sequence[str], config: Any) -> None:
@@ -38,12 +41,7 @@ class Graph:
         self, fetches: Mapping[str, str], feeds: Mapping[str, Array], timeout_seconds: float | None
     ) -> dict[str, Array]:
         """
-        Run the graph.
-
-        Args:
-            fetches: for each name the tensor that it stands for.
-            feeds: for each tensor its value.
-            timeout_seconds: after this the run ends with DEADLINE_EXCEEDED.
+        Run the graph, see `tfcanary.modelserver.servable.Model`.
         """
         options = None
         if timeout_seconds is not None:
@@ -58,14 +56,19 @@ class Graph:
 
     def close(self) -> None:
         """
-        Give the session's resources back.
+        Close the session, which frees the variables.
         """
         self._session.close()
 
 
 def session_config(base: Any | None, intra_op_threads: int, inter_op_threads: int) -> Any:
     """
-    Make a session's ConfigProto: `base`, and over it the numbers of threads that are not 0.
+    Make a session's ConfigProto.
+
+    Args:
+        base: the ConfigProto to start from, if any.
+        intra_op_threads: threads within an operation; 0 keeps the base's number.
+        inter_op_threads: operations at the same time; 0 keeps the base's number.
     """
     config = protos.ConfigProto()
     if base is not None:
@@ -74,13 +77,13 @@ def session_config(base: Any | None, intra_op_threads: int, inter_op_threads: in
         config.intra_op_parallelism_threads = intra_op_threads
     if inter_op_threads:
         config.inter_op_parallelism_threads = inter_op_threads
-        # Without it each session gets whatever the first one of the process asked for.
+        # By default all sessions of a process share the threads that the first one asked for.
         config.use_per_session_threads = True
     return config
 
 
 def _array(result: Any) -> Array:
-    # A text without dimensions comes as bytes, of which numpy would make a type of its own that ends at the last zeros.
+    # A scalar string comes as bytes. numpy would make it a fixed-size string and drop its trailing zeros.
     return np.array(result, dtype=np.object_) if isinstance(result, bytes) else np.asarray(result)
 
 

@@ -1,7 +1,7 @@
 """
-The gRPC API: PredictionService and ModelService.
+The gRPC API: PredictionService, ModelService and, with a flag, Health.
 
-The handlers take and give bytes, so that an answer made once is sent as it is.
+The handlers take and return bytes: an answer that was serialised once can be sent again as it is.
 """
 
 import asyncio
@@ -30,7 +30,15 @@ Handler = Callable[[bytes, Any], Awaitable[bytes]]
 
 class GrpcListener:
     """
-    Serves the gRPC API on one event loop; TensorFlow runs in `executor`.
+    Serves the gRPC API on one event loop. Requests that run the model do so in `executor`.
+
+    Args:
+        api: answers the requests.
+        executor: its threads bound how many requests run at the same time.
+        limits: of messages.
+        options: gRPC channel arguments, which override the server's own.
+        health: whether to serve grpc.health.v1.
+        credentials: for TLS; None for plain text.
     """
 
     def __init__(
@@ -52,14 +60,17 @@ class GrpcListener:
 
     async def open(self, addresses: Sequence[str]) -> grpc.aio.Server:
         """
-        Start to listen on each of these: ``HOST:PORT``, or ``unix:PATH``.
+        Listen on each of these addresses, ``HOST:PORT`` or ``unix:PATH``.
+
+        Raises:
+            UsageError: an address cannot be opened.
         """
         options = {
-            # Without it two servers can share the port, and each would get a part of the requests.
+            # By default two servers can share a port, and each gets a part of the requests.
             "grpc.so_reuseport": 0,
             "grpc.max_receive_message_length": self._limits.request_bytes,
             "grpc.max_send_message_length": 2**31 - 1,
-            # Each once: of two for one key gRPC takes the first.
+            # A dictionary holds each key once; of two values for a key, gRPC takes the first.
             **dict(self._options),
         }
         server = grpc.aio.server(options=list(options.items()))
@@ -97,7 +108,7 @@ class GrpcListener:
             except RuntimeError as error:
                 raise UsageError(f"{flag}: cannot listen on {address}: {error}") from error
             if not bound:
-                raise UsageError(f"{flag}: cannot listen on {address}; see the log for what gRPC says of it")
+                raise UsageError(f"{flag}: cannot listen on {address}; gRPC logs the reason")
         await server.start()
         return server
 
@@ -105,7 +116,7 @@ class GrpcListener:
         self, name: str, kind: Any, answer: Callable[[Any, float | None], Any]
     ) -> tuple[str, Handler]:
         """
-        Make the handler of a method that runs the model.
+        Pair the name of a method that runs the model with its handler.
         """
 
         async def handle(data: bytes, context: Any) -> bytes:
@@ -133,7 +144,7 @@ class GrpcListener:
             try:
                 return await asyncio.wrap_future(job)
             except asyncio.CancelledError:
-                # The client waits no longer. What runs counts as what it ends with, as in the original.
+                # The client gave up. A run that has begun counts with its own code, as in TensorFlow Serving.
                 if job.cancel():
                     count(Code.CANCELLED)
                 raise
@@ -152,14 +163,14 @@ class GrpcListener:
 
     async def _reload(self, data: bytes, _: Any) -> bytes:
         request = _parse(protos.ReloadConfigRequest, data)
-        # A thread of its own: loading takes long, and requests must not queue behind it.
+        # In a thread of its own, because loading takes long and requests must not queue behind it.
         message: bytes = (await asyncio.to_thread(self._api.reload, request)).SerializeToString()
         return message
 
 
 def _model_name(request: Any) -> str:
     """
-    Name the model that a request is for; a MultiInferenceRequest has it in its tasks.
+    Read the model's name from a request; a MultiInferenceRequest has it in its tasks.
     """
     spec = (
         request.tasks[0].model_spec
@@ -176,7 +187,7 @@ _HEALTHY = frozenset({"", "ModelService", "PredictionService"})
 
 def _health_service() -> grpc.GenericRpcHandler:
     """
-    Make grpc.health.v1 as the original has it: SERVING, for fixed names, from the moment that the port is open.
+    Make grpc.health.v1 as TensorFlow Serving has it: SERVING for fixed names from the moment that the port opens.
     """
 
     async def check(data: bytes, context: Any) -> bytes:
@@ -187,7 +198,7 @@ def _health_service() -> grpc.GenericRpcHandler:
     async def watch(data: bytes, _: Any) -> AsyncIterator[bytes]:
         known = _parse(HealthCheckRequest, data).service in _HEALTHY
         yield _health(_SERVING if known else _SERVICE_UNKNOWN)
-        await asyncio.Event().wait()  # it never changes; the call lasts as long as the client
+        await asyncio.Event().wait()  # the status never changes, and the client ends the call
 
     return grpc.method_handlers_generic_handler(
         "grpc.health.v1.Health",
@@ -222,7 +233,7 @@ def _service(name: str, handlers: dict[str, Handler]) -> grpc.GenericRpcHandler:
 
 def _answered(handler: Handler) -> Handler:
     """
-    Turn the server's errors into gRPC's.
+    Turn the errors of a handler into gRPC statuses.
     """
 
     async def answer(data: bytes, context: Any) -> bytes:

@@ -1,18 +1,18 @@
 """
-HTTP as uvicorn reads it, but for a request's head: line and headers may not be of any length.
+HTTP as uvicorn reads it, with a limit for a request's head: its line and headers.
 """
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Envoy's own limit, which nothing that comes through a gateway is above.
+# Envoy's own limit is 60 KiB, which no request through a gateway exceeds.
 MOST_BYTES = 64 << 10
 
 
 class BoundedHead(HttpToolsProtocol):
     """
-    A connection that ends when a request's head is longer than that.
+    A connection that ends when a request's head is larger than `MOST_BYTES`.
 
-    The parser keeps what it has read of a head, and joins it again with every packet.
+    The parser keeps the part of a head that it has read, and copies it again with every packet.
     """
 
     _in_head = True
@@ -21,7 +21,7 @@ class BoundedHead(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """
-        Read on.
+        Parse a packet, and refuse a head that has become too large.
         """
         self._received = len(data)
         super().data_received(data)
@@ -32,14 +32,14 @@ class BoundedHead(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """
-        What follows is the body, which has a limit of its own.
+        Stop counting, because the body that follows has its own limit.
         """
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """
-        What follows what was just received is the next head.
+        Count the next head, without the packet that ended this request.
         """
         super().on_message_complete()
         self._in_head = True

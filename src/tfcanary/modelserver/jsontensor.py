@@ -1,16 +1,16 @@
 """
-Requests and answers of the REST API: JSON to tensors and back.
+Read the REST API's requests: JSON to tensors.
 
-Follows tensorflow_serving/util/json_tensor.cc: the two request forms, what may stand where, which numbers are
-too large for a type, and how answers write numbers.
+Follows tensorflow_serving/util/json_tensor.cc for the two forms of a request, for what each may contain, and for the
+numbers that are too large for a type.
 """
 
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,19 @@ import orjson
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import DT_STRING, Array, numpy_type, type_name
 
-# Enough of a value to find it, and no more: requests are megabytes.
+# Messages quote the beginning of a value, because requests have megabytes.
 _SHOWN_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class JsonRequest:
     """
-    A predict request as its JSON gave it.
+    A parsed predict request.
 
     Attributes:
-        signature_name: empty for the default.
-        row: whether it came as ``instances``, which decides the answer's form.
-        values: what ``instances`` or ``inputs`` holds.
+        signature_name: empty for the default signature.
+        row: True for ``instances`` (rows), False for ``inputs`` (columns); the answer has the same form.
+        values: the JSON value of ``instances`` or ``inputs``.
     """
 
     signature_name: str
@@ -42,6 +42,9 @@ class JsonRequest:
 def parse_object(body: bytes) -> dict[str, Any]:
     """
     Parse a body whose top level must be an object.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, because the body is no JSON or no object.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
@@ -56,10 +59,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 def _loads_leniently(body: bytes) -> Any:
     """
-    Parse what the API takes and JSON does not: NaN, Infinity, and integers of any length.
+    Parse the API's extensions of JSON: NaN, Infinity, and integers of any length.
     """
     try:
-        # As bytes it would take UTF-16, too, where a bracket may look like part of a string to who counts them.
+        # Given bytes, json would also take UTF-16, in which `require_shallow` cannot count brackets.
         return json.loads(body.decode())
     except RecursionError:
         raise invalid("JSON Parse error: nested too deeply") from None
@@ -69,7 +72,10 @@ def _loads_leniently(body: bytes) -> Any:
 
 def signature_name(document: dict[str, Any]) -> str:
     """
-    Read the signature's name of any request; empty if it has none.
+    Read the signature's name from a request; empty if it has none.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, because the name is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
@@ -81,7 +87,10 @@ def signature_name(document: dict[str, Any]) -> str:
 
 def well_formed(value: str) -> str:
     """
-    Refuse half a surrogate pair: JSON can write it, and no proto can hold it.
+    Return a string unless it has half a surrogate pair, which JSON can write and no proto can hold.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
     """
     try:
         value.encode()
@@ -92,7 +101,10 @@ def well_formed(value: str) -> str:
 
 def parse_predict(body: bytes) -> JsonRequest:
     """
-    Read the body of ``:predict``.
+    Read the body of a ``:predict`` request.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, because the body is malformed.
     """
     document = parse_object(body)
     name = signature_name(document)
@@ -119,7 +131,13 @@ def tensors(request: JsonRequest, dtypes: Mapping[str, int]) -> dict[str, Array]
 
     Args:
         request: the parsed body.
-        dtypes: the type of each of the signature's inputs.
+        dtypes: the dtype of each input of the signature, by alias.
+
+    Returns:
+        a tensor for each input, by alias; rows become the first dimension.
+
+    Raises:
+        ServingError: an input is missing or unknown, or a value does not fit its dtype.
     """
     return _from_rows(request.values, dtypes) if request.row else _from_columns(request.values, dtypes)
 
@@ -194,10 +212,13 @@ def is_base64(value: Any) -> bool:
 
 def dense(value: Any, dtype: int) -> Array:
     """
-    Make one tensor of nested lists; a value that is no list is a scalar.
+    Make one tensor of nested lists; any other value is a scalar.
 
-    The shape is that of the first elements, and all others must agree. Each level is checked as a whole: a picture
-    of 150,000 numbers takes milliseconds.
+    The first elements determine the shape, and all others must agree. Each level is checked as a whole, which takes
+    milliseconds for a picture of 150,000 numbers.
+
+    Raises:
+        ServingError: the lists are ragged, or a value does not fit the dtype.
     """
     shape: list[int] = []
     first = value
@@ -208,7 +229,7 @@ def dense(value: Any, dtype: int) -> Array:
         first = first[0]
     leaves: list[Any] = [value]
     for level, size in enumerate(shape):
-        for item in _strangers(leaves, list):
+        for item in _others(leaves, list):
             raise invalid(
                 f"JSON Value: {_shown(item)} found at incorrect level: {level + 1} in the JSON DOM. "
                 f"Expected at level: {len(shape)}"
@@ -224,7 +245,7 @@ def dense(value: Any, dtype: int) -> Array:
     return _leaves(leaves, kinds, dtype).reshape(shape)
 
 
-def _strangers(values: list[Any], kind: type) -> Iterable[Any]:
+def _others(values: list[Any], kind: type) -> Iterable[Any]:
     if set(map(type, values)) <= {kind}:
         return ()
     return (value for value in values if type(value) is not kind)
@@ -246,8 +267,7 @@ def _leaves(values: list[Any], found: set[type], dtype: int) -> Array:
     else:
         allowed = {int, float}
     if not found <= allowed:
-        stranger = next(value for value in values if type(value) not in allowed)
-        raise _type_error(stranger, dtype)
+        raise _type_error(next(value for value in values if type(value) not in allowed), dtype)
     if kind.kind in "iu":
         return _integers(values, kind, dtype)
     if kind.kind == "b":
@@ -264,7 +284,7 @@ def _integers(values: list[int], kind: np.dtype[Any], dtype: int) -> Array:
 
 def _decimals(values: list[Any], kind: np.dtype[Any], dtype: int, *, has_integers: bool) -> Array:
     """
-    Make floats, and refuse numbers that the type cannot hold, as IsLosslessDecimal() in the original does.
+    Make floats. Numbers that the type cannot hold are refused, as by TensorFlow Serving's IsLosslessDecimal().
     """
     exact = 2 ** (np.finfo(kind).nmant + 1) - 1 if kind.name != "bfloat16" else 2**8 - 1
     try:
@@ -275,7 +295,7 @@ def _decimals(values: list[Any], kind: np.dtype[Any], dtype: int, *, has_integer
         for value in values:
             if type(value) is int and not -exact <= value <= exact:
                 raise _lossy(value, dtype)
-    assert wide is not None  # noqa: S101 - what overflows a float64 is an integer, and was refused
+    assert wide is not None  # noqa: S101 - only an integer overflows a float64, and it was refused above
     with np.errstate(over="ignore"):
         result = wide.astype(kind)
     overflowed = np.isfinite(wide) & ~np.isfinite(result)
@@ -286,7 +306,10 @@ def _decimals(values: list[Any], kind: np.dtype[Any], dtype: int, *, has_integer
 
 def string(value: Any) -> bytes:
     """
-    Read text or a base64 object.
+    Read a JSON string as UTF-8, or a base64 object as the bytes that it encodes.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for any other value.
     """
     if type(value) is str:
         return value.encode("utf-8", "surrogatepass")
@@ -307,7 +330,7 @@ def _from_base64(text: str) -> bytes:
 
 def kind_of(value: Any) -> str:
     """
-    Name a JSON value's kind as the original's messages do.
+    Name the kind of a JSON value as TensorFlow Serving's messages do.
     """
     kinds = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
     return str(value) if isinstance(value, bool) else kinds[type(value)]
@@ -327,7 +350,7 @@ def _lossy(value: Any, dtype: int) -> ServingError:
 
 def _shown(value: Any) -> str:
     """
-    Show a value in a message, cut short.
+    Quote the beginning of a value for a message.
     """
     encoder = json.JSONEncoder(ensure_ascii=False)
     text = ""
@@ -336,103 +359,3 @@ def _shown(value: Any) -> str:
         if len(text) > _SHOWN_CHARACTERS:
             return text[:_SHOWN_CHARACTERS] + "…"
     return text
-
-
-def answer(outputs: Mapping[str, Array], *, row: bool) -> bytes:
-    """
-    Write the answer to a predict request, in the form that the request had.
-    """
-    if not outputs:
-        raise invalid("Cannot convert empty tensor map to JSON")
-    text = _rows(outputs) if row else _columns(outputs)
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _rows(outputs: Mapping[str, Array]) -> str:
-    batch: int | None = None
-    for name, array in outputs.items():
-        if array.ndim == 0:
-            raise invalid(f"Tensor name: {name} has no shape information ")
-        if batch is not None and batch != len(array):
-            raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {batch}")
-        batch = len(array)
-    written = {name: _items(array, name) for name, array in outputs.items()}
-    if len(written) == 1:
-        items = ", ".join(next(iter(written.values())))
-        return f'{{\n    "predictions": [{items}\n    ]\n}}'
-    objects = [
-        ",\n".join(f"            {json.dumps(name)}: {text}" for name, text in zip(written, row, strict=True))
-        for row in zip(*written.values(), strict=True)
-    ]
-    body = ",\n".join(f"        {{\n{fields}\n        }}" for fields in objects)
-    return f'{{\n    "predictions": [\n{body}\n    ]\n}}'
-
-
-def _columns(outputs: Mapping[str, Array]) -> str:
-    written = {name: _items(array[np.newaxis], name)[0] for name, array in outputs.items()}
-    if len(written) == 1:
-        return f'{{\n    "outputs": {next(iter(written.values()))}\n}}'
-    body = ",\n".join(f"        {json.dumps(name)}: {text}" for name, text in written.items())
-    return f'{{\n    "outputs": {{\n{body}\n    }}\n}}'
-
-
-def _items(array: Array, name: str) -> list[str]:
-    """
-    Write each element along the first dimension.
-    """
-    texts = iter(_texts(array.ravel(), as_bytes=name.endswith("_bytes")))
-    return [_nested(texts, array.shape[1:]) for _ in range(array.shape[0])]
-
-
-def _nested(texts: Iterator[str], shape: tuple[int, ...]) -> str:
-    if not shape:
-        return next(texts)
-    if len(shape) == 1:
-        return f"[{', '.join(islice(texts, shape[0]))}]"
-    return f"[{', '.join(_nested(texts, shape[1:]) for _ in range(shape[0]))}]"
-
-
-def _texts(flat: Array, *, as_bytes: bool) -> list[str]:
-    """
-    Write each value of a flat array as JSON.
-    """
-    kind = flat.dtype.kind
-    if kind == "O":
-        if as_bytes:
-            return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in flat]
-        return [json.dumps(value.decode("utf-8", "surrogateescape"), ensure_ascii=False) for value in flat]
-    if kind == "b":
-        return ["true" if value else "false" for value in flat.tolist()]
-    if kind in "iu":
-        return [str(value) for value in flat.tolist()]
-    if kind == "c":
-        raise invalid(f"Failed to write JSON value for tensor type: {flat.dtype}")
-    if flat.dtype == np.float64:
-        return _decimal_texts(flat.tolist(), "%.17g", float)
-    return _decimal_texts(flat.astype(np.float32).tolist(), "%.9g", np.float32)
-
-
-def decimal(value: float) -> str:
-    """
-    Write one float32.
-    """
-    return _decimal_texts([value], "%.9g", np.float32)[0]
-
-
-def _decimal_texts(values: list[float], full: str, rounded: Callable[[str], Any]) -> list[str]:
-    """
-    Write six digits where they are enough to read the same number back, and all of them where not.
-    """
-    texts = []
-    for value in values:
-        text = "%g" % value  # noqa: UP031 - six digits, as the original writes
-        if text in _NOT_FINITE:
-            texts.append(_NOT_FINITE[text])
-            continue
-        if rounded(text) != value:
-            text = full % value
-        texts.append(text if "." in text or "e" in text else text + ".0")
-    return texts
-
-
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

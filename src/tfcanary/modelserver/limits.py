@@ -1,8 +1,8 @@
 """
-What a request may cost before it is refused.
+How much memory a request may take before it is refused.
 
-The original has no flags for these, so they come from the environment, where a container sets them without its
-command line changing.
+TensorFlow Serving has no flags for these limits. They come from the environment, which a container can set without
+changing its command line.
 """
 
 import os
@@ -19,14 +19,15 @@ from tfcanary.modelserver.status import Code, ServingError, invalid
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    The limits, in bytes.
+    The limits of a request.
 
     Attributes:
-        request_bytes: a REST body, or a gRPC message. JSON takes up to twenty times as much memory while it is read.
-        inflated_bytes: a REST body that came as gzip.
-        tensor_bytes: one tensor; a message of a few bytes can name any shape.
-        json_depth: how deep lists and objects may be nested. The parser's own stack ends above `MOST_DEPTH`, and numpy
-            has no tensor of a higher rank.
+        request_bytes: bytes of a REST body or a gRPC message. JSON takes up to twenty times as much memory while it is
+            read.
+        inflated_bytes: bytes of a REST body after gzip is undone.
+        tensor_bytes: bytes of one tensor; a message of a few bytes can name any shape.
+        json_depth: levels of nested lists and objects, at most `MOST_DEPTH`. A parser spends its stack on depth, and
+            numpy has no array with more dimensions.
     """
 
     request_bytes: int = 32 << 20
@@ -37,8 +38,8 @@ class Limits:
 
 MOST_BYTES = 2**31 - 1
 MOST_DEPTH = 64
-# Strings first, so that what is in them counts for nothing. One that never ends is the parser's to refuse, and is taken
-# as a whole: tried again from each of its quotes, it would take the square of its length.
+# Brackets in strings do not count. An unterminated string matches as a whole, and the parser refuses it: matching it
+# again from each of its quotes would take time quadratic in its length.
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[[*b"[{"]] = 1
@@ -48,7 +49,10 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 def from_environment() -> Limits:
     """
-    Read ``TFCANARY_MAX_REQUEST_BYTES`` and the others.
+    Read the limits from ``TFCANARY_MAX_REQUEST_BYTES`` and the other variables.
+
+    Raises:
+        UsageError: a variable is not a number in its range.
     """
     default = Limits()
     return Limits(
@@ -68,9 +72,12 @@ def _number(name: str, default: int, most: int = MOST_BYTES, unit: str = "bytes"
 
 def require_shallow(body: bytes, limit: int) -> None:
     """
-    Refuse JSON that is nested deeper than `limit`, before it is parsed: a parser spends its stack on depth.
+    Refuse JSON that is nested deeper than `limit` levels, before a parser spends its stack on it.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT.
     """
-    # All strings are in the beginning, as a rule, and what comes after is megabytes of numbers.
+    # Most bodies have all their strings at the beginning, followed by megabytes of numbers.
     end = body.rfind(b'"') + 1
     brackets = (_STRINGS.sub(b"", body[:end]) + body[end:]).translate(None, _NOT_BRACKETS)
     if len(brackets) <= limit:
@@ -82,20 +89,23 @@ def require_shallow(body: bytes, limit: int) -> None:
 
 def too_large(what: str, limit: int) -> ServingError:
     """
-    Build the error of a body over the limit; over HTTP it has a status of its own.
+    Build the error for a body over the limit; its HTTP status is 413.
     """
     return ServingError(Code.RESOURCE_EXHAUSTED, f"{what} is larger than {limit} bytes", http_status=413)
 
 
 def inflate(data: bytes, limit: int) -> bytes:
     """
-    Undo gzip, and stop as soon as more than `limit` comes out.
+    Undo gzip, and stop as soon as the result exceeds `limit` bytes.
+
+    Raises:
+        ServingError: the data is not gzip, is cut short, or inflates to more than the limit.
     """
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         result = inflater.decompress(data, limit + 1)
     except zlib.error as error:
-        raise invalid(f"the body is not the gzip that its Content-Encoding says: {error}") from None
+        raise invalid(f"the body is not gzip, although its Content-Encoding says it is: {error}") from None
     if len(result) > limit:
         raise too_large("the inflated body", limit)
     if not inflater.eof:

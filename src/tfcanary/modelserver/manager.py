@@ -1,5 +1,5 @@
 """
-Which versions are loaded: finds them in the file system, loads and unloads them, and hands them to requests.
+Find versions in the file system, load and unload them, and hand them to requests.
 """
 
 import contextlib
@@ -23,7 +23,11 @@ State = protos.ModelVersionStatus.State
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """
-    How often a load that failed is tried again, and how long to wait in between.
+    How failed loads are tried again.
+
+    Attributes:
+        retries: attempts after the first one.
+        interval_seconds: the pause before each of them.
     """
 
     retries: int = 5
@@ -33,11 +37,11 @@ class RetryPolicy:
 @dataclass(slots=True)
 class VersionState:
     """
-    Where a version is in its life, as the status API tells it.
+    The state of a version, as the status API reports it.
 
     Attributes:
-        state: one of the API's states.
-        error: why it ended, if not by request.
+        state: a ModelVersionStatus.State.
+        error: why its load failed, if it did.
     """
 
     state: int
@@ -48,18 +52,95 @@ class VersionState:
 class _Model:
     config: Any
     states: dict[int, VersionState] = field(default_factory=dict)
-    # Replaced whole, never changed, so that requests read it without a lock.
+    # Requests read it without a lock. It is replaced, never modified.
     serving: dict[int, Servable] = field(default_factory=dict)
     latest: int | None = None
-    # Not tried again for as long as they are wanted.
+    # Versions that are not tried again until their directories disappear.
     failed: set[int] = field(default_factory=set)
+
+
+class _Loader:
+    """
+    Loads versions, and tries again as the policy says until `stopping` is set.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str, int, Path, LoadOptions], Servable],
+        options: LoadOptions,
+        retry: RetryPolicy,
+        stopping: threading.Event,
+    ) -> None:
+        self._load = load
+        self._options = options
+        self._retry = retry
+        self._stopping = stopping
+
+    def load_new(self, name: str, model: _Model, wanted: dict[int, Path]) -> list[ServingError]:
+        """
+        Load the wanted versions that are neither loaded nor known to fail, newest first.
+
+        Returns:
+            an error for each version that failed to load.
+        """
+        errors = []
+        for version, path in sorted(wanted.items(), reverse=True):
+            if version in model.serving or version in model.failed:
+                continue
+            state = model.states[version] = VersionState(State.LOADING)
+            log.info("loading %s version %d from %s", name, version, path)
+            started = time.monotonic()
+            try:
+                servable = self._try(name, version, path)
+            except ServingError as error:
+                log.error("%s version %d failed to load: %s", name, version, error)  # noqa: TRY400 - a traceback would add nothing
+                state.error = error
+                state.state = State.END
+                model.failed.add(version)
+                errors.append(_unavailable(name, version, error))
+                continue
+            model.serving = {**model.serving, version: servable}
+            model.latest = max(model.serving)
+            state.state = State.AVAILABLE
+            log.info("%s version %d is AVAILABLE after %.1f s", name, version, time.monotonic() - started)
+        return errors
+
+    def _try(self, name: str, version: int, path: Path) -> Servable:
+        retries, pause = self._retry.retries, max(0.0, self._retry.interval_seconds)
+        for retry in range(1, retries + 1):
+            try:
+                return self._load(name, version, path, self._options)
+            except ServingError as error:
+                log.warning(
+                    "%s version %d failed to load, retry %d of %d in %g s: %s",
+                    *(name, version, retry, retries, pause, error),
+                )
+                self._stopping.wait(pause)
+        return self._load(name, version, path, self._options)
+
+
+def _unavailable(name: str, version: int, error: ServingError) -> ServingError:
+    return ServingError(
+        error.code,
+        f"1 servable(s) did not become available: {{{{name: {name} version: {version}}} "
+        f"due to error: {error.code.name}: {error.message}}}",
+    )
 
 
 class Manager:
     """
-    Loads what the configuration asks for, and keeps it so.
+    Loads the versions that the configuration asks for, and follows changes of the file system.
 
     Requests only read; one thread at a time changes what is loaded.
+
+    Args:
+        options: how models are loaded.
+        retry: how failed loads are tried again.
+        allow_unavailable_labels: whether a new label may point to a version that is not available yet.
+        load: makes a Servable.
+
+    Attributes:
+        stopping: set when polling and waiting must end.
     """
 
     def __init__(
@@ -70,25 +151,26 @@ class Manager:
         allow_unavailable_labels: bool = False,
         load: Callable[[str, int, Path, LoadOptions], Servable] = Servable,
     ) -> None:
-        self._options = options
-        self._retry = retry
-        self._load = load
+        self.stopping = threading.Event()
+        self._loader = _Loader(load, options, retry, self.stopping)
         self._allow_unavailable_labels = allow_unavailable_labels
-        # Replaced whole, never changed, as requests read it without a lock.
+        # Requests read it without a lock. It is replaced, never modified.
         self._labels: dict[tuple[str, str], int] = {}
         self._models: dict[str, _Model] = {}
         self._changing = threading.Lock()
-        self.stopping = threading.Event()
 
     def start(self, models: list[Any], *, poll_seconds: float) -> None:
         """
         Load every model for the first time, and return once each has a version to serve.
 
-        With no version to be found, this waits for one for ever, as the original does; with `poll_seconds` 0 it
-        looks once.
+        A model without any version is waited for, without a time limit, as in TensorFlow Serving.
+
+        Args:
+            models: ModelConfigs.
+            poll_seconds: the pause between two searches for versions; with 0 there is only one search.
 
         Raises:
-            ServingError: a version failed to load.
+            ServingError: a version failed to load, or a label points to a version that is not available.
         """
         self._models = {model.name: _Model(model) for model in models}
         self._labels = self._checked_labels(models)
@@ -111,16 +193,16 @@ class Manager:
 
     def reload(self, models: list[Any]) -> None:
         """
-        Serve these models from now on: load what is new, unload what is not named any more.
+        Serve these models: load new ones, and unload those that are not named.
 
         Raises:
-            ServingError: a label is on a version that is not available, or a new model did not become available.
+            ServingError: a label points to a version that is not available, or a new model did not become available.
         """
         with self._changing:
             self._labels = self._checked_labels(models)
             named = {model.name: model for model in models}
             new = set(named) - {name for name, model in self._models.items() if model.config is not None}
-            # Models that are not named any more stay known, as their versions' states can still be asked for.
+            # Models that are no longer named stay known, because clients may still ask for the states of their versions.
             self._models = {**self._models, **{name: _Model(named[name]) for name in new}}
             for name, model in self._models.items():
                 model.config = named.get(name)
@@ -133,9 +215,9 @@ class Manager:
 
     def _checked_labels(self, models: list[Any]) -> dict[tuple[str, str], int]:
         """
-        Read the models' labels. A label goes only where requests can follow it.
+        Read the models' labels, each of which must point to an available version.
 
-        The original knows an exception, for labels that are new or stay where they are.
+        With `allow_unavailable_labels`, a label that is new or stays where it is may point to any version.
         """
         labels: dict[tuple[str, str], int] = {}
         for config in models:
@@ -156,7 +238,7 @@ class Manager:
 
     def stop(self) -> None:
         """
-        End the polling, and any wait for a version or a retry.
+        End the polling, and every wait for a version or a retry.
         """
         self.stopping.set()
 
@@ -164,15 +246,15 @@ class Manager:
         while not self.stopping.wait(seconds):
             try:
                 self.refresh()
-            except Exception:  # a poll that fails must not end the polling
+            except Exception:  # one failure must not end the polling
                 log.exception("looking for versions failed")
 
     def refresh(self) -> list[ServingError]:
         """
-        Look at the file system once; load what is new, then unload what is not wanted any more.
+        Search the file system once: load new versions, then unload those that are no longer wanted.
 
         Returns:
-            why versions failed to load, if any did.
+            an error for each version that failed to load.
         """
         with self._changing:
             return self._refresh()
@@ -188,68 +270,26 @@ class Manager:
                     continue  # an empty or unreadable directory takes nothing out of service
                 wanted = aspired(found, model.config, name)
                 model.failed &= set(wanted)
-                errors += self._load_new(name, model, {version: found[version] for version in wanted})
+                errors += self._loader.load_new(name, model, {version: found[version] for version in wanted})
                 if wanted and not set(wanted) & set(model.serving):
-                    continue  # what should replace the old version failed, so the old one stays
+                    continue  # no replacement loaded, and the old version stays
             for version in sorted(set(model.serving) - set(wanted)):
                 _unload(name, model, version)
         return errors
 
-    def _load_new(self, name: str, model: _Model, wanted: dict[int, Path]) -> list[ServingError]:
-        errors = []
-        for version, path in sorted(wanted.items(), reverse=True):
-            if version in model.serving or version in model.failed:
-                continue
-            error = self._load_version(name, model, version, path)
-            if error is not None:
-                errors.append(error)
-        return errors
-
-    def _load_version(self, name: str, model: _Model, version: int, path: Path) -> ServingError | None:
-        state = model.states[version] = VersionState(State.LOADING)
-        log.info("loading %s version %d from %s", name, version, path)
-        started = time.monotonic()
-        attempt = 0
-        while True:
-            try:
-                servable = self._load(name, version, path, self._options)
-                break
-            except ServingError as error:
-                attempt += 1
-                if attempt > self._retry.retries:
-                    log.error("%s version %d failed to load: %s", name, version, error)  # noqa: TRY400 - the message says it all
-                    state.error = error
-                    state.state = State.END
-                    model.failed.add(version)
-                    return ServingError(
-                        error.code,
-                        f"1 servable(s) did not become available: {{{{name: {name} version: {version}}} "
-                        f"due to error: {error.code.name}: {error.message}}}",
-                    )
-                log.warning(
-                    "%s version %d failed to load, retry %d of %d in %g s: %s",
-                    name,
-                    version,
-                    attempt,
-                    self._retry.retries,
-                    max(0.0, self._retry.interval_seconds),
-                    error,
-                )
-                self.stopping.wait(max(0.0, self._retry.interval_seconds))
-        model.serving = {**model.serving, version: servable}
-        model.latest = max(model.serving)
-        state.state = State.AVAILABLE
-        log.info("%s version %d is AVAILABLE after %.1f s", name, version, time.monotonic() - started)
-        return None
-
     @contextlib.contextmanager
     def using(self, spec: Any) -> Iterator[Servable]:
         """
-        Give the version that a ModelSpec means, and keep it loaded meanwhile.
+        Find the version that a ModelSpec names, and keep it loaded until the context ends.
+
+        Raises:
+            ServingError: no such version is served.
         """
         servable = self.find(spec)
         while not servable.acquire():
-            servable = self.find(spec)  # it was unloaded in between: another, or none, is meant now
+            servable = self.find(
+                spec
+            )  # it was unloaded in between; now the spec means another version, or none
         try:
             yield servable
         finally:
@@ -264,7 +304,10 @@ class Manager:
 
     def find(self, spec: Any) -> Servable:
         """
-        Find the version that a ModelSpec means: the one it names, or the latest.
+        Find the version that a ModelSpec names by number or label; without either, the latest.
+
+        Raises:
+            ServingError: no such version is served.
         """
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
@@ -279,7 +322,7 @@ class Manager:
 
     def _asked_version(self, spec: Any) -> int | None:
         """
-        Read the version that a ModelSpec names by number or by label; nothing if it names none.
+        Read the version that a ModelSpec names by number or label; None if it names none.
         """
         if spec.version_label:
             version = self._labels.get((spec.name, spec.version_label))
@@ -290,7 +333,10 @@ class Manager:
 
     def states(self, spec: Any) -> dict[int, VersionState]:
         """
-        Tell the states of a model's versions, or of the one that a ModelSpec names; newest first.
+        List the states of the version that a ModelSpec names; without one, of all versions of its model, newest first.
+
+        Raises:
+            ServingError: NOT_FOUND, because no such version was ever loaded.
         """
         model = self._models.get(spec.name)
         states = dict(model.states) if model else {}
@@ -317,7 +363,7 @@ def _unload(name: str, model: _Model, version: int) -> None:
 
 def _versions(base: Path, name: str) -> dict[int, Path]:
     """
-    List the versions below a base path: the directories whose names are numbers.
+    List the versions in a base path: directories whose names are numbers.
     """
     try:
         children = list(base.iterdir())
@@ -333,7 +379,15 @@ def _versions(base: Path, name: str) -> dict[int, Path]:
 
 def aspired(found: dict[int, Path], config: Any, name: str) -> list[int]:
     """
-    Choose, of the versions found, those that the model's version policy wants.
+    Choose the versions to serve.
+
+    Args:
+        found: directories by version.
+        config: the ModelConfig, whose version policy decides; by default the latest version is served.
+        name: the model's name, for the log.
+
+    Returns:
+        the versions, in increasing order.
     """
     policy = config.model_version_policy
     choice = policy.WhichOneof("policy_choice")

@@ -1,5 +1,5 @@
 """
-The metrics that the original counts, under its names, as a Prometheus page.
+The metrics of TensorFlow Serving that this server counts, under the same names, as a Prometheus page.
 """
 
 import threading
@@ -37,10 +37,13 @@ class _Histogram:
 
 class Metrics:
     """
-    Counts requests and their time.
+    Counts requests, and measures how long they take.
 
-    The original takes any name that a client sends as a label, which lets a client grow the page without bound;
-    here a model that is not served counts under the empty name.
+    TensorFlow Serving uses any model name that a client sends as a label, and a client can grow its page without
+    bound. Here a model that is not served counts under the empty name.
+
+    Args:
+        is_served: whether the configuration has a model of this name.
     """
 
     def __init__(self, is_served: Callable[[str], bool]) -> None:
@@ -51,7 +54,14 @@ class Metrics:
 
     def request(self, model: str, api: str, entrypoint: str, code: Code, seconds: float) -> None:
         """
-        Count a request; its time counts only if it was answered.
+        Count a request, and its latency if its code is OK.
+
+        Args:
+            model: the name that the request has.
+            api: the method, as each API writes it.
+            entrypoint: ``GRPC`` or ``REST``.
+            code: how the request ended.
+            seconds: its latency.
         """
         name = model if self._is_served(model) else ""
         labels = (("model_name", name), ("status", code.name))
@@ -62,14 +72,14 @@ class Metrics:
 
     def run(self, model: str, api: str, seconds: float) -> None:
         """
-        Count the time that TensorFlow took.
+        Count the seconds that the model ran for a request.
         """
         with self._lock:
             self._add(_RUNTIME, (("model_name", model), ("API", api), ("runtime", "TF1")), seconds)
 
     def queued(self, pool: str, seconds: float) -> None:
         """
-        Count the time that a request waited for its batch.
+        Count the seconds that a request waited for its batch.
         """
         with self._lock:
             self._add(_QUEUING, (("thread_pool_name", pool),), seconds)
@@ -83,7 +93,7 @@ class Metrics:
 
     def page(self) -> str:
         """
-        Write the page.
+        Write all series in Prometheus's text format.
         """
         with self._lock:
             lines = [f"# TYPE {_COUNT} counter"]

@@ -1,14 +1,12 @@
 """
-The published protos and the parts of TensorFlow that the server needs, imported in one place.
+The published protos that the server reads and writes, and the TensorFlow Lite interpreter, imported in one place.
 
-Nothing here is typed: neither TensorFlow nor tensorflow-serving-api publishes type information. And nothing
-here runs ``tensorflow/__init__.py``, which imports Keras and the whole Python API: 4 to 9 seconds and 200 MiB
-that loading and running a SavedModel has no use for.
+Nothing here is typed: neither TensorFlow nor tensorflow-serving-api publishes type information. Nothing here runs
+``tensorflow/__init__.py`` either, which imports Keras and the whole Python API: 4 to 9 seconds and 200 MiB that
+serving a SavedModel does not need.
 """
 
 import importlib
-import logging
-import os
 from functools import cache
 from typing import Any
 
@@ -62,40 +60,13 @@ ModelConfig: Any = model_server_config_pb2.ModelConfig
 ModelServerConfig: Any = model_server_config_pb2.ModelServerConfig
 
 
-class Runtime:
-    """
-    TensorFlow's session, loader, errors and record reader.
-
-    Importing them takes over a second and can fail, so it is done once, when the first model is loaded.
-    """
-
-    def __init__(self) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its notes on CUDA and oneDNN are no news
-        with bare_tensorflow():
-            self.session: Any = importlib.import_module("tensorflow.python.client.session")
-            self.loader: Any = importlib.import_module("tensorflow.python.saved_model.loader")
-            self.graph: Any = importlib.import_module("tensorflow.python.framework.ops")
-            self.errors: Any = importlib.import_module("tensorflow.python.framework.errors_impl")
-            self.records: Any = importlib.import_module("tensorflow.python.lib.io.tf_record")
-        # The loader is deprecated for programs; it is what the original does, in C++.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
-
-
-@cache
-def runtime() -> Runtime:
-    """
-    Start TensorFlow, once.
-    """
-    return Runtime()
-
-
 @cache
 def lite_interpreter() -> Any:
     """
-    Find the class of TensorFlow Lite's interpreter.
+    Import the class of TensorFlow Lite's interpreter, once.
 
     Raises:
-        ImportError: this TensorFlow has none.
+        ImportError: the installed TensorFlow has no interpreter.
     """
     with bare_tensorflow():
         return importlib.import_module("tensorflow.lite.python.interpreter").Interpreter

@@ -24,7 +24,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# As in tensorflow_serving/model_servers/http_rest_api_util.cc, which ignores case, too.
+# As in tensorflow_serving/model_servers/http_rest_api_util.cc, which also ignores case.
 _NAME, _VERSION = r"/(?P<name>[^/:]+)", r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICTION = re.compile(
     rf"/v1/models{_NAME}{_VERSION}:(?P<method>classify|regress|predict)", re.IGNORECASE | re.ASCII
@@ -38,7 +38,14 @@ _JSON = (b"content-type", b"application/json")
 
 class RestListener:
     """
-    Serves the REST API; what may take long runs in `executor`, never on the event loop.
+    Serves the REST API. Requests that run the model do so in `executor`, never on the event loop.
+
+    Args:
+        api: answers the requests.
+        executor: its threads bound how many requests run at the same time.
+        limits: of bodies and of their nesting.
+        timeout_seconds: a run ends with 504 after this time; None for no limit.
+        metrics_path: the path of the Prometheus page; None for no page.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class RestListener:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """
-        Answer one request.
+        Answer one request, as ASGI has it.
         """
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         if path == self._metrics_path:
@@ -82,7 +89,7 @@ class RestListener:
             status, code = 500, Code.INTERNAL
             body = error_body("internal error; see the server's log")
         await _reply(send, status, body, _JSON)
-        # As the original: whatever the path named, with the method of a POST and none for a GET.
+        # As in TensorFlow Serving: the name that the path has, and the method of a POST but none for a GET.
         name = unquote(match["name"] or "") if match else ""
         api = match["method"].lower() if match and method == "POST" else ""
         self._api.metrics.request(name, api, "REST", code, time.monotonic() - started)
@@ -150,7 +157,7 @@ async def _body(receive: Receive, limit: int) -> bytes:
 
 def error_body(message: str) -> bytes:
     """
-    Write an error as the REST API does.
+    Write an error as the JSON object that the REST API answers with.
     """
     return json.dumps({"error": message}, indent=4, ensure_ascii=False).encode("utf-8", "replace")
 

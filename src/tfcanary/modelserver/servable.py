@@ -1,5 +1,5 @@
 """
-One version of one model, loaded: what it can be asked, and the asking.
+One loaded version of one model: its signatures, its requests, and its warm-up.
 """
 
 import threading
@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from google.protobuf import json_format
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import batching, examples, graph, protos, tflite
-from tfcanary.modelserver.protos import runtime
+from tfcanary.modelserver import batching, config, examples, graph, protos, tflite, unpublished
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import Array, from_proto, numpy_type, type_name
+from tfcanary.protos import runtime
 
 DEFAULT_SIGNATURE = "serving_default"
 # As VerifySignature() in tensorflow_serving/servables/tensorflow/predict_util.cc.
@@ -26,26 +26,26 @@ _PREDICTABLE = {
 }
 _WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MAX_WARMUP_RECORDS = 1000
-_WARMUP_TENSOR_BYTES = 1 << 31  # the model's own records, not a stranger's
+_WARMUP_TENSOR_BYTES = 1 << 31  # records come with the model, not from a client, and may be large
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """
-    What the command line says about loading any model.
+    How models are loaded, as the command line says.
 
     Attributes:
-        tags: which of the SavedModel's graphs to load.
-        intra_op_threads: threads within an operation, 0 for one per processor.
-        inter_op_threads: operations at a time, 0 for one per processor.
+        tags: the tags of the SavedModel's graph to load.
+        intra_op_threads: threads within an operation; 0 for one per processor.
+        inter_op_threads: operations that run at the same time; 0 for one per processor.
         warmup: whether to replay the model's warm-up records.
-        warmup_iterations: how often each of them.
+        warmup_iterations: how many times each record is replayed.
         check_method_names: whether a signature serves only the method that it was exported for.
-        session_config: a ConfigProto that the numbers of threads stand above; none if not given.
+        session_config: a ConfigProto; the two thread counts override it.
         prefer_tflite: whether a version's model.tflite is loaded instead of its saved_model.pb.
-        tflite_interpreters: how many requests to a TensorFlow Lite model run at a time.
-        scheduler: runs requests as batches; none for one by one.
-        batches: how; none leaves it to a file in each version's directory.
+        tflite_interpreters: requests to a TensorFlow Lite model that run at the same time.
+        scheduler: runs requests in batches; None runs them one by one.
+        batches: how batches are made; None reads it from each version's batching_params.pbtxt.
     """
 
     tags: tuple[str, ...] = ("serve",)
@@ -63,7 +63,10 @@ class LoadOptions:
 
 class Model(Protocol):
     """
-    What runs: a TensorFlow graph, or a TensorFlow Lite model.
+    A model that runs: a TensorFlow graph or a TensorFlow Lite model.
+
+    Attributes:
+        signatures: the model's SignatureDefs, by name.
     """
 
     signatures: dict[str, Any]
@@ -72,26 +75,40 @@ class Model(Protocol):
         self, fetches: Mapping[str, str], feeds: Mapping[str, Array], timeout_seconds: float | None
     ) -> dict[str, Array]:
         """
-        Give the fetched tensors, by name.
+        Run the model.
+
+        Args:
+            fetches: for each output's name, the name of its tensor.
+            feeds: for each input tensor's name, its value.
+            timeout_seconds: the run ends with DEADLINE_EXCEEDED after this time; None for no limit.
+
+        Returns:
+            the fetched tensors, by output name.
+
+        Raises:
+            ServingError: the inputs do not fit, the run failed, or the deadline passed.
         """
 
     def close(self) -> None:
         """
-        Give what it holds back.
+        Release the model's memory and threads.
         """
 
 
 class Servable:
     """
-    A model, and who is using it.
+    A loaded version, and how many requests use it.
 
     Attributes:
         name: the model's name.
         version: the version's number.
-        signatures: what the model can be asked, by name.
-        metadata_message: a serialised GetModelMetadataResponse, made once, as gateways are probed with it.
-        metadata_json: the same for REST.
-        check_method_names: as in the options.
+        signatures: the model's SignatureDefs, by name.
+        metadata_message: the serialised GetModelMetadataResponse, made once because health probes ask for it often.
+        metadata_json: the REST API's answer to the same question.
+        check_method_names: as in `LoadOptions`.
+
+    Raises:
+        ServingError: the model does not load, or a warm-up record fails.
     """
 
     def __init__(self, name: str, version: int, path: Path, options: LoadOptions) -> None:
@@ -115,7 +132,7 @@ class Servable:
 
     def _queue_up(self, path: Path, options: LoadOptions) -> None:
         """
-        Make a queue for each signature, if there are to be batches.
+        Make a queue for each signature if requests run in batches.
         """
         if options.scheduler is None:
             return
@@ -130,7 +147,10 @@ class Servable:
 
     def acquire(self) -> bool:
         """
-        Keep the version loaded for one request; false if it is being unloaded.
+        Keep the version loaded for one request.
+
+        Returns:
+            False if the version is being unloaded and takes no more requests.
         """
         with self._idle:
             if self._closing:
@@ -140,7 +160,7 @@ class Servable:
 
     def release(self) -> None:
         """
-        Take back one `acquire`.
+        End one `acquire`.
         """
         with self._idle:
             self._users -= 1
@@ -149,7 +169,7 @@ class Servable:
 
     def close(self) -> None:
         """
-        Unload, once no request uses the version.
+        Wait until no request uses the version, then unload it.
         """
         with self._idle:
             self._closing = True
@@ -173,9 +193,15 @@ class Servable:
 
         Args:
             signature: one of `signatures`.
-            inputs: a tensor for each of its inputs.
-            output_filter: the outputs to give; all if empty.
-            timeout_seconds: after this the run ends with DEADLINE_EXCEEDED.
+            inputs: a tensor for each of the signature's inputs, by alias.
+            output_filter: the aliases of the outputs to return; all if empty.
+            timeout_seconds: the run ends with DEADLINE_EXCEEDED after this time; None for no limit.
+
+        Returns:
+            the outputs, by alias.
+
+        Raises:
+            ServingError: the inputs or the filter do not fit the signature, or the run failed.
         """
         _check_inputs(signature, inputs)
         _check_filter(signature, output_filter)
@@ -187,14 +213,14 @@ class Servable:
         if queue is None:
             outputs = self._model.run(fetches, feeds, timeout_seconds)
         else:
-            # One queue for all signatures of the same tensors, so that its answers are under the tensors' names.
+            # Signatures of the same tensors share a queue, which therefore names outputs by tensor.
             answers = queue.ask(feeds, timeout_seconds)
             outputs = {alias: answers[tensor] for alias, tensor in fetches.items()}
         return {alias: outputs[alias] for alias in output_filter or sorted(outputs)}
 
     def _warm_up(self, path: Path, iterations: int) -> None:
         """
-        Replay the recorded requests. A record that fails, fails the load, as in the original.
+        Replay the recorded requests. A record that fails makes the load fail, as in TensorFlow Serving.
         """
         if not path.is_file():
             return
@@ -237,7 +263,10 @@ class Servable:
 
     def signature(self, name: str) -> Any:
         """
-        Find a signature; the empty name is the default one.
+        Find a signature by name; the empty name means the default signature.
+
+        Raises:
+            ServingError: there is none, or its method is not one that predict may run.
         """
         name = name or DEFAULT_SIGNATURE
         if name not in self.signatures:
@@ -256,16 +285,14 @@ def _load(path: Path, options: LoadOptions) -> Model:
     lite = path / tflite.FILE
     if options.prefer_tflite and lite.is_file():
         return tflite.TfLite(lite, options.tflite_interpreters)
-    config = graph.session_config(options.session_config, options.intra_op_threads, options.inter_op_threads)
-    return graph.Graph(path, options.tags, config)
+    session = graph.session_config(options.session_config, options.intra_op_threads, options.inter_op_threads)
+    return graph.Graph(path, options.tags, session)
 
 
 def _own_batching(path: Path) -> batching.Parameters | None:
     """
-    Read the batching parameters that lie beside a model; none if there are none.
+    Read a version's own batching parameters; None without the file.
     """
-    from tfcanary.modelserver import config, unpublished  # noqa: PLC0415 - config imports metrics, and that nothing of this
-
     file = path / batching.PER_MODEL_FILE
     if not file.is_file():
         return None
@@ -277,9 +304,10 @@ def _own_batching(path: Path) -> batching.Parameters | None:
 
 def _fetches(signature: Any) -> dict[str, str]:
     """
-    Name the tensors of a signature's outputs.
+    Name the tensor of each output, by alias.
 
-    All of them, whatever a request asks for: TensorFlow keeps a compiled graph for every set that it has seen.
+    All outputs are fetched whatever a request asks for, because TensorFlow keeps a compiled graph for each set of
+    fetches that it has seen.
     """
     return {alias: info.name for alias, info in signature.outputs.items()}
 
@@ -300,7 +328,18 @@ def _run_batch(
 
 def tensors_of(signature: Any, sent: Mapping[str, Any], limit: int) -> dict[str, Array]:
     """
-    Read the inputs of a request; those that are not the signature's are refused before anything is made of them.
+    Read the inputs of a request.
+
+    Args:
+        signature: the SignatureDef that names the inputs.
+        sent: TensorProtos by alias. Aliases that the signature lacks are refused before any tensor is made.
+        limit: bytes in one tensor, at most.
+
+    Returns:
+        the tensors, by alias.
+
+    Raises:
+        ServingError: aliases are missing or unknown, or a tensor is malformed or too large.
     """
     _check_names(signature, sent)
     return {alias: from_proto(proto, alias, limit) for alias, proto in sent.items()}
@@ -326,7 +365,7 @@ def _check_inputs(signature: Any, inputs: Mapping[str, Array]) -> None:
     for alias, array in inputs.items():
         expected = signature.inputs[alias].dtype
         if array.dtype != numpy_type(expected):
-            # The session would convert it; TensorFlow Serving does not.
+            # A session would convert the type; TensorFlow Serving refuses it.
             raise invalid(f"Expects {alias} to be {type_name(expected)} but {array.dtype} is provided")
 
 
@@ -347,7 +386,7 @@ def _joined(names: Any) -> str:
 
 def _metadata(name: str, version: int, signatures: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """
-    Write the answers to a metadata request, as a message and as the REST API's JSON.
+    Write the answer to a metadata request: as a serialised message, and as the REST API's JSON.
     """
     definitions = protos.SignatureDefMap()
     for key, signature in signatures.items():
@@ -367,7 +406,7 @@ def _metadata(name: str, version: int, signatures: Mapping[str, Any]) -> tuple[b
 
 def to_json(message: Any, *, preserving_proto_field_name: bool = False) -> str:
     """
-    Write a message as the original's JSON writer is set to: all fields, one blank of indentation.
+    Write a message as JSON with the settings of TensorFlow Serving: all fields, one space of indentation.
     """
     return json_format.MessageToJson(
         message,

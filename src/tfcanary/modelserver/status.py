@@ -1,5 +1,5 @@
 """
-The status codes that both APIs answer with, and how each says them.
+The status codes of both APIs, and the error that carries one.
 """
 
 import enum
@@ -9,7 +9,7 @@ from tfcanary.errors import CanaryError
 
 class Code(enum.IntEnum):
     """
-    The canonical codes, with the numbers that gRPC and TensorFlow share.
+    The canonical status codes, with the numbers that gRPC and TensorFlow share.
     """
 
     OK = 0
@@ -55,12 +55,12 @@ HTTP_STATUS = {
 
 class ServingError(CanaryError):
     """
-    What a request, or the load of a model, ends with if not with an answer.
+    A request, or the load of a model, failed.
 
     Attributes:
         code: the canonical code.
-        message: the text that the caller gets.
-        http_status: what REST answers with.
+        message: the message that the caller gets.
+        http_status: the status of the REST API's answer; by default the one for the code.
     """
 
     def __init__(self, code: Code, message: str, *, http_status: int | None = None) -> None:
@@ -72,6 +72,6 @@ class ServingError(CanaryError):
 
 def invalid(message: str) -> ServingError:
     """
-    Build the error of a request that cannot be right.
+    Build the error for a malformed request.
     """
     return ServingError(Code.INVALID_ARGUMENT, message)

@@ -1,5 +1,5 @@
 """
-Tensors between protos and numpy.
+Convert tensors between TensorProtos and numpy arrays.
 """
 
 import math
@@ -15,7 +15,7 @@ from tfcanary.modelserver.status import Code, ServingError, invalid
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# dtype: the numpy type, the proto's field, and the numpy type that the field holds the bits of.
+# For each dtype: the numpy type, the proto's field, and the numpy type whose bits the field holds.
 _KINDS: dict[int, tuple[Any, str, Any]] = {
     DataType.Value("DT_FLOAT"): (np.float32, "float_val", np.float32),
     DataType.Value("DT_DOUBLE"): (np.float64, "double_val", np.float64),
@@ -35,20 +35,23 @@ _KINDS: dict[int, tuple[Any, str, Any]] = {
     DataType.Value("DT_STRING"): (np.object_, "string_val", np.object_),
 }
 DT_STRING: int = DataType.Value("DT_STRING")
-_MOST_DIMENSIONS = 64
-_VARINT_BITS = 28  # before its last byte
+_MOST_DIMENSIONS = 64  # of a numpy array
+_VARINT_BITS = 28  # of a varint of 32 bits before its last byte
 
 
 def type_name(dtype: int) -> str:
     """
-    Name a type as TensorFlow's messages do: ``float``, ``string``, ``int64``.
+    Name a dtype as TensorFlow's messages do: ``float``, ``string``, ``int64``.
     """
     return str(DataType.Name(dtype)).removeprefix("DT_").lower()
 
 
 def numpy_type(dtype: int) -> Any:
     """
-    The numpy type that holds values of `dtype`.
+    Find the numpy type that holds values of a dtype.
+
+    Raises:
+        ServingError: UNIMPLEMENTED for a dtype that has none.
     """
     try:
         return _KINDS[dtype][0]
@@ -58,7 +61,10 @@ def numpy_type(dtype: int) -> Any:
 
 def check_size(shape: Sequence[int], dtype: int, limit: int) -> int:
     """
-    Count the elements of a shape, and refuse one that would take more than `limit` bytes.
+    Count the elements of a shape.
+
+    Raises:
+        ServingError: RESOURCE_EXHAUSTED for a tensor of more than `limit` bytes.
     """
     count = math.prod(shape)
     check_bytes(count * np.dtype(numpy_type(dtype)).itemsize, limit)
@@ -67,7 +73,10 @@ def check_size(shape: Sequence[int], dtype: int, limit: int) -> int:
 
 def check_bytes(size: int, limit: int) -> None:
     """
-    Refuse a tensor that takes more than `limit` bytes.
+    Refuse a tensor of more than `limit` bytes.
+
+    Raises:
+        ServingError: RESOURCE_EXHAUSTED.
     """
     if size > limit:
         raise ServingError(Code.RESOURCE_EXHAUSTED, f"tensor of {size} bytes is larger than {limit}")
@@ -75,19 +84,24 @@ def check_bytes(size: int, limit: int) -> None:
 
 def from_proto(proto: Any, alias: str, limit: int) -> Array:
     """
-    Read a tensor as TensorFlow does: from its content, or from its values, the last one repeated to the end.
+    Read a tensor as TensorFlow does: from its content, or from its values, the last of which is repeated to the end.
 
     Args:
         proto: a TensorProto.
-        alias: the input's name, for the message.
-        limit: the most bytes that it may take.
+        alias: the input's name, for the error message.
+        limit: bytes of the tensor, at most.
+
+    Returns:
+        an array of the proto's shape and dtype; strings are an object array of bytes.
+
+    Raises:
+        ServingError: the tensor is malformed or too large.
     """
     wrong = invalid(f"tensor parsing error: {alias}")
     if proto.dtype not in _KINDS or proto.tensor_shape.unknown_rank:
         raise wrong
     kind, field, bits = _KINDS[proto.dtype]
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
-    # No array of numpy's has more dimensions than that.
     if any(size < 0 for size in shape) or len(shape) > _MOST_DIMENSIONS:
         raise wrong
     count = check_size(shape, proto.dtype, limit)
@@ -112,24 +126,24 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
 def _shaped(values: Array, shape: list[int], wrong: ServingError) -> Array:
     try:
         return values.reshape(shape)
-    except ValueError:  # nothing in it, and yet larger than an array may be
+    except ValueError:  # it has no element, and its other dimensions are larger than an array's may be
         raise wrong from None
 
 
 def _of_content(content: bytes, kind: Any, count: int) -> Array:
     if kind is np.object_:
-        return _texts(content, count)
+        return _strings(content, count)
     if len(content) != count * np.dtype(kind).itemsize:
         raise ValueError
     return np.frombuffer(content, dtype=kind)
 
 
-def _texts(content: bytes, count: int) -> Array:
+def _strings(content: bytes, count: int) -> Array:
     """
-    Read strings as TensorFlow encodes them: the length of each as a varint of 32 bits, then all of them.
+    Read strings as TensorFlow encodes them: all lengths as varints of 32 bits, then all strings.
 
     Raises:
-        IndexError, ValueError: the content is not that.
+        IndexError, ValueError: the content is malformed.
     """
     sizes: list[int] = []
     position = 0
@@ -146,9 +160,9 @@ def _texts(content: bytes, count: int) -> Array:
     starts = list(accumulate(sizes, initial=position))
     if starts[-1] != len(content):
         raise ValueError
-    texts = np.empty(count, dtype=np.object_)
-    texts[:] = [content[start:end] for start, end in pairwise(starts)]
-    return texts
+    strings = np.empty(count, dtype=np.object_)
+    strings[:] = [content[start:end] for start, end in pairwise(starts)]
+    return strings
 
 
 def _values(field: Any, kind: Any, bits: Any) -> Array:
@@ -164,10 +178,13 @@ def to_proto(array: Array, dtype: int, proto: Any = None, *, as_content: bool = 
     Write a tensor into its typed field, where clients of TensorFlow Serving look for it.
 
     Args:
-        array: the values.
-        dtype: the type that the signature declares.
-        proto: the TensorProto to fill; a new one if not given.
-        as_content: write it into ``tensor_content`` instead, but for strings.
+        array: the values, of any shape.
+        dtype: the dtype that the signature declares.
+        proto: the TensorProto to fill; a new one if None.
+        as_content: whether to write ``tensor_content`` instead; strings have the typed field only.
+
+    Returns:
+        the filled TensorProto.
     """
     proto = TensorProto() if proto is None else proto
     _, field, bits = _KINDS[dtype]

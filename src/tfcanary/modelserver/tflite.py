@@ -1,5 +1,5 @@
 """
-A TensorFlow Lite model, where the TensorFlow package brings an interpreter for it.
+A TensorFlow Lite model, if the installed TensorFlow has an interpreter.
 """
 
 import queue
@@ -36,16 +36,19 @@ Details = Mapping[str, Mapping[str, Any]]
 
 class TfLite:
     """
-    Some interpreters of one model; each runs one request at a time.
+    A pool of interpreters of one model; each runs one request at a time.
 
     Attributes:
-        signatures: what the model can be asked, by name.
+        signatures: the model's signatures as SignatureDefs, by name.
+
+    Raises:
+        ServingError: there is no interpreter, or the file is no model for it.
     """
 
     def __init__(self, path: Path, interpreters: int) -> None:
         self._free: queue.SimpleQueue[dict[str, Callable[..., Any]]] = queue.SimpleQueue()
         self.signatures: dict[str, Any] = {}
-        # A signature is known by its outputs' tensors.
+        # Requests name a signature by the tensors of its outputs.
         self._names: dict[frozenset[str], str] = {}
         content = path.read_bytes()
         for _ in range(interpreters):
@@ -67,7 +70,9 @@ class TfLite:
         timeout_seconds: float | None,
     ) -> dict[str, Array]:
         """
-        Run the signature that these outputs are of; it cannot be stopped once it runs.
+        Run the signature that has these outputs, see `tfcanary.modelserver.servable.Model`.
+
+        The timeout covers the wait for a free interpreter. A run cannot be stopped once it has begun.
         """
         name = self._names[frozenset(fetches.values())]
         inputs = {alias: (info, feeds[info.name]) for alias, info in self.signatures[name].inputs.items()}
@@ -89,7 +94,7 @@ class TfLite:
 
     def close(self) -> None:
         """
-        Let the interpreters go.
+        Drop the interpreters.
         """
         self._free = queue.SimpleQueue()
 
@@ -97,7 +102,7 @@ class TfLite:
 def _interpreter(content: bytes, path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            # It is to move to a package of its own; the original runs it as this does.
+            # The interpreter warns that it will move to another package.
             warnings.simplefilter("ignore")
             made = protos.lite_interpreter()(model_content=content, num_threads=1)
             made.allocate_tensors()
@@ -112,7 +117,7 @@ def _interpreter(content: bytes, path: Path) -> Any:
 
 def _signatures(interpreter: Any) -> dict[str, tuple[Details, Details, Callable[..., Any]]]:
     """
-    List the model's signatures; one without any gets the default one, with the tensors' own names.
+    List the model's signatures. A model without signatures gets a default one that names inputs and outputs by tensor.
     """
     keys = list(interpreter.get_signature_list())
     if keys:

@@ -1,8 +1,8 @@
 """
-Messages of the original that tensorflow-serving-api does not publish, built from their definitions.
+Messages of TensorFlow Serving that tensorflow-serving-api does not publish, built from their definitions.
 
-They are read from text files or exchanged with standard clients, so names and numbers are those of the original's
-``.proto`` files (Apache-2.0) and of grpc.health.v1.
+They are read from text files or exchanged with standard clients. Names and numbers are therefore those of TensorFlow
+Serving's ``.proto`` files (Apache-2.0) and of grpc.health.v1.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _SCALARS = {
     "int64": _Field.TYPE_INT64,
 }
 
-# Message: its fields as (name, number, type); a type ending in [] is repeated, any other name is a message or enum.
+# Each message has fields of (name, number, type). A type ending in [] is repeated; one that is no scalar is a message.
 _MESSAGES: dict[str, dict[str, list[tuple[str, int, str]]]] = {
     # tensorflow_serving/config/monitoring_config.proto and ssl_config.proto,
     # tensorflow_serving/servables/tensorflow/session_bundle_config.proto
@@ -41,7 +41,7 @@ _MESSAGES: dict[str, dict[str, list[tuple[str, int, str]]]] = {
             ("max_execution_batch_size", 9, ".google.protobuf.Int64Value"),
         ],
     },
-    # grpc/health/v1/health.proto; the enum travels as its number.
+    # grpc/health/v1/health.proto. Enums and integers have the same encoding.
     "grpc.health.v1": {
         "HealthCheckRequest": [("service", 1, "string")],
         "HealthCheckResponse": [("status", 1, "int64")],
