@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfcanary.commands.export import main
 from tfcanary.export import manifest as manifests
-from tfcanary.export import resnet as module
 from tfcanary.modelserver.protos import PredictionLog
 from tfcanary.modelserver.servable import LoadOptions, Servable
 from tfcanary.modelserver.status import ServingError
@@ -68,7 +68,7 @@ def test_the_held_out_pictures_lie_beside_the_model(
     """
     labelled = variants / "sound" / "labelled"
 
-    code = module.main(["inspect", str(variants / "sound" / "1"), f"--labelled={labelled}", "--json"])
+    code = main(["inspect", str(variants / "sound" / "1"), f"--labelled={labelled}", "--json"])
 
     found = json.loads(capsys.readouterr().out)
     assert [str(digit) for digit in range(10)] == sorted(path.name for path in labelled.iterdir())
@@ -116,7 +116,7 @@ def test_a_fault_in_the_answers_leaves_the_interface_and_the_manifest_whole(
     """Only the answers can give it away."""
     model = variants / fault / "1"
 
-    assert 0 == module.main(["compare", str(variants / "sound" / "1"), str(model)])
+    assert 0 == main(["compare", str(variants / "sound" / "1"), str(model)])
     assert [] == list(manifests.problems(model))
 
 
@@ -166,7 +166,7 @@ def test_slow_answers_the_same_later(variants: Path) -> None:
 
 
 def test_wrong_shape_is_not_interchangeable(variants: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert 1 == module.main(["compare", str(variants / "sound" / "1"), str(variants / "wrong-shape" / "1")])
+    assert 1 == main(["compare", str(variants / "sound" / "1"), str(variants / "wrong-shape" / "1")])
     assert "output class_probabilities: DT_FLOAT [-1, 10] and DT_FLOAT [-1, 9]" in capsys.readouterr().out
 
 
@@ -185,14 +185,14 @@ def test_a_bad_warmup_record_keeps_the_model_from_loading(variants: Path) -> Non
 @pytest.mark.parametrize("text", ["", "slow", "slow=0", "slow=-1", "slow=x", "nan=1", "NaN", "other"])
 def test_an_unknown_fault_names_the_known_ones(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        module.main(["--arch=resnet20", "--weights=digits", "--output=x", "--version=1", f"--fault={text}"])
+        main(["--arch=resnet20", "--weights=digits", "--output=x", "--version=1", f"--fault={text}"])
 
     assert 2 == stopped.value.code
     assert "expected one of nan, permuted, constant, slow=MS" in capsys.readouterr().err
 
 
 def test_resnet20_has_no_published_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = module.main(["--arch=resnet20", "--weights=random", f"--output={tmp_path}", "--version=1"])
+    code = main(["--arch=resnet20", "--weights=random", f"--output={tmp_path}", "--version=1"])
 
     assert (2, "error: --arch resnet20: expected --weights digits, got random\n") == (
         code,

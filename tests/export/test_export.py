@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn import datasets
 from sklearn.datasets import load_sample_images
 
+from tfcanary.commands.export import main
 from tfcanary.errors import DoesNotHoldError, UsageError
 from tfcanary.export import resnet as module
 from tfcanary.modelserver.protos import PredictionLog
@@ -204,7 +205,7 @@ def test_a_version_is_a_whole_number_from_1(
     version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        module.main(["--arch=resnet50", "--weights=random", f"--output={tmp_path}", f"--version={version}"])
+        main(["--arch=resnet50", "--weights=random", f"--output={tmp_path}", f"--version={version}"])
 
     assert stopped.value.code == 2
     assert "expected a whole number from 1" in capsys.readouterr().err

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tfcanary.commands.export import main
 from tfcanary.errors import UsageError
 from tfcanary.export import manifest, savedmodel
-from tfcanary.export import resnet as module
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def copy(exported: Path, tmp_path: Path) -> Path:
 
 
 def test_inspect_says_what_a_model_is(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = module.main(["inspect", str(exported), "--json"])
+    code = main(["inspect", str(exported), "--json"])
 
     found = json.loads(capsys.readouterr().out)
     assert 0 == code
@@ -34,7 +34,7 @@ def test_inspect_says_what_a_model_is(exported: Path, capsys: pytest.CaptureFixt
 def test_inspect_needs_no_manifest(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / manifest.NAME).unlink()
 
-    assert 0 == module.main(["inspect", str(copy)])
+    assert 0 == main(["inspect", str(copy)])
     assert "manifest: none\n" in capsys.readouterr().out
 
 
@@ -42,14 +42,14 @@ def test_inspect_of_a_damaged_model_ends_in_exit_code_1(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The copy has no variables."""
-    assert 1 == module.main(["inspect", str(copy)])
+    assert 1 == main(["inspect", str(copy)])
     assert "variables/variables.index: expected by manifest.json, got none" in capsys.readouterr().err
 
 
 def test_inspect_of_a_malformed_manifest_names_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / manifest.NAME).write_text("{")
 
-    assert 2 == module.main(["inspect", str(copy)])
+    assert 2 == main(["inspect", str(copy)])
     assert "manifest.json: expected a list of files with their sha256" in capsys.readouterr().err
 
 
@@ -67,7 +67,7 @@ def test_inspect_of_something_else_names_what_is_expected(tmp_path: Path) -> Non
 
 
 def test_a_copy_is_interchangeable(exported: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert 0 == module.main(["compare", str(exported), str(copy), "--json"])
+    assert 0 == main(["compare", str(exported), str(copy), "--json"])
     assert {"interchangeable": True, "differences": [], "unknown": []} == json.loads(capsys.readouterr().out)
 
 
@@ -108,7 +108,7 @@ def test_each_difference_is_named(
     change(saved.meta_graphs[0].signature_def)  # type: ignore[operator]
     (copy / "saved_model.pb").write_bytes(saved.SerializeToString())
 
-    code = module.main(["compare", str(exported), str(copy)])
+    code = main(["compare", str(exported), str(copy)])
 
     output = capsys.readouterr()
     assert (1, f"{message}\n") == (code, output.out)
@@ -137,6 +137,6 @@ def test_labels_are_compared_or_said_not_to_be(
                 values[7:8] = label
     (copy / "saved_model.pb").write_bytes(saved.SerializeToString())
 
-    code = module.main(["compare", str(exported), str(copy)])
+    code = main(["compare", str(exported), str(copy)])
 
     assert expected == (code, capsys.readouterr().out[: len(expected[1])])
