@@ -1,12 +1,12 @@
 """
-What the model server adds to a bare call of a ResNet50, what batches gain, and whether memory grows.
+Measure how much time the model server adds to a bare call of a ResNet50, what batches gain, and whether memory grows.
 
-Two ResNet50s: one of random weights for pictures of 224 by 224, and one of digits for 32 by 32.
+There are two ResNet50s: one with random weights for pictures of 224 by 224, and one of digits for 32 by 32.
 
     python benchmarks/modelserver.py [--model BASE/VERSION] [--small BASE/VERSION] [--json]
 
-All figures are of one run, and those that are compared take turns request by request: a machine that is busy with
-something else slows all of them. Requests are encoded once, beforehand, so that no figure has a client's work in it.
+All measurements come from one run, and those that are compared alternate request by request: other work on the machine
+slows all of them alike. Requests are encoded beforehand, which keeps the client's work out of every measurement.
 """
 
 import argparse
@@ -49,9 +49,9 @@ max_enqueued_batches { value: 100 }
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Measurement:
     """
-    One figure, and what it is to be.
+    A measured value, and whether it is within its bound.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Figure:
 @dataclass(frozen=True, slots=True)
 class Server:
     """
-    A server of one model.
+    A running server of one model.
     """
 
     process: subprocess.Popen[bytes]
@@ -74,7 +74,7 @@ class Server:
 
     def rest(self) -> Callable[[bytes], bytes]:
         """
-        One connection: a body to the answer's.
+        Open a connection; the function posts a body to ``:predict`` and returns the answer's body.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=120)
 
@@ -90,7 +90,7 @@ class Server:
 
     def grpc(self) -> Callable[[bytes], bytes]:
         """
-        One channel: a message to the answer's.
+        Open a channel; the function sends a serialised PredictRequest and returns the serialised answer.
         """
         channel = grpc.insecure_channel(
             f"127.0.0.1:{self.grpc_port}",
@@ -101,7 +101,7 @@ class Server:
 
     def resident_mib(self) -> float:
         """
-        How much memory the process has.
+        The process's resident memory, in MiB.
         """
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1024
@@ -110,7 +110,7 @@ class Server:
 @contextlib.contextmanager
 def served(model: Path, *flags: str) -> Iterator[Server]:
     """
-    Serve one version.
+    Serve a version, given as BASE/VERSION, until the context ends.
     """
     ports = []
     for _ in range(2):
@@ -150,41 +150,52 @@ def served(model: Path, *flags: str) -> Iterator[Server]:
 
 def main() -> int:
     """
-    Measure, and print.
+    Print every measurement.
+
+    Returns:
+        0 if all bounds hold, otherwise 1.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, help="a ResNet50 as BASE/VERSION; by default one is exported")
-    parser.add_argument("--small", type=Path, help="a ResNet50 of digits likewise")
-    parser.add_argument("--rounds", type=int, default=40, help="of each request (default: %(default)d)")
-    parser.add_argument(
-        "--seconds", type=float, default=20.0, help="of load for each rate (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--requests", type=int, default=10_000, help="while memory is watched (default: %(default)d)"
-    )
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = _parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = (options.model or export(Path(folder) / "large", "random")).resolve()
         small = (options.small or export(Path(folder) / "small", "digits")).resolve()
-        figures = latencies(model, options.rounds)
-        figures.append(batched(small, options.seconds, Path(folder), 1.3))
-        figures.append(batched(model, options.seconds, Path(folder), None))
-        figures.append(memory(small, options.requests))
+        found = latencies(model, options.rounds)
+        found.append(batched(small, options.seconds, Path(folder), 1.3))
+        found.append(batched(model, options.seconds, Path(folder), None))
+        found.append(memory(small, options.requests))
     if options.json:
-        print(json.dumps([{name: getattr(figure, name) for name in Figure.__slots__} for figure in figures]))
+        print(json.dumps([{name: getattr(each, name) for name in Measurement.__slots__} for each in found]))
     else:
-        for figure in figures:
-            told = "holds" if figure.holds else "DOES NOT HOLD"
-            print(f"{figure.name}: {figure.value:.3f} {figure.unit} (to be {figure.bound}): {told}")
-    return 0 if all(figure.holds for figure in figures) else 1
+        for each in found:
+            verdict = "holds" if each.holds else "DOES NOT HOLD"
+            print(f"{each.name}: {each.value:.3f} {each.unit} (bound: {each.bound}): {verdict}")
+    return 0 if all(each.holds for each in found) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="a ResNet50 as BASE/VERSION; exported if not given")
+    parser.add_argument(
+        "--small", type=Path, help="a ResNet50 of digits as BASE/VERSION; exported if not given"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=40, help="times that each request is sent (default: %(default)d)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="seconds of load for each rate (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=10_000, help="requests for the memory's slope (default: %(default)d)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
+    return parser
 
 
 def export(folder: Path, weights: str) -> Path:
     """
-    Export a ResNet50; weights that were trained before are taken again.
+    Export a ResNet50. Weights that an earlier run trained are used again.
     """
     base = folder / "resnet50"
     command = [
@@ -202,7 +213,11 @@ def export(folder: Path, weights: str) -> Path:
 
 def requests(picture: bytes, floats: Any) -> dict[str, bytes]:
     """
-    The same picture in every form.
+    The same picture in every form of a request.
+
+    Args:
+        picture: a JPEG.
+        floats: its pixels, of shape (rows, height, width, 3).
     """
     tensor = protos.PredictRequest()
     to_proto(floats, 1, tensor.inputs["images"], as_content=True)
@@ -219,16 +234,16 @@ def requests(picture: bytes, floats: Any) -> dict[str, bytes]:
 
 def named(message: Any, name: str) -> bytes:
     """
-    A message for the model of this name.
+    Serialise a message for the model of this name.
     """
     message.model_spec.name = name
     data: bytes = message.SerializeToString()
     return data
 
 
-def latencies(model: Path, rounds: int) -> list[Figure]:
+def latencies(model: Path, rounds: int) -> list[Measurement]:
     """
-    One client, one request at a time.
+    Compare a client that sends one request at a time with bare calls of the same model.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf  # noqa: PLC0415 - seconds
@@ -261,30 +276,32 @@ def latencies(model: Path, rounds: int) -> list[Figure]:
     tensor_share = found["grpc"] / found["bare"]
     picture_share = found["rest picture"] / found["bare picture"]
     return [
-        Figure(
+        Measurement(
             "gRPC Predict, float tensor",
             tensor_share,
             "of the bare call",
             "at most 1.05",
             tensor_share <= 1.05,
         ),
-        Figure("REST, b64 picture", picture_share, "of the bare call", "at most 1.10", picture_share <= 1.10),
-        Figure("REST, JSON tensor", more, "ms more than gRPC", "at most 40", more <= 40),
+        Measurement(
+            "REST, b64 picture", picture_share, "of the bare call", "at most 1.10", picture_share <= 1.10
+        ),
+        Measurement("REST, JSON tensor", more, "ms more than gRPC", "at most 40", more <= 40),
     ]
 
 
 def bare(signature: Any, **inputs: Any) -> Any:
     """
-    Call a signature in this process, and wait for its answer.
+    Call a signature in this process, without a server, and wait for its answer.
     """
     return signature(**inputs)["class_probabilities"].numpy()
 
 
 def in_turn(rounds: int, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     """
-    Call each as often, one after the other, and give the least of each, in seconds.
+    Alternate between the calls, and return the shortest time of each, in seconds.
 
-    What else the machine has to do only ever adds to it.
+    Other work on the machine only ever adds to a time, which makes the shortest one the most exact.
     """
     took: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 3):
@@ -296,13 +313,13 @@ def in_turn(rounds: int, calls: dict[str, Callable[[], object]]) -> dict[str, fl
     return {name: min(seconds) for name, seconds in took.items()}
 
 
-def batched(model: Path, seconds: float, folder: Path, bound: float | None) -> Figure:
+def batched(model: Path, seconds: float, folder: Path, bound: float | None) -> Measurement:
     """
-    Eight clients at once, with and without batches; both servers are up, and take turns.
+    Compare the rates of two servers, with and without batches, that eight clients load in turn.
 
-    A batch reads the weights once for all its pictures, and sets the graph going once. For small pictures that is most
-    of the work. At 224 by 224 nine tenths are arithmetic that no batch saves; what a batch can gain there on this
-    processor is measured by bare calls, beside it.
+    A batch reads the weights once for all its pictures, and starts the graph once. For small pictures that is most of
+    the work. At 224 by 224, nine tenths of the work are arithmetic that no batch saves. Bare calls measure how much a
+    batch can gain on this processor.
     """
     file = folder / "batching.config"
     file.write_text(BATCHING)
@@ -323,7 +340,7 @@ def batched(model: Path, seconds: float, folder: Path, bound: float | None) -> F
             )
     gain = bare_gain(model, floats)
     share = statistics.median(shares)
-    return Figure(
+    return Measurement(
         f"8 clients with batching, pictures of {side} by {side}",
         share,
         f"of the rate without, bare calls {gain:.2f}",
@@ -334,7 +351,7 @@ def batched(model: Path, seconds: float, folder: Path, bound: float | None) -> F
 
 def picture_side(server: Server) -> int:
     """
-    The height of the pictures that a model takes.
+    Ask a server for the height of the pictures that its model takes, in pixels.
     """
     connection = http.client.HTTPConnection("127.0.0.1", server.rest_port)
     connection.request("GET", f"/v1/models/{server.name}/metadata")
@@ -344,7 +361,7 @@ def picture_side(server: Server) -> int:
 
 def bare_gain(model: Path, floats: Any) -> float:
     """
-    How much less time a picture takes in a batch of eight than in eight calls at once.
+    The time of eight bare calls at once, divided by that of one call with a batch of eight.
     """
     import tensorflow as tf  # noqa: PLC0415
 
@@ -362,7 +379,7 @@ def bare_gain(model: Path, floats: Any) -> float:
 
 def rate(server: Server, message: bytes, seconds: float) -> float:
     """
-    Requests a second that eight clients get answered.
+    Requests per second that eight clients get answered.
     """
     over = threading.Event()
     call = server.grpc()
@@ -384,9 +401,9 @@ def rate(server: Server, message: bytes, seconds: float) -> float:
         return answered / (time.perf_counter() - began)
 
 
-def memory(model: Path, count: int) -> Figure:
+def memory(model: Path, count: int) -> Measurement:
     """
-    The slope of the server's memory over many requests in every form, of batches of changing size.
+    The slope of the server's memory over many requests, of both APIs and of changing sizes.
     """
     random = np.random.default_rng(0)
     with served(model) as server:
@@ -400,12 +417,12 @@ def memory(model: Path, count: int) -> Figure:
         for number in range(count):
             call, body = bodies[number % len(bodies)]
             call(body)
-            # What comes first is filled once: caches, arenas, thread pools.
+            # The first requests fill caches, arenas and thread pools, which grow only once.
             if number >= count // 5 and number % 100 == 0:
                 points.append((number / 1000, server.resident_mib()))
     slope = float(np.polyfit(*zip(*points, strict=True), 1)[0])
     print(f"memory: {points[0][1]:.1f} MiB, after {count} requests {points[-1][1]:.1f} MiB", file=sys.stderr)
-    return Figure("memory", slope, f"MiB per 1,000 of {count} requests", "less than 1", slope < 1)
+    return Measurement("memory", slope, f"MiB per 1,000 of {count} requests", "less than 1", slope < 1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 """
-Build the small models that the server is tested with, as TF2 code exports them.
+Build the small models of the server's tests, exported by TensorFlow 2 unless they say otherwise.
 
-Usage: python build_models.py DIR. A process of its own, because the full TensorFlow takes seconds to import
-and warns while it does.
+Usage: python build_models.py DIR. It is a process of its own, because TensorFlow takes seconds to import and warns
+meanwhile.
+
+half/1 and half/2 differ in one variable; mixed/7 has many signatures; batch/7 says how its batches were made; old/1 is of
+TensorFlow 1; lite/1 has a TensorFlow Lite model beside its graph; resnet/1 and resnet_jpg/1 take what the published
+example clients send.
 """
 
 import sys
@@ -65,7 +69,7 @@ def slow(count):
 
 @signature(tf.TensorSpec([None, None], tf.float32, "x"))
 def sizes(x):
-    """How many rows the model got at once, told to each of them."""
+    """For each row the number of rows in its batch, and the row's sum."""
     rows = tf.shape(x)[0]
     return {"rows": tf.fill([rows], rows), "sum": tf.reduce_sum(x, axis=1)}
 
@@ -87,7 +91,7 @@ def complexes(c64, c128):
 
 @signature(tf.TensorSpec([None, None, None, 3], tf.float32, "input_1"))
 def picture_floats(input_1):
-    """The names and forms of the published example's model; the class is the picture's main colour."""
+    """The names and shapes of the published example's model; the class is the picture's main colour."""
     return {"activation_49": tf.nn.softmax(tf.reduce_mean(input_1, axis=[1, 2]))}
 
 
@@ -135,7 +139,7 @@ def regress(inputs):
 
 def save_tf1(path: Path) -> None:
     """
-    As TensorFlow 1 did: a session's graph, a reference variable, and a table that an asset initialises.
+    Save a model as TensorFlow 1 does: a session's graph, a reference variable, and a table that an asset initialises.
     """
     v1 = tf.compat.v1
     vocabulary = path.parent / "vocabulary.txt"
@@ -172,7 +176,7 @@ def save_tf1(path: Path) -> None:
 
 def save_lite(path: Path) -> None:
     """
-    One version with both: a graph that adds 2, and a TensorFlow Lite model that adds 5.
+    Save one version with a graph that adds 2 and a TensorFlow Lite model that adds 5.
     """
     save(half_plus(2.0), path)
     other = half_plus(5.0)
@@ -187,6 +191,7 @@ def main(directory: Path) -> None:
     save(tf.Module(), directory / "resnet_jpg" / "1", serving_default=picture_bytes)
     save(half_plus(2.0), directory / "half" / "1")
     save(half_plus(3.0), directory / "half" / "2")
+    save(tf.Module(), directory / "batch" / "7", serving_default=sizes, scalar=scalar)
     save(
         tf.Module(),
         directory / "mixed" / "7",
@@ -195,8 +200,6 @@ def main(directory: Path) -> None:
         not_finite=not_finite,
         total=total,
         slow=slow,
-        sizes=sizes,
-        scalar=scalar,
         one_text=one_text,
         complexes=complexes,
         kinds=kinds,

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -17,15 +18,15 @@ from tfcanary.wait import NotYet, wait_until
 HERE = Path(__file__).parent
 ENTRY = HERE.parents[1] / "images" / "modelserver" / "tensorflow_model_server"
 START_SECONDS = 90.0
-# Long enough for any request here on a busy machine, short enough for the test that waits for it.
-REST_TIMEOUT_MS = 6000
+# Long enough for every run of these small models on a busy machine, and short for the test that waits for it.
+REST_TIMEOUT_MS = 3000
 MAX_REQUEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """
-    A server under test.
+    A server under test, and a client for each API.
     """
 
     process: subprocess.Popen[bytes]
@@ -56,7 +57,7 @@ class Running:
 
 def free_ports(count: int) -> list[int]:
     """
-    Find ports without a listener; all at once, so that they differ.
+    Find different ports without a listener.
     """
     sockets = [socket.socket() for _ in range(count)]
     try:
@@ -69,6 +70,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(log: Path, *flags: str, **environment: str) -> subprocess.Popen[bytes]:
+    """
+    Start the server's program, with its output in `log`.
+    """
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, str(ENTRY), *flags],
@@ -111,7 +115,7 @@ def close_server(server: Running) -> None:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
-    Small models: half/1 and half/2, mixed/7 with many signatures, and others of one kind each.
+    Small models by name and version, see build_models.py.
     """
     directory = tmp_path_factory.mktemp("models")
     subprocess.run(
@@ -123,7 +127,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """
-    One server for all tests that only ask: both versions of half, and mixed.
+    One server for all tests that only send requests.
     """
     directory = tmp_path_factory.mktemp("server")
     config = directory / "models.config"
@@ -177,7 +181,7 @@ def post(server: Running) -> Callable[..., httpx.Response]:
 @pytest.fixture
 def ended(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """
-    Start a server that is to end by itself; give its exit code and its log.
+    Start a server that ends by itself, and return its exit code and its log.
     """
 
     def run(*flags: str) -> tuple[int, str]:
@@ -195,17 +199,37 @@ def ended(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     return run
 
 
+@contextlib.contextmanager
+def servers(folder: Path) -> Iterator[Callable[..., Running]]:
+    """
+    Start servers with their logs in `folder`, and end them with the context.
+    """
+    started: list[Running] = []
+
+    def run(ready: str, *flags: str, **environment: str) -> Running:
+        started.append(launch(folder / f"log{len(started)}", ready, *flags, **environment))
+        return started[-1]
+
+    try:
+        yield run
+    finally:
+        for server in started:
+            close_server(server)
+
+
 @pytest.fixture
 def open_server(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """
     Start servers that end with the test.
     """
-    started: list[Running] = []
+    with servers(tmp_path) as run:
+        yield run
 
-    def run(ready: str, *flags: str, **environment: str) -> Running:
-        started.append(launch(tmp_path / f"log{len(started)}", ready, *flags, **environment))
-        return started[-1]
 
-    yield run
-    for server in started:
-        close_server(server)
+@pytest.fixture(scope="module")
+def share_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+    """
+    Start servers that tests of one module share; they end with the module.
+    """
+    with servers(tmp_path_factory.mktemp("servers")) as run:
+        yield run

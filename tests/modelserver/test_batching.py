@@ -1,32 +1,28 @@
 """
-Batches: of what they are made, when they run, and what the model sees of them.
+Batches: which requests they hold, when they run, and what the model sees of them.
 """
 
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from google.protobuf import text_format
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import batching, protos
+from tfcanary.modelserver import batching
 from tfcanary.modelserver.status import Code, ServingError
-from tfcanary.modelserver.tensors import to_proto
 from tfcanary.modelserver.unpublished import BatchingParameters
 from tfcanary.wait import NotYet, wait_until
 
-FOR_EVER = 3600.0
+NEVER = 3600.0  # seconds, longer than any test
 
 
 class Model:
     """
-    Doubles what it gets, once it may, and remembers what that was.
+    Doubles its input as soon as it may run, and records every batch.
     """
 
     def __init__(self) -> None:
@@ -38,7 +34,7 @@ class Model:
 
     def __call__(self, feeds: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any]:
         """
-        As a session.
+        Run a batch, as a session does.
         """
         self.batches.append(feeds["x"].tolist())
         self.timeouts.append(timeout_seconds)
@@ -73,7 +69,7 @@ def ask() -> Any:
 
 def waiting(queue: batching.Queue, rows: int) -> None:
     """
-    Wait until so many rows are in a queue.
+    Wait until a queue has this number of rows.
     """
 
     def probe() -> None:
@@ -90,7 +86,7 @@ def answers(futures: list[Any]) -> list[Any]:
 def test_requests_that_wait_together_run_as_one_batch_and_each_gets_its_rows(
     model: Model, queue: Made, ask: Any
 ) -> None:
-    made = queue(max_batch_size=4, timeout_seconds=FOR_EVER)
+    made = queue(max_batch_size=4, timeout_seconds=NEVER)
 
     asked = [ask(made, 1.0)]
     waiting(made, 1)
@@ -188,14 +184,14 @@ def both(queue: batching.Queue, ask: Any) -> list[Any]:
 def test_inputs_of_different_shapes_are_padded_with_their_first_element(
     model: Model, queue: Made, ask: Any
 ) -> None:
-    made = queue(max_batch_size=2, timeout_seconds=FOR_EVER, pad_variable_length_inputs=True)
+    made = queue(max_batch_size=2, timeout_seconds=NEVER, pad_variable_length_inputs=True)
 
     assert answers(both(made, ask)) == [[[2.0, 2.0]], [[4.0, 6.0]]]
     assert model.batches == [[[1.0, 1.0], [2.0, 3.0]]]
 
 
 def test_inputs_of_different_shapes_are_refused_without_padding(queue: Made, ask: Any) -> None:
-    asked = both(queue(max_batch_size=2, timeout_seconds=FOR_EVER), ask)
+    asked = both(queue(max_batch_size=2, timeout_seconds=NEVER), ask)
 
     errors = [future.exception(30) for future in asked]
 
@@ -209,7 +205,7 @@ def test_an_error_reaches_everyone_in_the_batch_and_the_next_one_runs(queue: Mad
             raise ServingError(Code.INTERNAL, "broken")
         return {"y": feeds["x"]}
 
-    made = queue(run=run, max_batch_size=2, timeout_seconds=FOR_EVER)
+    made = queue(run=run, max_batch_size=2, timeout_seconds=NEVER)
     asked = [ask(made, -1.0)]
     waiting(made, 1)
     asked.append(ask(made, -2.0))
@@ -254,7 +250,7 @@ def test_an_input_that_is_no_batch_is_invalid(queue: Made, inputs: dict[str, Any
 
 
 def test_a_batch_runs_as_long_as_its_most_patient_caller_waits(model: Model, queue: Made, ask: Any) -> None:
-    made = queue(max_batch_size=2, timeout_seconds=FOR_EVER)
+    made = queue(max_batch_size=2, timeout_seconds=NEVER)
     asked = [ask(made, 1.0, timeout_seconds=50.0)]
     waiting(made, 1)
     asked.append(ask(made, 2.0, timeout_seconds=100.0))
@@ -265,7 +261,7 @@ def test_a_batch_runs_as_long_as_its_most_patient_caller_waits(model: Model, que
     assert model.timeouts[1] is None
 
 
-def test_who_waited_in_vain_is_told_so(model: Model, queue: Made, ask: Any) -> None:
+def test_a_request_that_waits_past_its_deadline_gets_an_error(model: Model, queue: Made, ask: Any) -> None:
     model.may_run.clear()
     made = queue(max_batch_size=1)
     first = ask(made, 0.0)
@@ -283,7 +279,7 @@ def test_who_waited_in_vain_is_told_so(model: Model, queue: Made, ask: Any) -> N
 
 
 def test_queues_take_turns(model: Model, ask: Any) -> None:
-    """However long one is, the other's first batch is not last."""
+    """The first batch of a short queue runs before the last one of a long queue."""
     scheduler = batching.Scheduler(1)
     order: list[str] = []
 
@@ -335,109 +331,3 @@ def test_without_parameters_the_originals_defaults_hold() -> None:
     assert batching.parameters(BatchingParameters()) == batching.Parameters(
         max_batch_size=1000, timeout_seconds=0.0, max_enqueued_batches=10
     )
-
-
-# The server
-
-
-def served(tmp_path: Path, models: Path, parameters: str, *flags: str) -> list[str]:
-    """
-    The flags of a server that makes batches.
-    """
-    file = tmp_path / "batching.config"
-    file.write_text(parameters)
-    monitoring = tmp_path / "monitoring.config"
-    monitoring.write_text("prometheus_config { enable: true }")
-    return [
-        f"--model_base_path={models}/mixed",
-        "--model_name=mixed",
-        "--file_system_poll_wait_seconds=0",
-        "--grpc_max_threads=16",
-        "--enable_batching",
-        f"--batching_parameters_file={file}",
-        f"--monitoring_config_file={monitoring}",
-        *flags,
-    ]
-
-
-def sizes(*rows: list[float]) -> Any:
-    request = protos.PredictRequest(model_spec={"name": "mixed", "signature_name": "sizes"})
-    to_proto(np.array(rows, dtype=np.float32), 1, request.inputs["x"])
-    return request
-
-
-def test_requests_of_both_apis_run_as_one_batch(open_server: Any, models: Path, tmp_path: Path) -> None:
-    """The batch is full with the eighth request, and without it waits for longer than the test."""
-    parameters = """
-        max_batch_size { value: 8 } batch_timeout_micros { value: 600000000 }
-        thread_pool_name { value: "pool" }
-    """
-    server = open_server("/v1/models/mixed/metadata", *served(tmp_path, models, parameters))
-
-    def over_grpc(number: int) -> list[Any]:
-        answer = server.predict(sizes([float(number), 1.0]))
-        return [list(answer.outputs["rows"].int_val), list(answer.outputs["sum"].float_val)]
-
-    def over_rest(number: int) -> list[Any]:
-        body = {"signature_name": "sizes", "inputs": [[float(number), 1.0]]}
-        answer = server.rest.post("/v1/models/mixed:predict", json=body)
-        assert answer.status_code == 200, answer.text
-        return [answer.json()["outputs"]["rows"], answer.json()["outputs"]["sum"]]
-
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, number) for ask in (over_grpc, over_rest) for number in range(4)]
-        got = [future.result(60) for future in asked]
-
-    assert got == [[[8], [number + 1.0]] for _ in range(2) for number in range(4)]
-    page = server.rest.get("/monitoring/prometheus/metrics").text
-    assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="pool"} 8' in page
-
-
-def test_the_model_sees_the_padding_and_the_client_does_not(
-    open_server: Any, models: Path, tmp_path: Path
-) -> None:
-    parameters = "max_batch_size { value: 8 } allowed_batch_sizes: [4, 8]"
-    server = open_server("/v1/models/mixed/metadata", *served(tmp_path, models, parameters))
-
-    answer = server.predict(sizes([1.0], [2.0]))
-
-    assert list(answer.outputs["rows"].int_val) == [4, 4]
-    assert list(answer.outputs["sum"].float_val) == [1.0, 2.0]
-
-
-def test_what_cannot_be_a_batch_is_invalid_over_grpc(open_server: Any, models: Path, tmp_path: Path) -> None:
-    server = open_server("/v1/models/mixed/metadata", *served(tmp_path, models, ""))
-    request = protos.PredictRequest(model_spec={"name": "mixed", "signature_name": "scalar"})
-    to_proto(np.float32(1), 1, request.inputs["x"])
-
-    with pytest.raises(grpc.RpcError) as caught:
-        server.predict(request)
-
-    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "must have at least one dimension" in caught.value.details()
-
-
-def test_a_versions_own_parameters_go_before_the_servers(
-    open_server: Any, models: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(models / "mixed" / "7", tmp_path / "mixed" / "7")
-    (tmp_path / "mixed" / "7" / "batching_params.pbtxt").write_text(
-        "max_batch_size { value: 4 } allowed_batch_sizes: 4"
-    )
-    server = open_server(
-        "/v1/models/mixed/metadata",
-        *served(tmp_path, tmp_path, "max_batch_size { value: 2 }", "--enable_per_model_batching_parameters"),
-    )
-
-    assert list(server.predict(sizes([1.0], [2.0], [3.0])).outputs["rows"].int_val) == [4] * 3
-
-
-def test_without_parameters_of_its_own_a_version_then_runs_one_by_one(
-    open_server: Any, models: Path, tmp_path: Path
-) -> None:
-    server = open_server(
-        "/v1/models/mixed/metadata",
-        *served(tmp_path, models, "allowed_batch_sizes: 1000", "--enable_per_model_batching_parameters"),
-    )
-
-    assert list(server.predict(sizes([1.0])).outputs["rows"].int_val) == [1]

@@ -1,5 +1,5 @@
 """
-The documentation's tables of what is the same as in the original: complete, and held by tests.
+The documentation's tables of what is the same as in TensorFlow Serving are complete, and tests hold them.
 """
 
 import ast

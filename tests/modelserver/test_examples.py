@@ -15,7 +15,7 @@ SERVICE = "/tensorflow.serving.PredictionService/"
 
 def source(*values: float, context: float | None = None) -> Any:
     """
-    Make an Input of examples with one feature each, and a context that all share.
+    Make an Input of examples with one feature each, and perhaps a shared context.
     """
     result = protos.Input()
     target = result.example_list if context is None else result.example_list_with_context
@@ -83,7 +83,7 @@ def test_multi_inference_answers_every_task(server: Any) -> None:
 
 
 def test_one_version_answers_all_of_a_multi_inference(server: Any) -> None:
-    """The one that the first task means: half of an answer must not come of the next version."""
+    """The version that the first task names. No answer may mix two versions."""
     request = multi(("classify", examples.CLASSIFY), ("regress", examples.REGRESS))
     request.tasks[1].model_spec.version.value = 8
 

@@ -1,7 +1,7 @@
 """
-Malformed requests by the thousand: each gets a client's error, none an internal one, and other clients notice nothing.
+Malformed requests by the thousand: each gets a client error, none an internal one, and other clients notice nothing.
 
-The examples are the same in every run; ``FUZZ_EXAMPLES=100000`` asks for that many, and for others each time.
+The examples are the same in every run. ``FUZZ_EXAMPLES=100000`` runs that number of examples, new ones each time.
 """
 
 import base64
@@ -28,14 +28,14 @@ from tfcanary.modelserver.tensors import to_proto
 ASKED = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 REST_EXAMPLES = ASKED or 3800
 GRPC_EXAMPLES = ASKED or 2400
-# Together 5,000, of those examples that do not happen to be right.
+# Some examples happen to be valid; at least 5,000 must not be.
 REST_REFUSED = REST_EXAMPLES * 3000 // 3800
 GRPC_REFUSED = GRPC_EXAMPLES * 2000 // 2400
-SECONDS = 10.0  # of an answer; longer is a hang
+SECONDS = 10.0  # for an answer; more is a hang
 GROWN_MIB = 128
 SERVICE = "/tensorflow.serving.PredictionService/"
 
-# What a client can do wrong; UNIMPLEMENTED is a method, or a kind of tensor, that does not exist.
+# Errors of a client. UNIMPLEMENTED is a method, or a dtype, that does not exist.
 CLIENTS = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -63,7 +63,7 @@ def resident_mib(server: Any) -> float:
 
 class Neighbour(threading.Thread):
     """
-    A client that does everything right, over both APIs in turn, and keeps what it got.
+    A client that sends valid requests over both APIs, and records how many were answered and what failed.
     """
 
     def __init__(self, server: Any) -> None:
@@ -75,11 +75,11 @@ class Neighbour(threading.Thread):
 
     def run(self) -> None:
         """
-        Ask until it is over.
+        Send requests until the test is over.
         """
         request = protos.PredictRequest(model_spec={"name": "half"})
         to_proto(np.array([1.0], np.float32), 1, request.inputs["x"])
-        while not self.over.wait(0.01):
+        while not self.over.wait(0.05):
             try:
                 got = self.server.rest.post("/v1/models/half:predict", json={"instances": [1.0]})
                 assert (got.status_code, got.json()) == (200, {"predictions": [3.5]})
@@ -92,7 +92,7 @@ class Neighbour(threading.Thread):
 @pytest.fixture
 def neighbour(server: Any) -> Iterator[Neighbour]:
     """
-    A client alongside; after the test it has seen no error, and the server has not grown.
+    Run a second client; after the test it has seen no error, and the server's memory has not grown.
     """
     before = resident_mib(server)
     client = Neighbour(server)
@@ -154,7 +154,7 @@ RIGHT = [
 
 def deep(parts: tuple[tuple[str, str], int, bool]) -> bytes:
     """
-    Nested as deep as that, closed again or not.
+    Nest brackets to a depth, and close them or not.
     """
     (opening, closing), depth, closed = parts
     end = "1" + closing * depth + "}" if closed else ""
@@ -164,7 +164,7 @@ def deep(parts: tuple[tuple[str, str], int, bool]) -> bytes:
 @st.composite
 def spoiled(draw: Any, originals: list[bytes]) -> bytes:
     """
-    Something right, with a piece of it lost, changed, said twice, or put in.
+    Draw valid bytes, and drop, change, repeat or insert pieces of them.
     """
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 3))):
@@ -217,8 +217,8 @@ REQUESTS = st.tuples(
 
 
 @pytest.mark.usefixtures("neighbour")
-def test_a_malformed_rest_request_is_a_4xx_and_nobody_else_notices(server: Any) -> None:
-    """Of any body, on any path, in any encoding; a few of them turn out to be right."""
+def test_a_malformed_rest_request_is_a_4xx_and_other_clients_notice_nothing(server: Any) -> None:
+    """Bodies, paths and encodings of any kind, a few of which happen to be valid."""
     statuses: Counter[int] = Counter()
     connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=SECONDS)
 
@@ -233,7 +233,7 @@ def test_a_malformed_rest_request_is_a_4xx_and_nobody_else_notices(server: Any) 
         text = got.read()
         statuses[got.status] += 1
         assert got.status == 200 or 400 <= got.status < 500, (got.status, text[:300])
-        # Text that is no UTF-8 goes out as it came in, see test_rest.py.
+        # Strings that are not UTF-8 are sent back unchanged, see test_rest.py.
         assert set(json.loads(text.decode("utf-8", "replace"))) <= {
             "error",
             "predictions",
@@ -257,7 +257,7 @@ def message(kind: Any, **fields: Any) -> bytes:
 
 def tensors(draw: Any, tensor: Any) -> None:
     """
-    Fill a TensorProto with what may or may not go together.
+    Fill a TensorProto with fields that may contradict each other.
     """
     tensor.dtype = draw(st.sampled_from([0, 1, 1, 1, 2, 3, 7, 7, 8, 9, 10, 14, 18, 19, 20, 21, 23, 101, 127]))
     for size in draw(
@@ -372,7 +372,7 @@ CALLS = st.one_of(
 
 
 @pytest.mark.usefixtures("neighbour")
-def test_a_malformed_grpc_message_is_a_clients_error_and_nobody_else_notices(server: Any) -> None:
+def test_a_malformed_grpc_message_is_a_clients_error_and_other_clients_notice_nothing(server: Any) -> None:
     codes: Counter[Any] = Counter()
     methods = {method: server.channel.unary_unary(SERVICE + method) for method in METHODS}
 
@@ -391,7 +391,7 @@ def test_a_malformed_grpc_message_is_a_clients_error_and_nobody_else_notices(ser
 
 
 def test_a_model_configuration_that_is_no_message_is_invalid(server: Any) -> None:
-    """Only what cannot be parsed: an empty list is a right request, and would unload everything."""
+    """The messages cannot be parsed. An empty list would be a valid request, and unload everything."""
     reload = server.channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
     generator = random.Random(4)  # noqa: S311 - bytes to refuse, not to guess
     codes = set()

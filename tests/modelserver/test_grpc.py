@@ -203,7 +203,7 @@ def test_a_tensor_of_any_size_is_refused_before_it_is_made(server: Any) -> None:
 
 
 def test_a_text_that_is_repeated_counts_as_often(server: Any) -> None:
-    """TensorFlow makes a copy for each element."""
+    """TensorFlow copies the string for each element."""
     message = request("mixed", "strings", text_bytes=np.array([b"x" * 2**10], dtype=object))
     message.inputs["text_bytes"].tensor_shape.dim[0].size = 2**11
 
@@ -214,7 +214,7 @@ def test_a_text_that_is_repeated_counts_as_often(server: Any) -> None:
 
 
 def test_tensors_that_the_signature_has_not_are_not_made(server: Any) -> None:
-    """Of a few bytes each, and there may be thousands of them."""
+    """A message may have thousands of them, a few bytes each."""
     message = with_shape(2**40)
     message.inputs["z"].CopyFrom(message.inputs["x"])
 
@@ -232,7 +232,7 @@ def test_a_message_over_the_limit_is_refused_and_the_server_lives(server: Any) -
 
 
 def test_a_run_ends_at_the_clients_deadline(server: Any) -> None:
-    """And the server goes on: the next request is answered."""
+    """The server goes on: the next request is answered."""
     message = request("mixed", "slow", count=np.array(10**9))
 
     with pytest.raises(grpc.RpcError) as caught:

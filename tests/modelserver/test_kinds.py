@@ -1,5 +1,5 @@
 """
-Kinds of models: of TensorFlow 1, of TensorFlow Lite, and of every type of tensor.
+Models of TensorFlow 1, models of TensorFlow Lite, and tensors of every type.
 """
 
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_every_type_goes_in_and_out_over_grpc(
 
 
 def test_a_model_of_tensorflow_1_has_its_variable_and_its_table(server: Any) -> None:
-    """The table is filled from an asset by what the model runs when it is loaded."""
+    """An op that runs at load time fills the table from an asset."""
     answer = server.rest.post("/v1/models/old:predict", json={"instances": ["dog", "cow", "cat"]})
 
     assert answer.json() == {"predictions": [10, -10, 0]}
@@ -87,7 +87,7 @@ def test_a_lite_model_answers_over_both_apis(open_server: Any, models: Path) -> 
     message = protos.PredictRequest(model_spec={"name": "lite"})
     to_proto(np.array([1.0, 2.0, 3.0], np.float32), 1, message.inputs["x"])
 
-    # Of other sizes than the one before, as batches are.
+    # Requests of different sizes follow each other.
     assert server.rest.post("/v1/models/lite:predict", json={"instances": [1.0]}).json() == {
         "predictions": [5.5]
     }
@@ -102,31 +102,34 @@ def test_a_lite_model_answers_over_both_apis(open_server: Any, models: Path) -> 
     ]
 
 
-def test_lite_models_are_made_into_batches_too(open_server: Any, models: Path) -> None:
-    server = open_server(
-        "/v1/models/lite/metadata",
-        "--model_name=lite",
-        f"--model_base_path={models}/lite",
-        "--prefer_tflite_model",
-        "--enable_batching",
+@pytest.fixture(scope="module")
+def preferring(share_server: Any, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """
+    A server that prefers TensorFlow Lite and makes batches, of a model that has both kinds and one that has not.
+    """
+    config = tmp_path_factory.mktemp("preferring") / "models.config"
+    config.write_text(
+        f"""
+        model_config_list: {{
+          config: {{ name: "lite", base_path: "{models}/lite", model_platform: "tensorflow" }},
+          config: {{ name: "half", base_path: "{models}/half", model_platform: "tensorflow" }}
+        }}
+        """
     )
-
-    assert server.rest.post("/v1/models/lite:predict", json={"instances": [1.0, 2.0]}).json() == {
-        "predictions": [5.5, 6.0]
-    }
+    flags = [f"--model_config_file={config}", "--prefer_tflite_model", "--enable_batching"]
+    return share_server("/v1/models/half/metadata", *flags)
 
 
-def test_where_there_is_no_lite_model_the_graph_is_loaded(open_server: Any, models: Path) -> None:
-    server = open_server(
-        "/v1/models/half/metadata",
-        "--model_name=half",
-        f"--model_base_path={models}/half",
-        "--prefer_tflite_model",
-    )
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [pytest.param("lite", [5.5, 6.0], id="lite"), pytest.param("half", [3.5, 4.0], id="graph")],
+)
+def test_a_lite_model_is_preferred_where_there_is_one_and_makes_batches(
+    preferring: Any, model: str, expected: list[float]
+) -> None:
+    answer = preferring.rest.post(f"/v1/models/{model}:predict", json={"instances": [1.0, 2.0]})
 
-    assert server.rest.post("/v1/models/half:predict", json={"instances": [1.0]}).json() == {
-        "predictions": [3.5]
-    }
+    assert answer.json() == {"predictions": expected}
 
 
 def test_a_broken_lite_model_is_invalid(tmp_path: Path) -> None:

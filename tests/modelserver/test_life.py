@@ -1,5 +1,5 @@
 """
-Versions and models that come and go while a server runs.
+Versions and models that are added and removed while a server runs.
 """
 
 import shutil
@@ -33,7 +33,7 @@ def base(models: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def living(base: Path, tmp_path: Path, open_server: Any) -> Any:
     """
-    A server that looks at its models and its configuration every second.
+    A server that reads its models and its configuration every second.
     """
     config = tmp_path / "models.config"
     config.write_text(written(base))
@@ -43,6 +43,15 @@ def living(base: Path, tmp_path: Path, open_server: Any) -> Any:
         "--model_config_file_poll_wait_seconds=1",
         "--file_system_poll_wait_seconds=1",
     )
+
+
+@pytest.fixture(scope="module")
+def reloading(share_server: Any, models: Path) -> Any:
+    """
+    A server whose models change by request; each test begins with a request that names its models.
+    """
+    flags = ["--model_name=half", f"--model_base_path={models}/half"]
+    return share_server("/v1/models/half/metadata", *flags)
 
 
 def written(base: Path, name: str = "half", more: str = "") -> str:
@@ -60,7 +69,7 @@ def answer(server: Any, model: str = "half") -> float:
 def test_versions_change_under_load_without_a_failed_request(
     living: Any, models: Path, base: Path, tmp_path: Path
 ) -> None:
-    """Version 2 replaces version 1 while four clients ask; each gets an answer of one or the other."""
+    """Version 2 replaces version 1 while four clients send requests, which the one or the other answers."""
     answers: list[list[float]] = [[] for _ in range(4)]
     stop = threading.Event()
 
@@ -91,11 +100,11 @@ def test_versions_change_under_load_without_a_failed_request(
 CHANGES = 10
 
 
-def test_ten_changes_of_version_under_load_without_a_failed_request(living: Any, models: Path) -> None:
+def test_ten_changes_of_version_under_load_without_a_failed_request(reloading: Any, models: Path) -> None:
     """
-    The versions take each other's place by request, while four clients of each API ask; each sees all changes.
+    The versions replace each other by request, while four clients of each API send requests. Each client sees all changes.
 
-    A change is made when every client has had an answer of the version before, so none can miss one.
+    A change waits until every client has had an answer of the previous version. No client can miss one.
     """
     expected = {1: 2.0, 2: 3.0}
     seen: list[list[float]] = [[] for _ in range(8)]
@@ -105,7 +114,7 @@ def test_ten_changes_of_version_under_load_without_a_failed_request(living: Any,
     to_proto(np.zeros(1, np.float32), 1, request.inputs["x"])
 
     def over_grpc() -> float:
-        answered: float = living.predict(request).outputs["y"].float_val[0]
+        answered: float = reloading.predict(request).outputs["y"].float_val[0]
         return answered
 
     def ask(answers: list[float], once: Callable[[], float]) -> None:
@@ -120,8 +129,9 @@ def test_ten_changes_of_version_under_load_without_a_failed_request(living: Any,
         if not failures and set(last) != {expected[version]}:
             raise NotYet(f"the last answers are {last}")
 
+    serve(reloading, models / "half", 1)
     clients = [
-        threading.Thread(target=ask, args=(answers, over_grpc if number % 2 else lambda: answer(living)))
+        threading.Thread(target=ask, args=(answers, over_grpc if number % 2 else lambda: answer(reloading)))
         for number, answers in enumerate(seen)
     ]
     for client in clients:
@@ -129,7 +139,7 @@ def test_ten_changes_of_version_under_load_without_a_failed_request(living: Any,
     try:
         for change in range(CHANGES + 1):
             version = 1 + change % 2
-            living.call(RELOAD, serving(models / "half", version), protos.ReloadConfigResponse)
+            serve(reloading, models / "half", version)
             wait_until(f"version {version}", partial(everyone_has, version), timeout_seconds=60)
     finally:
         stop.set()
@@ -141,7 +151,10 @@ def test_ten_changes_of_version_under_load_without_a_failed_request(living: Any,
     assert changes == [CHANGES] * len(seen)
 
 
-def serving(base: Path, version: int) -> Any:
+def serve(server: Any, base: Path, version: int) -> None:
+    """
+    Replace the configuration with one version of half, and wait until it serves.
+    """
     request = protos.ReloadConfigRequest()
     request.config.model_config_list.config.add(
         name="half",
@@ -149,7 +162,7 @@ def serving(base: Path, version: int) -> Any:
         model_platform="tensorflow",
         model_version_policy={"specific": {"versions": [version]}},
     )
-    return request
+    server.call(RELOAD, request, protos.ReloadConfigResponse)
 
 
 def test_a_configuration_that_changes_is_taken_over_and_a_broken_one_is_not(
@@ -197,17 +210,17 @@ def test_a_configuration_whose_label_comes_before_its_version_is_taken_over_once
     wait_until("the label", taken, timeout_seconds=30)
 
 
-def test_models_can_be_changed_by_request(living: Any, base: Path) -> None:
+def test_models_can_be_changed_by_request(reloading: Any, base: Path) -> None:
     request = protos.ReloadConfigRequest()
     for name in ("half", "more"):
         request.config.model_config_list.config.add(
             name=name, base_path=str(base), model_platform="tensorflow"
         )
 
-    reply = living.call(RELOAD, request, protos.ReloadConfigResponse)
+    reply = reloading.call(RELOAD, request, protos.ReloadConfigResponse)
 
     assert reply.status.error_code == 0
-    assert (answer(living, "half"), answer(living, "more")) == (2.0, 2.0)
+    assert (answer(reloading, "half"), answer(reloading, "more")) == (2.0, 2.0)
 
 
 def refusal(server: Any, config: dict[str, Any]) -> grpc.StatusCode:
@@ -217,13 +230,13 @@ def refusal(server: Any, config: dict[str, Any]) -> grpc.StatusCode:
     return code
 
 
-def test_a_wrong_request_for_a_change_gets_its_code(living: Any) -> None:
+def test_a_wrong_request_for_a_change_gets_its_code(reloading: Any) -> None:
     nowhere = {"name": "x", "base_path": "/nope", "model_platform": "tensorflow"}
 
     assert [
-        refusal(living, {}),
-        refusal(living, {"model_config_list": {"config": [{"name": "x"}]}}),
-        refusal(living, {"model_config_list": {"config": [nowhere]}}),
+        refusal(reloading, {}),
+        refusal(reloading, {"model_config_list": {"config": [{"name": "x"}]}}),
+        refusal(reloading, {"model_config_list": {"config": [nowhere]}}),
     ] == [
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.INVALID_ARGUMENT,

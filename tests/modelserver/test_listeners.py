@@ -1,5 +1,5 @@
 """
-The ways in: TLS, a UNIX socket, threads, and how answers are written.
+The listeners: TLS, a UNIX socket, threads, timeouts, and how answers are written.
 """
 
 import json
@@ -22,7 +22,7 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 @dataclass(frozen=True, slots=True)
 class Parties:
     """
-    Who meets over TLS.
+    The identities of a TLS connection.
     """
 
     authority: Any
@@ -61,8 +61,8 @@ def ask(channel: grpc.Channel) -> list[float]:
         request_serializer=protos.PredictRequest.SerializeToString,
         response_deserializer=protos.PredictResponse.FromString,
     )
-    answer = call(request, timeout=20)
-    return list(answer.outputs["y"].float_val)
+    values: list[float] = from_proto(call(request, timeout=20).outputs["y"], "y", 100).tolist()
+    return values
 
 
 def secure(server: Any, parties: Parties, client: Any = None) -> grpc.Channel:
@@ -126,16 +126,31 @@ def test_a_wrong_ssl_configuration_is_named(text: str, message: str, tmp_path: P
         config.credentials(file)
 
 
-def test_grpc_listens_on_a_unix_socket_too(open_server: Any, models: Path, tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    server = open_server("/v1/models/half/metadata", *half(models), f"--grpc_socket_path={path}")
+@pytest.fixture(scope="module")
+def flagged(share_server: Any, models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """
+    A server with flags that do not affect each other, and its UNIX socket.
+    """
+    path = tmp_path_factory.mktemp("flagged") / "socket"
+    server = share_server(
+        "/v1/models/half/metadata",
+        *half(models),
+        f"--grpc_socket_path={path}",
+        "--enable_serialization_as_tensor_content",
+        "--grpc_channel_arguments=grpc.max_receive_message_length=200",
+    )
+    return server, path
+
+
+def test_grpc_listens_on_a_unix_socket_too(flagged: tuple[Any, Path]) -> None:
+    server, path = flagged
 
     with grpc.insecure_channel(f"unix:{path}") as channel:
         assert (ask(channel), ask(server.channel)) == ([3.5], [3.5])
 
 
-def test_without_the_flag_there_is_no_health_service(open_server: Any, models: Path) -> None:
-    server = open_server("/v1/models/half/metadata", *half(models))
+def test_without_the_flag_there_is_no_health_service(flagged: tuple[Any, Path]) -> None:
+    server, _ = flagged
 
     with pytest.raises(grpc.RpcError) as refused:
         server.channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
@@ -143,10 +158,8 @@ def test_without_the_flag_there_is_no_health_service(open_server: Any, models: P
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_answers_are_content_if_asked_for(open_server: Any, models: Path) -> None:
-    server = open_server(
-        "/v1/models/half/metadata", *half(models), "--enable_serialization_as_tensor_content"
-    )
+def test_answers_are_content_if_asked_for(flagged: tuple[Any, Path]) -> None:
+    server, _ = flagged
     request = protos.PredictRequest(model_spec={"name": "half"})
     to_proto(np.array([1.0, 2.0], np.float32), 1, request.inputs["x"])
 
@@ -162,7 +175,7 @@ def threads(server: Any) -> int:
 
 
 def test_a_session_has_the_threads_that_it_is_given(open_server: Any, models: Path, tmp_path: Path) -> None:
-    """By flags, by a file, or by a flag that stands above the file; there are more of them than of any others."""
+    """By flags, by a file, or by a flag that overrides the file. They outnumber the process's other threads."""
     file = tmp_path / "session.config"
     file.write_text(
         "inter_op_parallelism_threads: 40 intra_op_parallelism_threads: 1 use_per_session_threads: true"
@@ -191,13 +204,9 @@ def test_without_a_timeout_rest_requests_have_none(open_server: Any, models: Pat
     assert server.rest.post("/v1/models/half:predict", json={"instances": [1.0]}).status_code == 200
 
 
-def test_channel_arguments_reach_grpc(open_server: Any, models: Path) -> None:
-    """A limit that is lower than the server's own."""
-    server = open_server(
-        "/v1/models/half/metadata",
-        *half(models),
-        "--grpc_channel_arguments=grpc.max_receive_message_length=200",
-    )
+def test_channel_arguments_reach_grpc(flagged: tuple[Any, Path]) -> None:
+    """A limit of 200 bytes is lower than the server's own."""
+    server, _ = flagged
     request = protos.PredictRequest(model_spec={"name": "half"})
     to_proto(np.zeros(100, np.float32), 1, request.inputs["x"])
 

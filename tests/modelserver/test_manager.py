@@ -1,5 +1,5 @@
 """
-Which versions are served, with models that are loaded by a stand-in.
+Which versions are served; a fake loads the models.
 """
 
 import threading
@@ -18,7 +18,7 @@ from tfcanary.wait import NotYet, wait_until
 
 class Loaded:
     """
-    A version without a model.
+    A loaded version without a model.
     """
 
     def __init__(self, name: str, version: int) -> None:
@@ -52,7 +52,7 @@ class Loaded:
 
 class Loader:
     """
-    Loads anything, except the versions that are to fail.
+    Loads any version, except those in `failures`, which fail this many times.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ def test_an_empty_directory_takes_nothing_out_of_service(started: Started, base:
 def test_a_new_version_that_fails_leaves_the_old_one_in_service(
     started: Started, base: Path, loader: Loader
 ) -> None:
-    """And it is not tried for ever: its directory would have to be another one."""
+    """The failed version is not tried again while its directory stays."""
     manager = started()
     loader.failures = {4: 9}
     (base / "4").mkdir()
@@ -189,7 +189,7 @@ def test_a_new_version_that_fails_leaves_the_old_one_in_service(
 def test_a_version_that_failed_is_tried_again_once_it_was_taken_away(
     started: Started, base: Path, loader: Loader
 ) -> None:
-    """As a broken export is mended: under its own number."""
+    """A broken export is repaired under its own number."""
     manager = started()
     loader.failures = {4: 1}
     for change in (Path.mkdir, Path.rmdir, Path.mkdir):
@@ -312,7 +312,7 @@ def test_a_label_is_moved_by_a_reload(started: Started, base: Path) -> None:
 
 
 def test_a_label_on_a_version_that_is_not_available_is_refused(started: Started, base: Path) -> None:
-    """And everything stays as it was."""
+    """The configuration stays as it was."""
     manager = started()
 
     with pytest.raises(

@@ -23,7 +23,7 @@ def metrics() -> Metrics:
 
 def value(page: str, series: str) -> float:
     """
-    Read one series of a page; 0 if it is not there.
+    Read one series of a page; 0 if the page lacks it.
     """
     found = re.search(f"^{re.escape(series)} (.*)$", page, re.MULTILINE)
     return float(found[1]) if found else 0.0
@@ -40,7 +40,7 @@ def test_requests_are_counted_by_model_and_status(metrics: Metrics) -> None:
 
 
 def test_only_answers_have_a_latency(metrics: Metrics) -> None:
-    """And it is a histogram of microseconds with the original's limits, each bucket holding those below it."""
+    """The latency is a histogram of microseconds with the original's limits; each bucket counts the values below it."""
     metrics.request("m", "predict", "REST", Code.OK, 15e-6)
     metrics.request("m", "predict", "REST", Code.OK, 0.5)
     metrics.request("m", "predict", "REST", Code.UNAVAILABLE, 9.0)

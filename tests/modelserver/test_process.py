@@ -1,5 +1,5 @@
 """
-The server as a process: what it starts with, what it says, and how it ends.
+The server as a process: its command line, its messages, its exit codes, and its signals.
 """
 
 import shutil
@@ -22,7 +22,7 @@ def mask(server: Any, name: str) -> int:
 
 @pytest.mark.parametrize("what", ["SigCgt", "SigIgn", "SigBlk"])
 def test_sigterm_is_left_as_the_kernel_has_it(server: Any, what: str) -> None:
-    """As a container's first process it then lives on until SIGKILL: the grace period is the drain time."""
+    """A container's first process then goes on serving until SIGKILL: the grace period is the drain time."""
     assert not mask(server, what) & (1 << (signal.SIGTERM - 1))
 
 
@@ -212,7 +212,7 @@ def test_a_wrong_limit_is_named(
 
 
 def test_what_the_original_would_read_otherwise_is_a_warning(ended: Ended, models: Path, server: Any) -> None:
-    """Known flags without effect, and values that stand apart from their flag."""
+    """Known flags without effect, and values that are words of their own."""
     _, log = ended(
         "--rest_api_enable_cors_support", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}"
     )

@@ -1,6 +1,6 @@
 """
-What the published example clients send, unmodified: tensorflow_serving/example/resnet_client.py and
-resnet_client_grpc.py, as they are and as they were while the model took JPEG.
+The requests of the published example clients, unmodified: tensorflow_serving/example/resnet_client.py and
+resnet_client_grpc.py, in their present version and in the one for a model that took JPEG.
 """
 
 import base64
@@ -34,7 +34,7 @@ def picture() -> bytes:
 @pytest.fixture
 def post(server: Any) -> Any:
     """
-    As requests.post(): a body without a content type, and no other header of note.
+    Send a body without a content type, as requests.post() does.
     """
 
     def send(model: str, body: str) -> Any:

@@ -40,7 +40,7 @@ def test_column_form_of_several_inputs_and_outputs(post: Post) -> None:
 
 
 def test_strings_come_as_text_or_base64_and_go_as_the_outputs_name_says(post: Post) -> None:
-    """An output whose name ends in _bytes is base64, any other string is text."""
+    """An output whose name ends in _bytes is base64, any other string output is a JSON string."""
     answer = post("mixed", signature_name="strings", instances=["ab", b64("ü\x00".encode())])
 
     assert answer.json()["predictions"] == [
@@ -50,7 +50,7 @@ def test_strings_come_as_text_or_base64_and_go_as_the_outputs_name_says(post: Po
 
 
 def test_text_that_is_no_utf8_goes_out_as_it_is(post: Post) -> None:
-    """As the original: a client that reads such an output names it with _bytes."""
+    """As in the original. A model for binary output names it with _bytes."""
     answer = post("mixed", signature_name="strings", instances=[b64(b"\xffa")])
 
     assert b'"upper": "\xffA"' in answer.content
@@ -280,7 +280,7 @@ def test_status_of_one_version(server: Any) -> None:
 
 
 def test_status_of_a_label(server: Any) -> None:
-    """And its metadata."""
+    """A label also names a version's metadata."""
     status = server.rest.get("/v1/models/half/labels/old").json()
     metadata = server.rest.get("/v1/models/half/labels/old/metadata").json()
 

@@ -1,5 +1,5 @@
 """
-Warm-up records: what is replayed before a version is available, and what fails its load.
+Warm-up records: which are replayed before a version is available, and which make its load fail.
 """
 
 import shutil

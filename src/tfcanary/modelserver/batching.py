@@ -1,5 +1,5 @@
 """
-Run requests that wait at the same time as one batch, as the original's batching session does.
+Run requests that wait at the same time as one batch, as TensorFlow Serving's batching session does.
 
 One set of threads serves the queues of all models, versions and signatures. The queues take turns, batch by batch.
 Follows tensorflow_serving/batching/batching_session.cc and TensorFlow's shared_batch_scheduler.h.

@@ -282,16 +282,16 @@ def classification_json(result: Any) -> bytes:
         [[entry.label, jsonanswer.decimal(entry.score)] for entry in row.classes]
         for row in result.classifications
     ]
-    texts = [
+    written = [
         "[" + ", ".join(f"[{json.dumps(label, ensure_ascii=False)}, {score}]" for label, score in row) + "]"
         for row in rows
     ]
-    return f'{{\n    "results": [{", ".join(texts)}\n    ]\n}}'.encode()
+    return f'{{\n    "results": [{", ".join(written)}\n    ]\n}}'.encode()
 
 
 def regression_json(result: Any) -> bytes:
     """
     Write a RegressionResult as the REST API's JSON: a number for each example.
     """
-    texts = [jsonanswer.decimal(entry.value) for entry in result.regressions]
-    return f'{{\n    "results": [{", ".join(texts)}]\n}}'.encode()
+    written = [jsonanswer.decimal(entry.value) for entry in result.regressions]
+    return f'{{\n    "results": [{", ".join(written)}]\n}}'.encode()

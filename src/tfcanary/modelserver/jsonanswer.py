@@ -27,7 +27,7 @@ def answer(outputs: Mapping[str, Array], *, row: bool) -> bytes:
         row: whether to write ``predictions``, an entry for each row, instead of ``outputs``.
 
     Raises:
-        ServingError: there is no output, an output cannot be written as JSON, or the outputs are no rows.
+        ServingError: there is no output, an output cannot be written as JSON, or the outputs differ in their number of rows.
     """
     if not outputs:
         raise invalid("Cannot convert empty tensor map to JSON")
@@ -67,19 +67,19 @@ def _items(array: Array, name: str) -> list[str]:
     """
     Write each element along the first dimension as JSON.
     """
-    texts = iter(_texts(array.ravel(), as_bytes=name.endswith("_bytes")))
-    return [_nested(texts, array.shape[1:]) for _ in range(array.shape[0])]
+    literals = iter(_literals(array.ravel(), as_bytes=name.endswith("_bytes")))
+    return [_nested(literals, array.shape[1:]) for _ in range(array.shape[0])]
 
 
-def _nested(texts: Iterator[str], shape: tuple[int, ...]) -> str:
+def _nested(literals: Iterator[str], shape: tuple[int, ...]) -> str:
     if not shape:
-        return next(texts)
+        return next(literals)
     if len(shape) == 1:
-        return f"[{', '.join(islice(texts, shape[0]))}]"
-    return f"[{', '.join(_nested(texts, shape[1:]) for _ in range(shape[0]))}]"
+        return f"[{', '.join(islice(literals, shape[0]))}]"
+    return f"[{', '.join(_nested(literals, shape[1:]) for _ in range(shape[0]))}]"
 
 
-def _texts(flat: Array, *, as_bytes: bool) -> list[str]:
+def _literals(flat: Array, *, as_bytes: bool) -> list[str]:
     """
     Write each value of a flat array as JSON.
     """
@@ -95,28 +95,28 @@ def _texts(flat: Array, *, as_bytes: bool) -> list[str]:
     if kind == "c":
         raise invalid(f"Failed to write JSON value for tensor type: {flat.dtype}")
     if flat.dtype == np.float64:
-        return _decimal_texts(flat.tolist(), "%.17g", float)
-    return _decimal_texts(flat.astype(np.float32).tolist(), "%.9g", np.float32)
+        return _decimals(flat.tolist(), "%.17g", float)
+    return _decimals(flat.astype(np.float32).tolist(), "%.9g", np.float32)
 
 
 def decimal(value: float) -> str:
     """
     Write one float32 as JSON.
     """
-    return _decimal_texts([value], "%.9g", np.float32)[0]
+    return _decimals([value], "%.9g", np.float32)[0]
 
 
-def _decimal_texts(values: list[float], full: str, rounded: Callable[[str], Any]) -> list[str]:
+def _decimals(values: list[float], full: str, rounded: Callable[[str], Any]) -> list[str]:
     """
     Write six digits if they read back as the same number, and all digits otherwise.
     """
-    texts = []
+    literals = []
     for value in values:
-        text = "%g" % value  # noqa: UP031 - six digits, as the original writes
+        text = "%g" % value  # noqa: UP031 - six digits, as in TensorFlow Serving
         if text in _NOT_FINITE:
-            texts.append(_NOT_FINITE[text])
+            literals.append(_NOT_FINITE[text])
             continue
         if rounded(text) != value:
             text = full % value
-        texts.append(text if "." in text or "e" in text else text + ".0")
-    return texts
+        literals.append(text if "." in text or "e" in text else text + ".0")
+    return literals

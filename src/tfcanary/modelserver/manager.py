@@ -174,7 +174,7 @@ class Manager:
         """
         self._models = {model.name: _Model(model) for model in models}
         self._labels = self._checked_labels(models)
-        told: set[str] = set()
+        warned: set[str] = set()
         while True:
             errors = self.refresh()
             if errors:
@@ -182,10 +182,10 @@ class Manager:
             waiting = [name for name, model in self._models.items() if not model.serving]
             if not waiting:
                 break
-            for name in set(waiting) - told:
+            for name in set(waiting) - warned:
                 base = self._models[name].config.base_path
                 log.warning("no version of model %s to serve under base path %s; waiting for one", name, base)
-                told.add(name)
+                warned.add(name)
             self.stopping.wait(poll_seconds if poll_seconds > 0 else None)
         if poll_seconds > 0:
             thread = threading.Thread(target=self._poll, args=(poll_seconds,), name="poll", daemon=True)
@@ -247,7 +247,7 @@ class Manager:
             try:
                 self.refresh()
             except Exception:  # one failure must not end the polling
-                log.exception("looking for versions failed")
+                log.exception("the search for versions failed")
 
     def refresh(self) -> list[ServingError]:
         """
