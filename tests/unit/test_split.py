@@ -140,7 +140,7 @@ def test_names_of_the_tracks_do_not_matter(count):
     one = judge(planned, {"stable": 300 - count, "canary": count})
     other = judge(renamed, {"b": 300 - count, "a": count})
 
-    assert one.outcome is other.decision
+    assert one.decision is other.decision
 
 
 def test_simulated_false_alarms_stay_below_alpha():
