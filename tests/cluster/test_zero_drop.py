@@ -155,7 +155,6 @@ def test_a_canary_from_deployment_to_tear_down(scene: Scene) -> None:
         scene.apply(f"canary {canary} %", **weights(canary))
         scene.load.wait_for(200)
     scene.apply("tear down", **replicas(canary=0))
-    # On a busy machine there are enough requests before this: some have to follow it.
     scene.load.wait_for(200)
     scene.until(ENOUGH)
 
