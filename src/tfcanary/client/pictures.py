@@ -2,7 +2,6 @@
 The pictures that predictions are asked for.
 """
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfcanary import samples
 from tfcanary.client.answer import Signature
 from tfcanary.contract import SERVING_DEFAULT
 from tfcanary.errors import UsageError
@@ -55,13 +55,18 @@ class Picture:
 
 def default_pictures() -> list[Picture]:
     """
-    The two JPEG photographs that scikit-learn ships; scikit-learn itself is not imported.
+    The two JPEG photographs that scikit-learn ships.
+
+    Raises:
+        UsageError: if scikit-learn is not installed.
     """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or spec.origin is None:
-        raise UsageError("pictures: none are named, and scikit-learn's are not here; use --picture FILE")
-    folder = Path(spec.origin).parent / "datasets" / "images"
-    return read_pictures([folder / "china.jpg", folder / "flower.jpg"])
+    files = samples.photographs()
+    if not files:
+        raise UsageError(
+            "pictures: expected those that scikit-learn ships, got none; "
+            f"name others by --picture FILE, or {samples.INSTALL}"
+        )
+    return read_pictures(files)
 
 
 def read_pictures(files: Sequence[Path]) -> list[Picture]:

@@ -7,7 +7,6 @@ is fixed and a fifth is held out, so that every model, of any seed, is measured 
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -21,7 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfcanary.errors import DoesNotHoldError, UsageError
+from tfcanary import samples
+from tfcanary.errors import DoesNotHoldError
 from tfcanary.paths import cache_folder
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def pictures() -> tuple[Pictures, Pictures]:
     """
     import tensorflow as tf  # noqa: PLC0415
 
-    with gzip.open(_data(), "rt") as file:
+    with gzip.open(samples.digits(), "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     grey = (table[:, :-1] * (255 / 16)).reshape(-1, 8, 8, 1)
     large = np.round(tf.image.resize(grey, (SIDE, SIDE)).numpy()).repeat(3, axis=3)
@@ -125,22 +125,10 @@ def write_labelled(directory: Path, held_out: Pictures) -> None:
         (folder / f"{number:03d}.png").write_bytes(png.numpy())
 
 
-def _data() -> Path:
-    """
-    The table of digits; scikit-learn itself is not imported.
-    """
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError(
-            "--weights digits: expected scikit-learn, which ships them, got none; pip install scikit-learn"
-        )
-    return Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-
-
 def _key(keras: Any, arch: str, seed: int) -> str:
 
     settings = [arch, seed, asdict(RECIPES[arch]), keras.__version__, tf.__version__]
-    parts = (Path(__file__).read_bytes(), _data().read_bytes(), json.dumps(settings).encode())
+    parts = (Path(__file__).read_bytes(), samples.digits().read_bytes(), json.dumps(settings).encode())
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:12]
 
 

@@ -202,7 +202,7 @@ class Built:
     labels: list[str]
     about_labels: str
     samples: Any
-    warmup: list[warmup.Picture]
+    warmup: list[warmup.Example]
     held_out: digits.Pictures | None = None
 
 

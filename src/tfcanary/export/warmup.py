@@ -5,7 +5,6 @@ They are real pictures, for every signature, at the smallest and at a usual batc
 first request makes that request wait.
 """
 
-import importlib.util
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -15,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tfcanary import samples
 from tfcanary.errors import DoesNotHoldError
 
 # TensorFlow Serving looks for its warm-up records here and nowhere else.
@@ -24,7 +24,7 @@ LARGEST = max(BATCHES)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Example:
     """
     One picture in both of the forms that a model takes.
     """
@@ -33,27 +33,24 @@ class Picture:
     encoded: bytes
 
 
-def of_floats(image: Any) -> Picture:
+def of_floats(image: Any) -> Example:
     """
     Encode a picture of floats, RGB 0 to 255.
     """
-    return Picture(image, tf.io.encode_jpeg(tf.cast(image, tf.uint8)).numpy())
+    return Example(image, tf.io.encode_jpeg(tf.cast(image, tf.uint8)).numpy())
 
 
-def photographs(side: int) -> list[Picture]:
+def photographs(side: int) -> list[Example]:
     """
-    Read the two photographs that scikit-learn ships, if it is there; it is not imported.
+    Give the photographs that scikit-learn ships, or none if it is not installed.
     """
-    spec = importlib.util.find_spec("sklearn")
-    places = spec.submodule_search_locations if spec is not None else None
-    found = sorted(Path(places[0], "datasets", "images").glob("*.jpg")) if places else []
     return [
-        Picture(tf.image.resize(tf.io.decode_jpeg(content), (side, side)).numpy(), content)
-        for content in (path.read_bytes() for path in found)
+        Example(tf.image.resize(tf.io.decode_jpeg(content), (side, side)).numpy(), content)
+        for content in (path.read_bytes() for path in samples.photographs())
     ]
 
 
-def write(tf: Any, path: Path, pictures: list[Picture], model_name: str) -> None:
+def write(tf: Any, path: Path, pictures: list[Example], model_name: str) -> None:
     """
     Write a request for each signature and batch size.
     """
