@@ -4,6 +4,7 @@ What more than one unit test file uses: values, routes, and a gateway that can b
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -14,6 +15,7 @@ import pytest
 from double import Double, OnePort, grpc_server, rest_handler, serve
 
 from tfcanary.client.pictures import Picture, default_pictures
+from tfcanary.paths import CHART
 from tfcanary.routing.parse import from_values
 from tfcanary.routing.route import Routing
 
@@ -170,3 +172,20 @@ def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, A
             return kubeconfig(serve(stack, Handler))
 
         yield start
+
+
+@pytest.fixture
+def later_chart(tmp_path: Path) -> Path:
+    """
+    The chart as a later version may have it: a route may say who owns it.
+    """
+    folder = tmp_path / "later"
+    shutil.copytree(CHART, folder)
+    path = folder / "values.schema.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    route = schema["properties"]["routing"]["properties"]["routes"]["items"]
+    if "$ref" in route:
+        route = schema["definitions"][route["$ref"].rsplit("/", 1)[-1]]
+    route["properties"]["owner"] = {"type": "string"}
+    path.write_text(json.dumps(schema), encoding="utf-8")
+    return folder

@@ -126,6 +126,19 @@ def test_a_live_release_is_checked_without_an_argument_about_it(live, capsys):
     assert "checks held" in output.splitlines()[-1]
 
 
+def test_a_release_of_another_chart_is_read_by_that_charts_schema(live, later_chart, capsys):
+    """
+    The chart that comes with the command does not know what the live routes say.
+    """
+    values = copy.deepcopy(LIVE)
+    values["routing"]["routes"][0]["owner"] = "vision"
+    arguments = live(values)
+
+    assert 2 == check.main(arguments)
+    assert "unknown key 'owner'" in capsys.readouterr().err
+    assert 0 == check.main([*arguments, "--chart", str(later_chart)])
+
+
 def test_gateway_pods_that_cannot_be_asked_are_not_passed_over(live, capsys):
     """
     No right to forward ports: that each pod has the routes is not known, exit code 4, and what to do.

@@ -53,7 +53,7 @@ def from_files(
     """
     values = read_files(files)
     require_known_keys(values, chart)
-    expected = _parse(coalesce(chart_defaults(chart), values), model)
+    expected = _parse(coalesce(chart_defaults(chart), values), model, chart)
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
@@ -91,15 +91,15 @@ def from_release(
     require_known_keys(given, chart)
     releases = releases_in(target)
     installed = releases.values(name)
-    live = _parse(installed, model)
+    live = _parse(installed, model, chart)
     values = coalesce(installed, given)
-    expected = _parse(values, model)
+    expected = _parse(values, model, chart)
     cluster = LiveObjects(target)
     virtual_service = cluster.virtual_service(name)
     findings = [live_values(live, expected, files)] if files else []
     findings += [live_routes(virtual_service, expected, api) for api in Api]
     findings += [live_retries(virtual_service, values), live_objects(releases.drift(name))]
-    before, unread = _before(releases, name, model)
+    before, unread = _before(releases, name, model, chart)
     pods = _gateway_pods(cluster, name, tls=tls is not None) if each_pod else ()
     return Subject(
         routing=expected,
@@ -129,7 +129,9 @@ def _gateway_pods(cluster: LiveObjects, name: str, *, tls: bool) -> tuple[Gatewa
     )
 
 
-def _before(releases: Releases, name: str, model: str | None) -> tuple[Routing | None, tuple[str, ...]]:
+def _before(
+    releases: Releases, name: str, model: str | None, chart: Path
+) -> tuple[Routing | None, tuple[str, ...]]:
     """
     The routes that the release had before the newest revision, if it had any that worked; and what is lost, in words.
     """
@@ -137,17 +139,17 @@ def _before(releases: Releases, name: str, model: str | None) -> tuple[Routing |
     if not worked:
         return None, ()
     try:
-        return _parse(releases.values(name, worked[-1].number), model), ()
+        return _parse(releases.values(name, worked[-1].number), model, chart), ()
     except UsageError as exc:
         # It may be of another chart; what is live now is none the worse for it.
         return None, (f"the routes before the newest revision, which cannot be read: {exc}",)
 
 
-def _parse(values: Mapping[str, Any], model: str | None) -> Routing:
+def _parse(values: Mapping[str, Any], model: str | None, chart: Path) -> Routing:
     if model is not None:
         values = merge(values, {"model": {"name": model}})
     try:
-        return from_values(values)
+        return from_values(values, chart)
     except MissingValueError as exc:
         if exc.path == "model.name":
             raise UsageError(f"{exc}; name it with --model NAME, or add its values file") from exc

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfcanary import cli
+from tfcanary.chart.source import opened
 from tfcanary.check.report import Report
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_files, from_release
@@ -19,6 +20,7 @@ from tfcanary.client.pictures import default_pictures, read_pictures
 from tfcanary.commands import explain
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.judge import split
+from tfcanary.paths import CHART
 from tfcanary.report.as_json import as_json
 from tfcanary.report.html import html
 from tfcanary.report.junit import junit
@@ -53,6 +55,14 @@ def parser(prog: str) -> cli.Parser:
         help="a values file whose routes the gateway must have; may be repeated (default: the live release's values)",
     )
     what.add_argument("--model", metavar="NAME", help="the model's public name (default: model.name)")
+    what.add_argument(
+        "--chart",
+        type=Path,
+        default=CHART,
+        metavar="CHART",
+        help="the chart of the release, as a folder or a .tgz, if it has another version than the one that comes "
+        "with this command",
+    )
     where = made.add_argument_group("where")
     where.add_argument("--gateway", metavar="HOST:PORT", help="the gateway's address (default: it is found)")
     where.add_argument("--host", help="the host name to ask for (default: the first of gateway.hosts)")
@@ -144,7 +154,9 @@ def _add_outputs(reports: argparse._ArgumentGroup) -> None:
 def _command(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     pictures = read_pictures(arguments.picture) or default_pictures()
-    made = check_gateway(_subject(arguments), options, pictures)
+    with opened(arguments.chart) as chart:
+        subject = _subject(arguments, chart)
+    made = check_gateway(subject, options, pictures)
     if arguments.json:
         sys.stdout.write(json.dumps(as_json(made), indent=2) + "\n")
     write(findings_table(made), sys.stderr if arguments.json else sys.stdout)
@@ -173,7 +185,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def _subject(arguments: argparse.Namespace) -> Subject:
+def _subject(arguments: argparse.Namespace, chart: Path) -> Subject:
     """
     What to check: from files alone if they and a gateway were given and no release, from the release otherwise.
     """
@@ -186,6 +198,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
             gateway=arguments.gateway,
             host=arguments.host,
             model=arguments.model,
+            chart=chart,
             tokens=tokens,
             tls=tls,
         )
@@ -201,6 +214,7 @@ def _subject(arguments: argparse.Namespace) -> Subject:
         gateway=arguments.gateway,
         host=arguments.host,
         model=arguments.model,
+        chart=chart,
         each_pod=not arguments.no_gateway_pods,
         tokens=tokens,
         tls=tls,

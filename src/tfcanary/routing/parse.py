@@ -8,11 +8,13 @@ has them.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from tfcanary.chart.schema import require_types
 from tfcanary.errors import MissingValueError, UsageError
+from tfcanary.paths import CHART
 from tfcanary.routing.route import HeaderMatch, Kind, Mirror, Route, Routing, Sticky, cookie_expression
 
 # By key of a match, the key of routing.headers that names its header, and that header's default.
@@ -25,15 +27,15 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_RE2 = re.compile(r"\(\?(=|!|<=|<!)|\\[1-9]")
 
 
-def from_values(values: Mapping[str, Any]) -> Routing:
+def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
     """
-    Parse merged values.
+    Parse merged values, whose types are those of a chart's schema.
 
     Raises:
         MissingValueError: if the model's name, the tracks or the routes are missing.
         UsageError: naming the values path, what was expected and what was got.
     """
-    require_types(values)
+    require_types(values, chart)
     tracks, routing, gateway = (values.get(key) or {} for key in ("tracks", "routing", "gateway"))
     model = (values.get("model") or {}).get("name")
     if not tracks:
