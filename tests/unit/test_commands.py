@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from tfcanary.commands import check
 from tfcanary.commands.main import COMMANDS, main
 from tfcanary.paths import CHART, ROOT
 
@@ -51,6 +52,17 @@ def test_arguments_reach_the_command(capsys: pytest.CaptureFixture[str]) -> None
 
     assert 0 == code
     assert "stable 90 %, canary 10 %" in capsys.readouterr().out
+
+
+def test_the_help_of_check_mentions_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        check.main(["--help"])
+    assert "`check_gateway.py explain`" in " ".join(capsys.readouterr().out.split())
+
+    with pytest.raises(SystemExit) as left:
+        check.main(["explain", "--help"])
+    assert 0 == left.value.code
+    assert capsys.readouterr().out.startswith("usage: check_gateway.py explain ")
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))

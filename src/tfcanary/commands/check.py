@@ -35,7 +35,8 @@ def parser(prog: str) -> cli.Parser:
     """
     made = cli.Parser(
         prog=prog,
-        description="Prove over REST and gRPC what the gateway does with a release's routes.",
+        description="Prove over REST and gRPC what the gateway does with a release's routes. "
+        f"`{prog} explain` says without a cluster which route takes a request.",
     )
     cluster = made.add_argument_group("what is live")
     cluster.add_argument("--release", metavar="NAME", help="the Helm release (default: resnet)")
@@ -239,6 +240,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "check_gateway.py") -
     Run the command.
     """
     given = sys.argv[1:] if argv is None else list(argv)
+    # A subparser would take the value of a misspelt option for the name of a command, and not name the option.
     if given[:1] == ["explain"]:
-        return explain.main(given[1:])
+        return explain.main(given[1:], prog=f"{prog} explain")
     return cli.run(parser(prog), _command, given)

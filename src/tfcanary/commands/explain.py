@@ -25,7 +25,7 @@ SCHEMA = "tfserving-canary/explain/1"
 MODELS = CHART.parents[1] / "values" / "models" / "resnet.yaml"
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "check_gateway.py explain") -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str) -> int:
     """
     Explain one request.
     """
