@@ -8,12 +8,16 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tfcanary.paths import ROOT
+
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+WHEEL = (*PIP, "wheel", "--no-deps", "--no-build-isolation")
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,13 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    build = (*pip, "wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={folder}", str(ROOT))
-    subprocess.run(build, check=True, capture_output=True)
+    subprocess.run((*WHEEL, f"--wheel-dir={folder}", str(ROOT)), check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     environment = folder / "environment"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     subprocess.run(
-        [*pip, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)],
+        [*PIP, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)],
         check=True,
         capture_output=True,
     )
@@ -97,6 +99,39 @@ def test_it_is_typed_and_has_the_templates_of_its_reports(installed: Installed) 
     assert (package / "py.typed").is_file()
     assert list((package / "report" / "templates").glob("*.j2"))
     assert (package / "cluster" / "go" / "kubernetes" / "go.sum").is_file()
+
+
+def test_the_source_distribution_makes_the_same_wheel(installed: Installed, tmp_path: Path) -> None:
+    """
+    It has all that the build needs, without git and the rest of the checkout.
+    """
+    command = (sys.executable, "-m", "hatchling", "build", "--target=sdist", f"--directory={tmp_path}")
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (source,) = tmp_path.glob("*.tar.gz")
+    subprocess.run((*WHEEL, f"--wheel-dir={tmp_path}", str(source)), check=True, capture_output=True)
+
+    def names(folder: Path) -> list[str]:
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            return sorted(archive.namelist())
+
+    assert names(installed.folder.parent) == names(tmp_path)
+
+
+def test_the_images_are_built_from_what_the_wheel_carries(installed: Installed) -> None:
+    """
+    `tfcanary cluster up` copies the model server's sources into its image.
+    """
+    script = (
+        "from tfcanary.cluster import images\n"
+        "print(images.SOURCES / 'modelserver' / 'Containerfile')\n"
+        "print(*(images.PACKAGE / name for name in images.SERVER_SOURCES), sep='\\n')"
+    )
+    said = installed.run("-c", script, program="python")
+
+    paths = [Path(line) for line in said.stdout.splitlines()]
+    assert len(paths) > 1, said.stderr
+    assert [] == [path for path in paths if not path.exists() or not path.is_relative_to(installed.folder)]
 
 
 @pytest.mark.parametrize("command", ["check", "explain", "export", "cluster", "demo"])
