@@ -14,7 +14,7 @@ from tfcanary.errors import CanaryError, DoesNotHoldError, UnreachableError, Usa
 from tfcanary.helm.baseline import Baseline, restore
 from tfcanary.helm.baseline import baseline as baseline_of
 from tfcanary.helm.drift import DriftError
-from tfcanary.helm.failures import HelmError
+from tfcanary.helm.failures import HelmError, ValuesRefusedError
 from tfcanary.helm.releases import Releases
 from tfcanary.target import Target
 
@@ -136,6 +136,13 @@ def test_uninstalling_what_is_not_there_is_no_error(helm):
             UsageError,
             "release 'resnet': not found in namespace 'models'",
             id="no-release",
+        ),
+        pytest.param(
+            "Error: values don't meet the specifications of the schema(s) in the following chart(s):\n"
+            "- at '/routing/routes/0/match/users/0': 'release: not found' does not match pattern",
+            ValuesRefusedError,
+            "'release: not found' does not match pattern",
+            id="a-value-like-no-release",
         ),
         pytest.param(
             'Error: Kubernetes cluster unreachable: Get "https://10.0.0.1:6443/version": dial tcp: refused',

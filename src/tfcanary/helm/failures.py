@@ -1,8 +1,8 @@
 """
 What Helm's messages mean: the one place that reads them.
 
-Helm's exit code is 1 for every failure, and its text is all that tells them apart. The text repeats the user's own
-words (a route's, a track's, a host's or a model's name), and any of these may be `unauthorized` or `certificate`.
+Helm's exit code is 1 for every failure, and only the message distinguishes them. The message repeats the user's own
+words (the name of a route, a track, a host or a model), and any of these may be `unauthorized` or `certificate`.
 """
 
 import re
@@ -13,7 +13,7 @@ from tfcanary.errors import CanaryError, DoesNotHoldError, NotFoundError, Unreac
 
 class HelmError(DoesNotHoldError):
     """
-    Helm did what it was asked to do, and that did not work out.
+    Helm accepted the command, and the command failed.
     """
 
 
@@ -38,51 +38,70 @@ class Failure(Protocol):
     returncode: int
 
 
-# What begins with this is about the cluster: only Helm's own words come before it.
+# Helm asks for the apiserver's version before all else, and begins with these words where that fails. Only words of
+# Helm's own come before them.
 _NO_CLUSTER = re.compile(
     r"\AError: ([A-Z ]+: )?(kubernetes cluster unreachable|invalid configuration): ", re.IGNORECASE
 )
-# What Helm says of values or of a chart that it refuses, in the order of its work: read, render, apply. Behind these
-# any words of the user's may follow, so they are asked first.
+# What Helm says of values or of a chart that it refuses, in the order of its work: find, read, render, apply. Any words
+# of the user's may follow these, and therefore they are looked for before the words of a lost connection.
 _REFUSED = re.compile(
-    r"execution error at|don't meet the specifications of the schema|failed to render chart|parse error at"
-    # The Kubernetes API's `Deployment.apps "resnet-stable" is invalid`.
-    r"|\" is invalid|cannot be imported into the current release|already exists|failed to download"
-    r"|chart\.yaml file is missing|path \"[^\"]*\" not found|\A[^;]*\bopen [^;:]*: no such file or directory",
+    r"path \"[^\"]*\" not found|\AError: repo \S+ not found|failed to download|chart\.yaml file is missing"
+    r"|\A[^;]*\bopen [^;:]*: no such file or directory|missing in charts/ directory"
+    r"|release name is invalid|invalid release name|don't meet the specifications of the schema"
+    r"|failed to render chart|parse error (at|on)|execution error at|executing \"[^\"]*\" at <"
+    # The Kubernetes API's `Deployment.apps "resnet-stable" is invalid`, and what a webhook of Istio's says.
+    r"|\" is invalid|denied the request|cannot be imported into the current release|already exists",
     re.IGNORECASE,
 )
-# Each has a blank or a colon, which no name has.
+# What Helm says where the cluster goes away in the middle of its work. Each has a space or a colon, which no name has.
 _UNREACHABLE = re.compile(
-    r"cluster unreachable|connection refused|no such host|i/o timeout|etcdserver: |x509: |\btls: "
-    r"|unable to read (client-cert|client-key|certificate-authority)|: unauthorized\b|must be logged in to the server"
-    r"|invalid configuration: ",
+    r"connection refused|no such host|i/o timeout|etcdserver: |x509: |\btls: |: unauthorized\b"
+    r"|must be logged in to the server",
     re.IGNORECASE,
 )
 _PENDING = "another operation (install/upgrade/rollback) is in progress"
-# Lines that are no part of the failure.
-_NOISE = ("WARNING:", "walk.go:", "level=WARN")
+# The end of a message that quotes nothing: a refused value may be these very words.
+_NOT_FOUND = re.compile(r"\AError: [^\"']*\brelease: not found\Z", re.IGNORECASE)
 
 
 def classified(what: str, failure: Failure) -> CanaryError:
     """
-    The error that says who must mend a failed Helm command; it keeps Helm's whole message.
+    Classify a failed Helm command by who must fix it, and keep Helm's whole message.
 
     Args:
         what: the command, as the subject of the message.
         failure: Helm's stderr and exit code.
     """
-    said = [line for line in failure.stderr.decode(errors="replace").splitlines() if line.strip()]
-    text = "; ".join(line for line in said if not line.startswith(_NOISE)) or "no message"
-    no_cluster = _NO_CLUSTER.match(text)
-    if not no_cluster and _REFUSED.search(text):
-        return ValuesRefusedError(f"{what}: {text}")
-    if not no_cluster and _PENDING in text.lower():
-        return PendingError(f"{what}: {text} (exit code {failure.returncode})")
-    if no_cluster or _UNREACHABLE.search(text):
-        return UnreachableError(
-            f"{what}: {text}; is the cluster up, and is it the one of --kubeconfig and --context?"
-        )
-    return HelmError(f"{what}: {text} (exit code {failure.returncode})")
+    said = _message(failure)
+    if not _NO_CLUSTER.match(said):
+        if _REFUSED.search(said):
+            return ValuesRefusedError(f"{what}: {said}")
+        if _PENDING in said.lower():
+            return PendingError(f"{what}: {said} (exit code {failure.returncode})")
+        if not _UNREACHABLE.search(said):
+            return HelmError(f"{what}: {said} (exit code {failure.returncode})")
+    return UnreachableError(
+        f"{what}: {said}; is the cluster up, and is it the one of --kubeconfig and --context?"
+    )
+
+
+def is_not_found(failure: Failure) -> bool:
+    """
+    Whether the release does not exist.
+
+    pyhelm3 answers this by a substring, which the refusal of a value may contain.
+    """
+    return _NOT_FOUND.match(_message(failure)) is not None
+
+
+def _message(failure: Failure) -> str:
+    """
+    Helm's message on one line, without the log lines of Helm and its Kubernetes client that come before it.
+    """
+    lines = [line for line in failure.stderr.decode(errors="replace").splitlines() if line.strip()]
+    first = next((index for index, line in enumerate(lines) if line.startswith("Error: ")), 0)
+    return "; ".join(lines[first:]) or "no message"
 
 
 def not_found(name: str, namespace: str) -> NotFoundError:

@@ -23,7 +23,7 @@ from pyhelm3.command import Command
 from tfcanary.chart.values import merge, read_files
 from tfcanary.errors import UnreachableError
 from tfcanary.helm.drift import Drift, DriftError, Live, drift
-from tfcanary.helm.failures import HelmError, PendingError, classified, not_found
+from tfcanary.helm.failures import HelmError, PendingError, classified, is_not_found, not_found
 from tfcanary.paths import CHART
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
@@ -285,9 +285,9 @@ class Releases:
     def _run(self, what: str, name: str, job: Coroutine[Any, Any, T]) -> T:
         try:
             return asyncio.run(job)
-        except pyhelm3.errors.ReleaseNotFoundError as exc:
-            raise not_found(name, self._namespace) from exc
         except pyhelm3.errors.Error as exc:
+            if is_not_found(exc):
+                raise not_found(name, self._namespace) from exc
             raise classified(what, exc) from exc
 
 
