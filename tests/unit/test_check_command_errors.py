@@ -84,6 +84,11 @@ RULE = {"name": "group", "match": {"headers": {"user-group": {"exact": "a"}}}, "
         pytest.param(
             {"routing": {"rotes": []}}, "routing: unknown key 'rotes'; expected one of", id="unknown-key"
         ),
+        pytest.param(
+            {"model": {"name": "m"}, "image": {"tag": 7}},
+            "image.tag: expected a string that matches",
+            id="what-the-check-does-not-read",
+        ),
         pytest.param("routing: [", "not YAML", id="not-yaml"),
         pytest.param("", "empty; expected a map", id="empty"),
         pytest.param(

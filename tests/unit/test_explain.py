@@ -227,6 +227,14 @@ def test_mistakes_exit_with_2(capsys, options, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_file_that_helm_would_refuse_is_refused(tmp_path, capsys):
+    file = tmp_path / "values.yaml"
+    file.write_text("image: {tag: 7}")
+
+    assert 2 == check.main(["explain", "-f", str(file)])
+    assert "image.tag: expected a string that matches" in capsys.readouterr().err
+
+
 def test_words(capsys):
     assert 0 == check.main(
         ["explain", "-f", str(VALUES / "canary-user-group.yaml"), "--header", "user-group=x"]

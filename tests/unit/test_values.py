@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfcanary.chart.schema import require_known_keys
-from tfcanary.chart.values import coalesce, merge, read_files, read_values
+from tfcanary.chart.schema import require_known_keys, require_types
+from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
 from tfcanary.errors import UsageError
 from tfcanary.routing.parse import from_values
 
@@ -75,7 +75,7 @@ EVERYONE = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
         ),
         pytest.param(
             [{"weights": {"stable": 100}}],
-            "routing.routes[0].name: expected text that matches ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$, got None",
+            "routing.routes[0].name: expected a string that matches ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$, got None",
             id="no-name",
         ),
         pytest.param(["everyone"], "routing.routes[0]: expected a map, got 'everyone'", id="not-a-map"),
@@ -102,8 +102,18 @@ EVERYONE = {"name": "everyone", "weights": {"stable": 90, "canary": 10}}
         pytest.param([matching(regex="(?=a)"), EVERYONE], "RE2 has no look-around", id="not-re2"),
         pytest.param(
             [matching(exact=7), EVERYONE],
-            "expected text that is not empty, got 7; quote numbers and true/false",
+            "expected a string that is not empty, got 7; quote numbers and true/false",
             id="number",
+        ),
+        pytest.param(
+            [{**GROUP, "match": {"users": ["ann", "ann"]}}, EVERYONE],
+            "routing.routes[0].match.users: expected a list without duplicates, got ['ann', 'ann']",
+            id="user-twice",
+        ),
+        pytest.param(
+            [{"name": "everyone", "weights": {"stable": 100.0}}],
+            "weights.stable: expected a whole number from 0 to 100, got 100.0",
+            id="weight-fraction",
         ),
         pytest.param(
             [{**GROUP, "match": {"header": {}}}, EVERYONE],
@@ -150,6 +160,65 @@ def test_bad_routes_are_refused_by_name(values, routes, message):
 def test_bad_values_are_refused_by_name(values, others, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         from_values(values(**others))
+
+
+def test_only_what_quotes_would_mend_is_told_to_quote(values):
+    with pytest.raises(
+        UsageError, match=r"user-group\.exact: expected a string that is not empty, got \{\}$"
+    ):
+        from_values(values(matching(exact={}), EVERYONE))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"colour": "blue"}, id="unknown-key"),
+        pytest.param({"gateway": {"colour": "blue", "tls": []}}, id="below-what-is-read"),
+        pytest.param({"image": "tensorflow/serving:2.19", "helmTest": True}, id="another-type"),
+        pytest.param({"tracks": {"stable": {"replicas": "many"}, "canary": {}}}, id="tracks"),
+    ],
+)
+def test_values_of_another_chart_are_read_as_far_as_they_matter(values, others):
+    """
+    A live release may be of an older chart, and what the harness does not use of it may have any form.
+    """
+    assert from_values(values()) == from_values(values(**others))
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        pytest.param({"gateway": []}, "gateway: expected a map, got []", id="above"),
+        pytest.param(
+            {"gateway": {"filters": {"enabled": "yes"}}},
+            "gateway.filters.enabled: expected true or false, got 'yes'",
+            id="itself",
+        ),
+        pytest.param(
+            {"gateway": {"hosts": ["*", 7]}}, "gateway.hosts[1]: expected a string that matches", id="below"
+        ),
+        pytest.param({"tracks": {"stable": []}}, "tracks.stable: expected a map, got []", id="any-track"),
+    ],
+)
+def test_wrong_types_of_another_chart_are_refused_where_they_matter(values, others, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        from_values(values(**others))
+
+
+def test_files_are_checked_in_all_that_they_say():
+    """
+    A file is for this chart: what Helm would refuse is refused at once, on one line, however long it is.
+    """
+    with pytest.raises(
+        UsageError, match=r"^helmTest\.ca: expected a string that matches .*, got 'x{100,}…$"
+    ) as caught:
+        require_types(coalesce(chart_defaults(), {"helmTest": {"ca": "x" * 100_000}}))
+
+    assert len(str(caught.value)) < 400
+
+
+def test_the_charts_own_values_have_the_right_types():
+    require_types(chart_defaults())
 
 
 def test_maps_merge_and_lists_are_replaced():
@@ -214,6 +283,21 @@ def test_bad_files_are_refused_by_name(tmp_path, content, message):
         read_values(file)
 
     assert "canary.yaml" in str(caught.value)
+
+
+def test_every_key_is_a_string_as_in_helm(tmp_path):
+    """
+    Helm turns YAML into JSON. A header or a track may be called 7 or on.
+    """
+    file = tmp_path / "values.yaml"
+    file.write_text("{7: a, on: {1.5: b}, list: [{null: c}], 2026-01-02: d}")
+
+    assert {
+        "7": "a",
+        "true": {"1.5": "b"},
+        "list": [{"null": "c"}],
+        "2026-01-02": "d",
+    } == read_values(file)
 
 
 def test_files_come_together_in_order(tmp_path):

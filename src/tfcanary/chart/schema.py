@@ -1,24 +1,27 @@
 """
 The chart's own values.schema.json as the judge of keys and types.
 
-The same schema refuses a value here and in `helm upgrade`; what it cannot say, rules across keys, is the chart's
-validate.yaml's there and `tfcanary.routing.parse`'s here.
+The same schema refuses a value here and in `helm upgrade`. It cannot express rules across keys. These are in the
+chart's validate.yaml for Helm, and in `tfcanary.routing.parse` here.
 """
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend
 
 from tfcanary.errors import MissingValueError, UsageError
 from tfcanary.paths import CHART
+from tfcanary.text import short
 
 _NAMES = {
-    "string": "text",
+    "string": "a string",
     "object": "a map",
     "array": "a list",
     "integer": "a whole number",
@@ -26,13 +29,20 @@ _NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
-# The entries of these lists have to be whole; elsewhere a values file may leave out what another one or the chart says.
+# The entries of this list must be complete. Elsewhere a values file may leave out what another file or the chart says.
 _WHOLE = ("routing", "routes")
+# Draft 7 calls 80.0 an integer.
+_Validator: type[Validator] = extend(  # type: ignore[no-untyped-call]
+    Draft7Validator,
+    type_checker=Draft7Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 def require_known_keys(values: Mapping[str, Any], chart: Path = CHART) -> None:
     """
-    Refuse keys that the chart does not know: a misspelt one would leave its default standing, unsaid.
+    Refuse keys that the chart does not know: with a misspelt key the default would silently stay in force.
 
     Args:
         values: what a user gives, without the chart's defaults.
@@ -46,12 +56,19 @@ def require_known_keys(values: Mapping[str, Any], chart: Path = CHART) -> None:
     )
 
 
-def require_types(values: Mapping[str, Any], chart: Path = CHART) -> None:
+def require_types(
+    values: Mapping[str, Any], chart: Path = CHART, *, read: Sequence[Sequence[str]] = ((),)
+) -> None:
     """
     Refuse values of a wrong type, or outside of their bounds.
 
-    Keys that the chart does not know are passed over, since they may be another version's; but not in a route, where an
-    unknown condition would change which requests it takes.
+    Keys that the chart does not know are ignored, because they may be another version's. In a route they are refused:
+    an unknown condition would change which requests the route takes.
+
+    Args:
+        values: a release's values, or files over the chart's defaults.
+        chart: the folder of the chart.
+        read: the paths that matter, with `*` for any key; all that there are by default.
 
     Raises:
         MissingValueError: if a route lacks a value.
@@ -60,21 +77,34 @@ def require_types(values: Mapping[str, Any], chart: Path = CHART) -> None:
     _require(
         error
         for error in _validator(chart).iter_errors(values)
-        if error.validator not in ("additionalProperties", "required")
-        or tuple(error.absolute_path)[:2] == _WHOLE
+        if (
+            error.validator not in ("additionalProperties", "required")
+            or tuple(error.absolute_path)[:2] == _WHOLE
+        )
+        and any(_overlap(error.absolute_path, path) for path in read)
     )
 
 
+def _overlap(path: Iterable[str | int], other: Sequence[str]) -> bool:
+    """
+    Whether one of two paths leads to the other.
+    """
+    return all(name in ("*", part) for part, name in zip(path, other, strict=False))
+
+
 @functools.cache
-def _validator(chart: Path) -> Draft7Validator:
+def _validator(chart: Path) -> Validator:
     path = chart / "values.schema.json"
     try:
-        return Draft7Validator(json.loads(path.read_text(encoding="utf-8")))
+        return _Validator(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as exc:
         raise UsageError(f"chart {str(chart)!r}: values.schema.json cannot be read: {exc}") from exc
 
 
 def _require(errors: Iterable[ValidationError]) -> None:
+    """
+    Raise the most relevant of the schema's errors, in one line.
+    """
     error = best_match(errors)
     if error is None:
         return
@@ -87,9 +117,11 @@ def _require(errors: Iterable[ValidationError]) -> None:
     if error.validator == "required":
         missing = next(key for key in schema["required"] if key not in error.instance)
         raise MissingValueError(f"{path}.{missing}", _wanted(schema.get("properties", {}).get(missing, {})))
-    # YAML reads 7, yes and 1e3 as something else than text.
-    hint = "; quote numbers and true/false" if error.validator_value == "string" else ""
-    raise UsageError(f"{path}: expected {_wanted(schema)}, got {error.instance!r}{hint}")
+    wanted = "a list without duplicates" if error.validator == "uniqueItems" else _wanted(schema)
+    # YAML reads 7, yes and 1e3 as something else than a string.
+    unquoted = error.validator_value == "string" and isinstance(error.instance, int | float)
+    hint = "; quote numbers and true/false" if unquoted else ""
+    raise UsageError(f"{path}: expected {wanted}, got {short(repr(error.instance))}{hint}")
 
 
 def _path(parts: Iterable[str | int]) -> str:

@@ -4,6 +4,7 @@ Read values files and put them together as Helm does.
 Maps are merged, lists are replaced whole, and null removes a key of the chart's defaults.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,22 @@ def read_values(path: Path) -> dict[str, Any]:
         )
     if not isinstance(values, dict):
         raise UsageError(f"values file {str(path)!r}: expected a map, got {type(values).__name__}")
-    return values
+    return {_key(name): _with_string_keys(value) for name, value in values.items()}
+
+
+def _with_string_keys(value: object) -> object:
+    """
+    The value as Helm reads it: it turns YAML into JSON, in which every key is a string.
+    """
+    if isinstance(value, dict):
+        return {_key(name): _with_string_keys(below) for name, below in value.items()}
+    if isinstance(value, list):
+        return [_with_string_keys(below) for below in value]
+    return value
+
+
+def _key(name: object) -> str:
+    return json.dumps(name) if isinstance(name, bool | int | float | None) else str(name)
 
 
 def read_files(files: Sequence[Path]) -> dict[str, Any]:

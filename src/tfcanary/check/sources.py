@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfcanary.chart.schema import require_known_keys
+from tfcanary.chart.schema import require_known_keys, require_types
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
 from tfcanary.check.finding import OFF
 from tfcanary.check.live import live_objects, live_retries, live_routes, live_values
@@ -53,7 +53,9 @@ def from_files(
     """
     values = read_files(files)
     require_known_keys(values, chart)
-    expected = _parse(coalesce(chart_defaults(chart), values), model, chart)
+    values = coalesce(chart_defaults(chart), values)
+    require_types(values, chart)
+    expected = _parse(values, model, chart)
     return Subject(
         routing=expected,
         tokens=tuple(tokens),

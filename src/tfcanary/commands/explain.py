@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcanary import cli
-from tfcanary.chart.schema import require_known_keys
+from tfcanary.chart.schema import require_known_keys, require_types
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
 from tfcanary.contract import METHODS, PREFIXES, rest_path
 from tfcanary.errors import UsageError
@@ -77,7 +77,9 @@ def read(files: Sequence[Path]) -> Routing:
     if "model" not in values:
         values = merge(read_values(MODELS), values)
     require_known_keys(values)
-    return from_values(coalesce(chart_defaults(), values))
+    values = coalesce(chart_defaults(), values)
+    require_types(values)
+    return from_values(values)
 
 
 def default_path(model: str, api: str) -> str:

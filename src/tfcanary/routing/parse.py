@@ -1,8 +1,8 @@
 """
 Routes from merged values.
 
-Types and keys are the schema's (`tfcanary.chart.schema`); the rules across keys are here, as the chart's validate.yaml
-has them.
+The schema has the rules for types and keys (`tfcanary.chart.schema`). The rules across keys are here, the same as in
+the chart's validate.yaml.
 """
 
 import re
@@ -23,6 +23,22 @@ _HEADERS = {
     "users": ("user", "user-id"),
     "regions": ("region", "x-client-region"),
 }
+# What is read of a release's values. The rest may be as another version of the chart has it.
+_READ = (
+    ("model", "name"),
+    ("tracks", "*", "version"),
+    ("routing", "routes"),
+    ("routing", "headers"),
+    ("routing", "stickyCookie", "name"),
+    ("routing", "attribution"),
+    ("routing", "timeoutSeconds"),
+    ("gateway", "hosts"),
+    ("gateway", "port"),
+    ("gateway", "filters", "enabled"),
+    ("security", "jwt", "issuer"),
+    ("security", "jwt", "userGroupClaim"),
+    ("security", "jwt", "userClaim"),
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_RE2 = re.compile(r"\(\?(=|!|<=|<!)|\\[1-9]")
 
@@ -35,7 +51,7 @@ def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
         MissingValueError: if the model's name, the tracks or the routes are missing.
         UsageError: naming the values path, what was expected and what was got.
     """
-    require_types(values, chart)
+    require_types(values, chart, read=_READ)
     tracks, routing, gateway = (values.get(key) or {} for key in ("tracks", "routing", "gateway"))
     model = (values.get("model") or {}).get("name")
     if not tracks:
