@@ -1,19 +1,19 @@
 """
 Does a count of answers by track fit the declared weights? Exact, and pure.
 
-Each request is an independent draw of its track, so the count of one track is binomial. The acceptance region
+Each request is an independent draw of its track. The count of one track is therefore binomial. The acceptance region
 of a track comes from the exact tails of that distribution (no normal approximation, no "± points"), at a false
-alarm rate that is shared among the tracks (Bonferroni). Two tracks share nothing: their counts add up to n, so
-either both leave their regions or none does.
+alarm rate that is shared among the tracks (Bonferroni). Two tracks need no share each: their counts add up to n, and
+either both leave their regions or neither does.
 
 How many requests are needed follows from the power against a split that must not be mistaken for the declared
 one: the weights before the change, or any split that differs by a stated number of percentage points.
 
-`look` judges at any number of answers, as often as one likes, and so stops as soon as the evidence decides. A
-split fails once a mixture of likelihood ratios, of the alternatives and of any other split against the declared
-one, reaches 1/alpha: under the declared split that ever happens with probability alpha at most. It holds once
-the declared split is 1/miss times as likely as each alternative, which under that alternative ever happens with
-probability miss at most. Whatever neither decides is judged by the exact regions at the planned number; each of the
+`look` judges at any number of answers, as often as one likes, and stops as soon as the evidence decides. A split
+fails once a mixture of likelihood ratios, of the alternatives and of all other splits against the declared one,
+reaches 1/alpha (`tfcanary.judge.eprocess`). Under the declared split that ever happens with probability alpha at
+most. A split holds once it is 1/miss times as likely as each alternative. Under that alternative this ever happens
+with probability miss at most. What neither decides is judged by the exact regions at the planned number. Each of the
 two stages gets half of the error rates.
 
 References: Clopper & Pearson, Biometrika 26 (1934), for the exact region, inverted at a fixed p. Wald, Ann. Math.
@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from scipy.special import bdtr, bdtrc
 
 from tfcanary.errors import UsageError
+from tfcanary.judge.eprocess import log_mixture, log_ratio
 from tfcanary.judge.verdict import Outcome, Share, Verdict
 
 ALPHA = 1e-6
@@ -50,11 +51,11 @@ class Region:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    How many requests to send, and what they may show.
+    How many requests to send, and which counts they may give.
 
     Attributes:
-        alternatives: the splits that this many requests tell apart from the declared one.
-        miss: the probability with which an alternative may pass for the declared one before n.
+        alternatives: the splits that this many requests distinguish from the declared one.
+        miss: the probability with which an alternative may pass for the declared one before n requests.
         power: the least probability, over the alternatives, of finding the difference.
     """
 
@@ -69,7 +70,7 @@ class Plan:
 
 def regions(weights: Mapping[str, float], n: int, alpha: float) -> tuple[Region, ...]:
     """
-    The acceptance region of each track for n requests, false alarm rate `alpha` over all of them.
+    The acceptance region of each track for n requests, with false alarm rate `alpha` over all tracks.
 
     A weight of 0 or 100 leaves nothing to chance: one contrary answer is outside.
     """
@@ -81,7 +82,7 @@ def detects(weights: Mapping[str, float], truth: Mapping[str, float], n: int, al
     """
     The probability that n requests split by `truth` fall outside the regions of `weights`.
 
-    It is that of the single most telling track: exact for two tracks, a lower bound for more.
+    It is the probability for the one track that shows the difference best: exact for two tracks, a lower bound for more.
     """
     found = 0.0
     for region in regions(weights, n, alpha):
@@ -104,7 +105,7 @@ def plan(
     alternatives: Iterable[Mapping[str, float]] = (),
 ) -> Plan:
     """
-    Compute how many requests tell `weights` apart from what must not pass for it.
+    Compute the number of requests that `judge` needs to distinguish `weights` from what must not pass for it.
 
     Args:
         weights: percentages by track; they sum to 100.
@@ -113,10 +114,10 @@ def plan(
         detect: a difference of this many percentage points in any track is an alternative; where a weight is
             smaller than that, so is 0 ("the change was not applied"), and a quarter of it unless it is very small.
         alternatives: splits known to be possible, such as the weights before the change; those equal to
-            `weights` are left out, for nothing could tell them apart.
+            `weights` are left out, because no number of requests distinguishes them.
 
     Raises:
-        UsageError: if there is nothing to tell apart, or no affordable number of requests does it.
+        UsageError: if there is no alternative, or an alternative takes more than MOST_REQUESTS requests.
     """
     _check_rates(alpha, power)
     if detect is not None and not 0 < detect <= 100:
@@ -126,7 +127,7 @@ def plan(
         against += _shifted(weights, detect)
     if not against:
         raise UsageError(
-            f"a split of {weights!r}: nothing to tell it apart from; give detect or alternatives"
+            f"a split of {dict(weights)!r}: nothing to distinguish it from; give detect or alternatives"
         )
 
     def enough(n: int) -> bool:
@@ -137,7 +138,7 @@ def plan(
         most *= 2
         if most > MOST_REQUESTS:
             raise UsageError(
-                f"a split of {dict(weights)!r}: more than {MOST_REQUESTS} requests are needed to tell it apart at "
+                f"a split of {dict(weights)!r}: more than {MOST_REQUESTS} requests are needed to distinguish it at "
                 f"alpha={alpha:g}, power={power:g}; ask for less power or a larger difference"
             )
     n = _least(most // 2 + 1, most, enough)
@@ -161,7 +162,20 @@ def sequential(
     alternatives: Iterable[Mapping[str, float]] = (),
 ) -> Plan:
     """
-    Compute a plan whose error rates hold for `look`: half of them for looking early, half for the end.
+    Compute the number of requests after which `look` decides at the latest.
+
+    Half of the error rates is spent on looking early and half on the judgement at the end. Therefore it plans more
+    requests than `plan` does, and usually needs fewer.
+
+    Args:
+        weights: percentages by track; they sum to 100.
+        alpha: probability of a false alarm, over all tracks and all looks.
+        power: probability of finding each alternative.
+        detect: as for `plan`.
+        alternatives: as for `plan`.
+
+    Raises:
+        UsageError: as `plan` does.
     """
     _check_rates(alpha, power)
     return plan(weights, alpha=alpha / 2, power=1 - (1 - power) / 2, detect=detect, alternatives=alternatives)
@@ -171,14 +185,17 @@ def look(planned: Plan, counts: Mapping[str, int]) -> Verdict:
     """
     Judge the answers counted so far, at any time and as often as one likes.
 
+    The verdict is final unless it says that the evidence is not enough.
+
     Args:
         planned: what `sequential` returned.
-        counts: answers by track, in the order in which they were asked for: those of a quick track come early.
+        counts: answers by track of the first requests, in request order. In completion order a faster track would be
+            over-represented.
     """
     verdict = judge(planned, counts)
     if verdict.n >= planned.n:
         return verdict
-    evidence = _log_evidence(planned, counts)
+    evidence = log_mixture(planned.alternatives, planned.weights, counts)
     if evidence >= -math.log(planned.alpha):
         reason = (
             f"after {verdict.n} answers another split is {math.exp(min(evidence, 700)):.3g} times as likely: "
@@ -186,10 +203,10 @@ def look(planned: Plan, counts: Mapping[str, int]) -> Verdict:
         )
         return replace(verdict, decision=Outcome.FAILED, reason=reason)
     if verdict.decision is Outcome.FAILED:
-        # Outside the region of this one look; the regions were not made for many.
+        # The regions hold for one look at the planned number, and not for many looks.
         verdict = replace(verdict, decision=Outcome.NOT_ENOUGH)
     elif all(
-        _log_ratio(other, planned.weights, counts) <= math.log(planned.miss) for other in planned.alternatives
+        log_ratio(other, planned.weights, counts) <= math.log(planned.miss) for other in planned.alternatives
     ):
         reason = f"decided after {verdict.n} of at most {planned.n} answers"
         return replace(verdict, decision=Outcome.HELD, reason=reason, needed=verdict.n)
@@ -201,48 +218,16 @@ def _check_rates(alpha: float, power: float) -> None:
         raise UsageError(f"alpha and power lie between 0 and 1, got alpha={alpha:g}, power={power:g}")
 
 
-def _log_evidence(planned: Plan, counts: Mapping[str, int]) -> float:
-    """
-    The logarithm of the mean likelihood ratio against the declared split.
-
-    Half of the mixture is the alternatives, half is every split at once (Dirichlet, uniform).
-    """
-    weights = planned.weights
-    if any(n and not weights.get(track, 0) for track, n in counts.items()):
-        return math.inf
-    tracks = [track for track, weight in weights.items() if weight]
-    uniform = math.lgamma(len(tracks)) - math.lgamma(len(tracks) + sum(counts.values()))
-    for track in tracks:
-        n = counts.get(track, 0)
-        uniform += math.lgamma(1 + n) - n * math.log(weights[track] / 100)
-    ratios = [_log_ratio(other, weights, counts) for other in planned.alternatives]
-    terms = [uniform - math.log(2), *(ratio - math.log(2 * len(ratios)) for ratio in ratios)]
-    most = max(terms)
-    return most + math.log(sum(math.exp(term - most) for term in terms))
-
-
-def _log_ratio(other: Mapping[str, float], weights: Mapping[str, float], counts: Mapping[str, int]) -> float:
-    """
-    How much likelier the counts are by the other split, as a logarithm; the counts are possible by `weights`.
-    """
-    ratio = 0.0
-    for track, n in counts.items():
-        if not n:
-            continue
-        if not other.get(track, 0):
-            return -math.inf
-        if not weights.get(track, 0):
-            return math.inf
-        ratio += n * math.log(other[track] / weights[track])
-    return ratio
-
-
 def judge(planned: Plan, counts: Mapping[str, int]) -> Verdict:
     """
-    Judge the answers counted by track.
+    Judge the answers to all planned requests, once.
 
-    The regions are those of the number of answers there are. Fewer than planned cannot hold, but can fail; a
-    track that has no weight at all must not answer.
+    The regions are those for the number of answers counted. Fewer answers than planned cannot hold, but they can fail. A
+    track without weight must not answer.
+
+    Args:
+        planned: what `plan` returned.
+        counts: answers by track.
     """
     n = sum(counts.values())
     weights = {**planned.weights, **{track: 0.0 for track in counts if track not in planned.weights}}
@@ -270,7 +255,7 @@ def judge(planned: Plan, counts: Mapping[str, int]) -> Verdict:
 
 def _tests(weights: Mapping[str, float]) -> int:
     """
-    How many separate tests there are: tracks left to chance, where two are one.
+    The number of separate tests: one for each track whose answers are left to chance, and one for two such tracks.
     """
     by_chance = sum(0 < weight < 100 for weight in weights.values())
     return by_chance if by_chance > 2 else 1
@@ -285,7 +270,7 @@ def _at_most(k: int, n: int, p: float) -> float:
 
 def _more_than(k: int, n: int, p: float) -> float:
     """
-    P(X > k), exact, and not as 1 - P(X <= k), which would lose small tails.
+    P(X > k), exact. It is not computed as 1 - P(X <= k), which would lose small tails.
     """
     return 1.0 if k < 0 else 0.0 if k >= n else float(bdtrc(k, n, p))
 
@@ -313,13 +298,13 @@ def _differs(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
 
 def _shifted(weights: Mapping[str, float], points: float) -> list[dict[str, float]]:
     """
-    Every split where one track has `points` more or less, as far as 0 and 100 allow.
+    Every split in which one track has `points` more or less, within 0 and 100.
     """
     shifted = []
     for track, weight in weights.items():
         others = {max(0.0, weight - points), min(100.0, weight + points)} - {weight}
         if points / 2 <= weight <= points:
-            # Told apart from nothing at all it would be by its first few answers; a quarter of it costs little more.
+            # The first few answers already distinguish it from 0 %. A quarter of it costs little more.
             others.add(weight / 4)
         for other in others:
             rest = 100 - weight
@@ -337,7 +322,7 @@ def _least(low: int, high: int, enough: Callable[[int], bool]) -> int:
     """
     The least number that is enough, by bisection.
 
-    For a tail this is exact; for a sample size the saw teeth of a discrete test may hide a slightly smaller one.
+    For a tail this is exact. For a sample size a slightly smaller number may do: the power of a discrete test is a sawtooth.
     """
     while low < high:
         middle = (low + high) // 2

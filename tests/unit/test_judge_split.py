@@ -2,6 +2,7 @@
 The split test, against published and closed values, properties, and seeded simulation.
 """
 
+import itertools
 import math
 import random
 import statistics
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tfcanary.errors import UsageError
 from tfcanary.judge import split
+from tfcanary.judge.eprocess import log_mixture, log_ratio
 from tfcanary.judge.split import Plan, detects, judge, plan, regions
 from tfcanary.judge.verdict import Outcome
 
@@ -39,7 +41,7 @@ def exactly(k: int, n: int, p: float) -> float:
 )
 def test_regions_are_the_published_bounds(n, canary, low, high):
     """
-    The exact bounds at alpha 1e-6 that the requirements state (A.3).
+    The exact bounds at alpha 1e-6, worked out beforehand for four cases.
     """
     stable, of_canary = regions(two(canary), n, 1e-6)
 
@@ -205,9 +207,9 @@ def test_verdict_carries_its_numbers(tenth):
         pytest.param({"alpha": 0}, "alpha=0", id="alpha"),
         pytest.param({"power": 1}, "power=1", id="power"),
         pytest.param({"detect": 0}, "got 0", id="detect"),
-        pytest.param({"detect": None}, "nothing to tell it apart from", id="no-alternative"),
+        pytest.param({"detect": None}, "nothing to distinguish it from", id="no-alternative"),
         pytest.param(
-            {"detect": None, "alternatives": [two(10)]}, "nothing to tell it apart from", id="the-same"
+            {"detect": None, "alternatives": [two(10)]}, "nothing to distinguish it from", id="the-same"
         ),
         pytest.param({"detect": 0.01}, "more than 1000000 requests", id="too-fine"),
     ],
@@ -326,6 +328,46 @@ def test_the_mixture_is_the_closed_form():
     beta = math.exp(math.lgamma(10) + math.lgamma(41) - math.lgamma(51)) / (0.1**9 * 0.9**40)
     ratios = [(other["canary"] / 10) ** 9 * (other["stable"] / 90) ** 40 for other in planned.alternatives]
 
-    assert pytest.approx(math.log((beta + sum(ratios) / len(ratios)) / 2)) == split._log_evidence(
-        planned, counts
+    assert pytest.approx(math.log((beta + sum(ratios) / len(ratios)) / 2)) == log_mixture(
+        planned.alternatives, planned.weights, counts
     )
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=3, max_size=3),
+    st.lists(st.integers(1, 50), min_size=3, max_size=3),
+    st.integers(1, 8),
+)
+@settings(deadline=None, max_examples=50)
+def test_evidence_is_a_martingale(declared, other, n):
+    """
+    Under the declared split the expected likelihood ratio, and that of the mixture, is 1: summed over every count.
+    """
+    weights, alternative = (
+        {name: 100 * share / sum(shares) for name, share in zip("abc", shares, strict=True)}
+        for shares in (declared, other)
+    )
+
+    expected_ratio = expected_mixture = 0.0
+    for a, b in itertools.product(range(n + 1), repeat=2):
+        if a + b > n:
+            continue
+        counts = {"a": a, "b": b, "c": n - a - b}
+        probability = math.factorial(n) * math.prod(
+            (weights[track] / 100) ** count / math.factorial(count) for track, count in counts.items()
+        )
+        expected_ratio += probability * math.exp(log_ratio(alternative, weights, counts))
+        expected_mixture += probability * math.exp(log_mixture([alternative, weights], weights, counts))
+
+    assert pytest.approx(1) == expected_ratio
+    assert pytest.approx(1) == expected_mixture
+
+
+def test_a_ratio_is_no_number_where_a_split_forbids_what_was_counted():
+    both = {"stable": 90, "canary": 10}
+    only = {"stable": 100, "canary": 0}
+
+    assert -math.inf == log_ratio(only, both, {"stable": 5, "canary": 1})
+    assert math.inf == log_ratio(both, only, {"stable": 5, "canary": 1})
+    assert math.inf == log_mixture([both], only, {"stable": 5, "canary": 1})
+    assert pytest.approx(5 * math.log(100 / 90)) == log_ratio(only, both, {"stable": 5, "canary": 0})
