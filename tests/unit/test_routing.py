@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tfcanary.chart.schema import require_known_keys
@@ -161,6 +161,38 @@ def test_a_route_that_another_one_shadows_is_refused(values):
         UsageError, match=r"routing.routes\[1\] \(never\): no request was found that reaches it"
     ):
         probes_of(parsed)
+
+
+ATOMS = (
+    st.sampled_from("aZ7-_ ")
+    | st.sampled_from([".", r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", r"\.", r"\|", r"\(", r"\)", r"\\"])
+    | st.sampled_from(["[a-c]", "[^a-z]", "[0-9x]", "[]a]", r"[\]x]", "[(|)]", "[a-z-]", r"[\d_]"])
+)
+QUANTIFIERS = st.sampled_from(["", "", "*", "+", "?", "*?", "+?", "{2}", "{2,}", "{1,3}", "{0,2}", "{3}?"])
+PATTERNS = st.recursive(
+    st.tuples(ATOMS, QUANTIFIERS).map("".join),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.tuples(
+            st.sampled_from(["(", "(?:", "(?P<name>", "(?i:"]),
+            st.lists(inner, min_size=1, max_size=3).map("|".join),
+            st.just(")"),
+            QUANTIFIERS,
+        ).map("".join),
+    ),
+    max_leaves=8,
+)
+
+
+@given(PATTERNS, st.sampled_from(["{}", "^{}", "{}$", "^{}$"]))
+def test_an_example_matches_its_pattern(pattern, anchored):
+    """
+    Of characters, classes, groups, alternatives and repetitions, in any nesting.
+    """
+    assume(pattern.count("?P<name>") <= 1)
+    pattern = anchored.format(pattern) if "{}" != anchored and "|" not in pattern else pattern
+
+    assert re.fullmatch(pattern, example(pattern)), example(pattern)
 
 
 @given(st.from_regex(r"[a-c.()*+?|]{1,8}", fullmatch=True))

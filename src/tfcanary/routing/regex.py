@@ -7,9 +7,10 @@ import re
 
 def example(pattern: str) -> str:
     """
-    A text that the regular expression matches in full, as far as its common parts go.
+    A string that the regular expression matches in full.
 
-    It is built by reading the pattern once; whether it does match is for the caller to see.
+    It holds for patterns of characters, classes, groups, alternatives and repetitions, with anchors at the ends. For
+    others it may not match, and the caller must test it.
     """
     text, rest = _alternatives(pattern)
     return text if not rest else text + rest
@@ -38,7 +39,7 @@ def _alternatives(pattern: str) -> tuple[str, str]:
 
 def _atom(pattern: str) -> tuple[str, str]:
     """
-    A text for the first atom of the pattern, and the pattern after it.
+    A string for the first atom of the pattern, and the pattern after it.
     """
     if group := re.match(r"\((\?(P?<\w+>|[a-zA-Z-]*:)|\?[a-zA-Z]+(?=\)))?", pattern):
         return _alternatives(pattern[group.end() :])
