@@ -24,8 +24,8 @@ def explained(strategy, *options, capsys, models="resnet"):
     return json.loads(capsys.readouterr().out)
 
 
-def headers(*texts):
-    return [part for text in texts for part in ("--header", text)]
+def headers(*pairs):
+    return [part for pair in pairs for part in ("--header", pair)]
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_uninstalling_what_is_not_there_is_no_error(helm):
 )
 def test_what_helm_says_is_kept(helm, stderr, error, message):
     """
-    The type says whose it is to mend, the text is Helm's own.
+    The type says who must fix it, and the message is Helm's own.
     """
     with pytest.raises(CanaryError) as caught:
         helm(stderr=stderr, code=1).values("resnet")

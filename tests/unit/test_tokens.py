@@ -1,5 +1,5 @@
 """
-A token's claims are read, its text is kept to itself.
+A token's claims are read, and its text is not shown.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """
 Say without a cluster which route takes a request, and with what weights.
 
-It reads the values as the chart does. On the local cluster the tests ask the gateway the same.
+It reads the values as the chart does. Tests on the local cluster ask a real gateway the same questions.
 """
 
 import argparse
@@ -65,7 +65,9 @@ def _command(arguments: argparse.Namespace) -> int:
     if arguments.api and arguments.path and arguments.api != api_of(arguments.path):
         raise UsageError(f"--path: expected one of {arguments.api}, got {arguments.path!r}")
     explained = explain(declared, request)
-    sys.stdout.write(f"{json.dumps(explained, indent=2) if arguments.json else in_words(explained)}\n")
+    sys.stdout.write(
+        f"{json.dumps(explained, indent=2) if arguments.json else explanation_in_words(explained)}\n"
+    )
     return 0
 
 
@@ -98,7 +100,7 @@ def api_of(path: str) -> str:
 
 def explain(declared: Routing, request: Request) -> dict[str, Any]:
     """
-    What becomes of a request, and which routes came before and why they did not take it.
+    The route that takes a request, and the routes before it, each with the reason why it does not take the request.
     """
     decision = declared.decision(request)
     seen = declared.arriving(request)
@@ -133,9 +135,9 @@ def _taken(declared: Routing, decision: Destination | None) -> dict[str, Any]:
     }
 
 
-def in_words(explained: Mapping[str, Any]) -> str:
+def explanation_in_words(explained: Mapping[str, Any]) -> str:
     """
-    The same for a reader.
+    The explanation as lines of text.
     """
     lines = [
         f"{name} is taken away: the gateway believes tokens only" for name in explained["headersTakenAway"]
@@ -173,7 +175,7 @@ def _pairs(option: str, given: Iterable[str]) -> dict[str, str]:
 
 def _claims(pairs: Sequence[tuple[str, str]]) -> dict[str, str | tuple[str, ...]]:
     """
-    A claim that is given once is a text, more often it is a list.
+    A claim given once is a string; given several times, a list.
     """
     found: dict[str, list[str]] = {}
     for name, value in pairs:

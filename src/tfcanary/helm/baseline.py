@@ -1,5 +1,5 @@
 """
-Where a rollout began, and the way back to it.
+Where a rollout began, and how to return to it.
 
 Each step of a rollout is a Helm revision whose description names the baseline.
 """
@@ -14,7 +14,7 @@ from tfcanary.helm.releases import Releases, Revision
 from tfcanary.paths import CHART
 
 _BASELINE = re.compile(r"\[baseline (\d+)\]")
-# What Helm itself says of a revision that went back, by hand or after a failed upgrade.
+# Helm's own description of a rollback, by hand or after a failed upgrade.
 _ROLLBACK = re.compile(r"Rollback to (\d+)")
 
 
@@ -40,7 +40,7 @@ class Baseline:
 
 def baseline(releases: Releases, name: str) -> Baseline:
     """
-    The baseline of the rollout that the release is in, or its present revision where it is in none.
+    The baseline of the release's rollout, or its current revision if it is in no rollout.
     """
     current = releases.current(name)
     recorded = _BASELINE.search(_step(releases, current).description)
@@ -61,7 +61,7 @@ def restore(releases: Releases, to: Baseline, *, chart: Path | str = CHART) -> R
 
 def _step(releases: Releases, revision: Revision) -> Revision:
     """
-    The revision whose values this one has: another where it went back to that.
+    The revision whose values this one has. After a rollback that is the earlier revision.
     """
     if not _ROLLBACK.fullmatch(revision.description):
         return revision

@@ -1,9 +1,8 @@
 """
 Read and change Helm releases: every traffic change is a Helm revision.
 
-pyhelm3 runs the helm program. This module adds ``--reset-then-reuse-values``, a synchronous face, values files put
-together as Helm does it (pyhelm3 would append lists, and a strategy is a list), and typed errors that keep Helm's
-message.
+pyhelm3 runs the helm program. This module adds ``--reset-then-reuse-values``, synchronous methods, values files merged
+as Helm merges them (pyhelm3 would append lists, and a strategy is a list), and typed errors that keep Helm's message.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ from tfcanary.wait import NotYet, wait_until
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 300
-# A rollout has fewer steps than this, so the revision before it is not pruned on the way. Helm's own default is 10.
+# A rollout has fewer steps than this. Therefore the revision before it is not pruned meanwhile. Helm's default is 10.
 HISTORY_MAX = 50
 # A revision that is pending for longer than this has lost the helm that made it.
 PENDING_SECONDS = 90.0
@@ -53,7 +52,7 @@ class Revision:
 
 class _Command(Command):  # type: ignore[misc]
     """
-    pyhelm3's command, which says ``--reset-then-reuse-values`` where pyhelm3 says ``--reuse-values``.
+    pyhelm3's command, with ``--reset-then-reuse-values`` in place of ``--reuse-values``.
 
     ``--reset-values`` would lose what was set before, ``--reuse-values`` would miss the defaults of a new chart, and
     putting the values together here would leave a gap between reading and writing them.

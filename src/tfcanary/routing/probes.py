@@ -1,8 +1,8 @@
 """
 Requests that prove routes.
 
-For each route there is a request that it must take, and requests that just miss it (another value, another case, no
-header, a wrong name), each with the route that must take it instead. Only both kinds together prove a rule.
+For each route there is a request that it must take. There are also near misses (another value, another case, no header,
+a wrong name), each with the route that must take it instead. Only both kinds together prove a rule.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _VERSION = re.compile(r"/versions/([0-9]+)")
 
 class Aim(enum.Enum):
     """
-    What a probe is to show of the route that it is aimed at.
+    What a probe shows about the route that it is aimed at.
     """
 
     OWN = "the route's own request"
@@ -41,9 +41,9 @@ class Probe:
     A request, the route it is aimed at, and the route that must take it.
 
     Attributes:
-        headers: those that the client sends, its token's among them.
-        rest_only: gRPC cannot ask so: its metadata is ASCII of fewer names, none in upper case; its path has no version.
-        prefix: what stands before the path of the API.
+        headers: those that the client sends, including the one with its token.
+        rest_only: True if gRPC cannot send it: metadata keys are lower-case ASCII, and gRPC paths carry no version.
+        prefix: the part of the path before that of the API.
         version: the model version that a REST path names.
         claims: what its token says.
     """
@@ -74,14 +74,14 @@ class Probe:
 
 def _is_metadata(name: str, value: str) -> bool:
     """
-    Whether gRPC can send a header, in lower case; what ends in -bin it would encode.
+    Whether gRPC can send a header, in lower case. It would encode the value of a name that ends in -bin.
     """
     return bool(_METADATA.fullmatch(name)) and not name.lower().endswith("-bin") and value.isascii()
 
 
 def _examples(match: HeaderMatch) -> list[str]:
     """
-    Values that fit: the value itself, and one with more behind it where that is allowed.
+    Values that fit: the value itself, and longer ones where the match allows them.
     """
     value = example(match.value) if match.kind is Kind.REGEX else match.value
     more = [value + "-x", "x-" + value] if match.kind is not Kind.EXACT else []
@@ -139,7 +139,7 @@ def probes_of(routing: Routing, tokens: Sequence[Token] = ()) -> tuple[Probe, ..
 
 def unprobed(routing: Routing, tokens: Sequence[Token] = ()) -> tuple[Route, ...]:
     """
-    The routes that no request from outside reaches: with no token that fits, or for callers inside the mesh.
+    The routes that no probe reaches: no token fits them, or they are for callers inside the mesh.
     """
     return tuple(
         route for index, route in enumerate(routing.routes) if _reaching(routing, index, tokens) is None
@@ -148,7 +148,7 @@ def unprobed(routing: Routing, tokens: Sequence[Token] = ()) -> tuple[Route, ...
 
 def _reaching(routing: Routing, index: int, tokens: Sequence[Token]) -> Probe | None:
     """
-    The route's own request; None if it takes a token that is not here, or a caller inside the mesh.
+    The route's own request; None if that needs a token that is not given, or a caller inside the mesh.
     """
     route = routing.routes[index]
     matches = [match for match in route.headers if match.name.lower() not in routing.verified]
@@ -199,7 +199,7 @@ def _aimed(routing: Routing, probe: Probe, **more: Any) -> Probe:
 
 def _sent(routing: Routing, headers: Mapping[str, str]) -> Mapping[str, str]:
     """
-    The headers, and the bucket that the gateway finds again whatever a client says.
+    The headers, and a bucket header with the number that the gateway computes, too.
     """
     user = header_value(headers, routing.user_header) if routing.user_header else None
     if not user or not any(route.sticky is Sticky.USER for route in routing.routes):
@@ -220,7 +220,7 @@ def _variants(routing: Routing, own: Probe) -> Iterator[tuple[str, Probe]]:
     if own.claims:
         plain = {name: value for name, value in own.headers.items() if name != "authorization"}
         yield "no token", dataclasses.replace(own, headers=MappingProxyType(plain), claims={})
-        # What a token would say, said by the client itself.
+        # The claims of the token as plain headers, which any client can send.
         said = {name: str(own.claims.get(claim, "")) for name, claim in routing.verified.items()}
         said |= {name: values[0] for name, values in own.aimed_at.claims.items()}
         forged = MappingProxyType({**plain, **said})

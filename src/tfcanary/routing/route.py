@@ -79,7 +79,7 @@ class Request:
     Attributes:
         path: the HTTP path, for gRPC that of the method.
         claims: what its verified token says; empty without one.
-        labels: those of the calling pod inside the mesh; None is a client outside.
+        labels: those of the calling pod inside the mesh; None for a client outside.
     """
 
     path: str
@@ -91,13 +91,13 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Route:
     """
-    One entry of `routing.routes`: all that it says must fit; nothing means everyone.
+    One entry of `routing.routes`. A request must fit all its conditions; without conditions it takes every request.
 
     Attributes:
-        headers: all conditions on headers, those of user groups, users, regions and cookies among them.
+        headers: all conditions on headers, including those of user groups, users, regions and cookies.
         claims: by claim, the values that a verified token may have.
         labels: the labels that a caller inside the mesh must have.
-        prefix: what stands before the path of the API.
+        prefix: the part of the path before that of the API.
         version: the expression for the REST paths of a track's version.
     """
 
@@ -114,7 +114,7 @@ class Route:
     @property
     def only_headers(self) -> bool:
         """
-        Whether headers are all that decides.
+        Whether all its conditions are on headers.
         """
         return not (self.claims or self.labels or self.prefix or self.version)
 
@@ -187,8 +187,8 @@ class Destination:
 
     Attributes:
         route: the entry that takes it.
-        weights: by track; those of the route, unless the request has a track already.
-        why: how the weights came about, in words.
+        weights: by track; those of the route, or 100 for the track that the client is kept on.
+        why: the reason for the weights, in words.
     """
 
     route: Route
@@ -242,7 +242,7 @@ class Routing:
 
     def arriving(self, request: Request) -> Request:
         """
-        The request as the routes see it: with verified tokens, some headers are the token's words, or none.
+        The request as the routes see it. With verified tokens, some headers come from the token's claims alone.
         """
         if request.labels is not None or not self.verified:
             return request
@@ -255,7 +255,7 @@ class Routing:
 
     def decision(self, request: Request) -> Destination | None:
         """
-        What becomes of a request; None if no route takes it, because its path is none of the model server's.
+        The route and the weights for a request; None if no route takes it, because its path is not the model server's.
         """
         request = self.arriving(request)
         if not self.verified and request.claims:
@@ -296,14 +296,14 @@ class Routing:
 
 def cookie_expression(name: str, value: str) -> str:
     """
-    An expression for a cookie among others.
+    A regular expression for the Cookie header: it holds this cookie, among others.
     """
     return f"(.*[;,] *)?{re.escape(name)}={re.escape(value)}([;,].*)?"
 
 
 def sharing(weights: Mapping[str, int]) -> tuple[str, ...]:
     """
-    The tracks that get something in the order in which they share the buckets: stable last.
+    The tracks with a weight, in the order in which they share the buckets: stable last.
     """
     return tuple(
         sorted((track for track, weight in weights.items() if weight), key=lambda t: (t == "stable", t))
@@ -312,7 +312,7 @@ def sharing(weights: Mapping[str, int]) -> tuple[str, ...]:
 
 def weights_in_words(weights: Mapping[str, int]) -> str:
     """
-    Weights as a reader says them: the tracks that get something, largest first.
+    The tracks with a weight, the largest first.
     """
     shares = sorted(((weight, track) for track, weight in weights.items() if weight), reverse=True)
     return ", ".join(f"{track} {weight} %" for weight, track in shares)
