@@ -204,8 +204,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "environment": ENVIRONMENTS,
         "models": MODELS,
     }
-    for name in choices.keys() & set(metafunc.fixturenames):
-        metafunc.parametrize(name, choices[name])
+    for name, files in choices.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, files)
     if {"before", "after"} <= set(metafunc.fixturenames):
         pairs = list(itertools.permutations(STRATEGIES, 2))
         metafunc.parametrize(("before", "after"), pairs, ids=[f"{a}-to-{b}" for a, b in pairs])
