@@ -122,7 +122,8 @@ def cluster(session: nox.Session) -> None:
 
     KUBECONFIG naming another cluster with Istio, and `-- --env FILE`, use that one and build none.
     """
-    on_a_cluster(session, "tests/cluster")
+    # Two modules at a time, each process with a namespace and a release of its own: most of the time is waiting.
+    on_a_cluster(session, "tests/cluster", "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 
 
 @nox.session(default=False)
@@ -178,7 +179,7 @@ def lock(session: nox.Session) -> None:
 # Helpers
 
 
-def on_a_cluster(session: nox.Session, tests: str, **more: str) -> None:
+def on_a_cluster(session: nox.Session, tests: str, *given: str, **more: str) -> None:
     """
     Run these tests on the cluster that KUBECONFIG names, or on one of their own.
     """
@@ -186,16 +187,18 @@ def on_a_cluster(session: nox.Session, tests: str, **more: str) -> None:
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
     options, posargs = parser.parse_known_args(session.posargs)
     provider = "--k8s-provider=external"
-    given = other_cluster()
-    if given:
-        pytest(session, tests, posargs=[provider, f"--k8s-kubeconfig={given}", *posargs], env=more)
+    other = other_cluster()
+    if other:
+        pytest(session, tests, *given, posargs=[provider, f"--k8s-kubeconfig={other}", *posargs], env=more)
         return
     try:
         end_up(session)
         env = {"PATH": with_programs(session, "tools", "kubernetes"), **more}
         script = f"from tfcanary.cluster.layout import Layout; print(Layout({CLUSTER!r}).kubeconfig)"
         kubeconfig = str(session.run(str(PYTHON), "-c", script, silent=True)).strip()
-        pytest(session, tests, posargs=[provider, f"--k8s-kubeconfig={kubeconfig}", *posargs], env=env)
+        pytest(
+            session, tests, *given, posargs=[provider, f"--k8s-kubeconfig={kubeconfig}", *posargs], env=env
+        )
     finally:
         if not options.keep:
             python(session, *DOWN)

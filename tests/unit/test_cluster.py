@@ -33,9 +33,9 @@ from tfcanary.cluster import (
     store,
 )
 from tfcanary.cluster.layout import Layout, Ports, clusters_folder, existing
-from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.locks import exclusive
 from tfcanary.wait import NotYet, wait_until
 
 

@@ -18,8 +18,8 @@ from tfcanary.cluster import (
     preflight,
 )
 from tfcanary.cluster.layout import Layout
-from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.locks import exclusive
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout, read_record
-from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError
+from tfcanary.locks import exclusive
 from tfcanary.paths import ROOT, cache_folder
 
 LOG = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from pathlib import Path
 from tfcanary.cluster import binaries, components, health, images, istio, node, pki, ports, preflight
 from tfcanary.cluster.components import Component, Programs
 from tfcanary.cluster.layout import Layout, Ports, clusters_folder
-from tfcanary.cluster.locks import exclusive
 from tfcanary.cluster.processes import Process, network_of, spawn
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.locks import exclusive
 from tfcanary.paths import cache_folder
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfcanary import cli
-from tfcanary.cluster.locks import exclusive
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.locks import exclusive
 from tfcanary.paths import cache_folder
 from tfcanary.wait import NotYet, wait_until
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.locks import exclusive
 from tfcanary.paths import cache_folder
 
 MODEL = "resnet"
@@ -38,6 +39,13 @@ def exported(version: int, *, arch: str, weights: str, seed: int, name: str) -> 
     sources = sorted(Path(__file__).parent.glob("*.py"))
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache_folder() / "models" / f"{arch}-{weights}-{seed}-{key}"
+    # Of two processes that want the same model, the second takes what the first has made.
+    with exclusive(folder.with_suffix(".lock")):
+        _export_once(folder, version, arch=arch, weights=weights, seed=seed, name=name)
+    return folder / str(version)
+
+
+def _export_once(folder: Path, version: int, *, arch: str, weights: str, seed: int, name: str) -> None:
     if not (folder / str(version)).is_dir():
         _log.info("exporting %s, version %d, with %s weights", arch, version, weights)
         command = [sys.executable, "-m", "tfcanary", "export", f"--arch={arch}", f"--weights={weights}"]
@@ -48,4 +56,3 @@ def exported(version: int, *, arch: str, weights: str, seed: int, name: str) -> 
             last = done.stderr.strip().splitlines()[-1:]
             kind = UnreachableError if done.returncode == UnreachableError.exit_code else UsageError
             raise kind(f"export of {arch}: expected success, got {last}")
-    return folder / str(version)
