@@ -3,38 +3,48 @@ What `helm test` runs: the pod that is rendered, and its program against a gatew
 """
 
 import base64
-import contextlib
 import json
 import socket
 import ssl
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+import numpy as np
 import pytest
+from release_gateway import Gateway
 
+from tfcanary.modelserver.tensors import _KINDS, from_proto
 from tfcanary.protos import bare_tensorflow
 
 with bare_tensorflow():
-    from tensorflow_serving.apis import predict_pb2
+    from tensorflow.core.framework import types_pb2
 
 CA = "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n"
+
+
+# What a signature says of one of its tensors.
+def tensor(dtype, *sizes):
+    return {"dtype": dtype, "tensor_shape": {"dim": [{"size": str(size)} for size in sizes]}}
+
+
 PICTURES = {
-    "serving_default": {"inputs": {"images": {"dtype": "DT_FLOAT"}}, "outputs": {"probabilities": {}}},
-    "serving_preprocess": {"inputs": {"jpegs": {"dtype": "DT_STRING"}}, "outputs": {"labels": {}}},
+    "serving_default": {
+        "inputs": {"images": tensor("DT_FLOAT", -1, 2, -1, 3)},
+        "outputs": {"labels": {}, "probabilities": {}},
+    },
+    "__saved_model_init_op": {"inputs": {}, "outputs": {"__saved_model_init_op": {}}},
 }
+TRACKS = ["--track=canary=2", "--track=stable=1"]
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        pytest.param({}, ["80", "model", "resnet", "http"], id="plain"),
+        pytest.param({}, ["80", "model", "resnet", "http", *TRACKS, "--revision="], id="plain"),
         pytest.param(
             {"gateway": {"hosts": ["*.a.example"], "tls": {"enabled": True, "credentialName": "cert"}}},
-            ["443", "model.a.example", "resnet", "https"],
+            ["443", "model.a.example", "resnet", "https", *TRACKS, "--revision="],
             id="tls",
         ),
         pytest.param(
@@ -42,141 +52,57 @@ PICTURES = {
                 "gateway": {"tls": {"enabled": True, "credentialName": "cert", "port": 8443}},
                 "helmTest": {"host": "a.example", "ca": CA},
             },
-            ["8443", "a.example", "resnet", "https", "/test/ca.pem"],
+            ["8443", "a.example", "resnet", "https", *TRACKS, "--revision=", "--ca=/test/ca.pem"],
             id="own-authority",
+        ),
+        pytest.param(
+            {"routing": {"attribution": False}, "helmTest": {"request": '{"instances": [1]}'}},
+            ["80", "model", "resnet", "http", *TRACKS, "--request=/test/request.json"],
+            id="no-attribution-and-own-request",
         ),
     ],
 )
 def test_helm_test_asks_where_clients_do(render, values, expected):
     """
-    The pod gets the port, the host and the scheme. A custom authority is in the ConfigMap beside the program.
+    The pod gets the port, the host and the scheme, and what tells this release from others: the versions of its tracks, and
+    the revision of its routes where answers have one. A custom authority and a request of the values are in the
+    ConfigMap beside the program.
     """
     rendered = render("stable", values=values)
 
     (container,) = rendered.one("Pod")["spec"]["containers"]
     program = rendered.all("ConfigMap")["resnet-test"]["data"]
-    assert expected == container["command"][3:]
+    annotations = rendered.all("VirtualService")["resnet"]["metadata"]["annotations"]
+    revision = annotations["tfserving-canary/route-revision"]
+    assert [part + revision if part == "--revision=" else part for part in expected] == container["command"][
+        3:
+    ]
     assert values.get("helmTest", {}).get("ca") == program.get("ca.pem")
+    assert values.get("helmTest", {}).get("request") == program.get("request.json")
 
 
-class Gateway:
+def test_the_resources_are_those_of_the_values(render):
     """
-    A model behind one port: what each API answers may be changed, and what it was asked is kept.
+    A namespace with a quota on CPU limits takes the pod if the values give it one.
     """
+    rendered = render("stable", values={"helmTest": {"resources": {"limits": {"cpu": "1"}}}})
 
-    def __init__(self):
-        self.signatures = PICTURES
-        self.status = 200
-        self.outputs = ["labels", "probabilities"]
-        self.code = None
-        self.hosts = []
-        self.names = []
-        self.asked = []
-        self.context = None
-        gateway = self
-
-        class Rest(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.answer({"metadata": {"signature_def": {"signature_def": gateway.signatures}}})
-
-            def do_POST(self):
-                gateway.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.answer({"predictions": [{"labels": ["grey"]}]})
-
-            def answer(self, body):
-                gateway.hosts.append(self.headers["Host"])
-                self.send_response(gateway.status)
-                self.end_headers()
-                self.wfile.write(json.dumps(body).encode())
-
-            def log_message(self, *_):
-                pass
-
-        self.rest = ThreadingHTTPServer(("127.0.0.1", 0), Rest)
-        self.rest.daemon_threads = True
-        self.grpc = grpc.server(ThreadPoolExecutor(2))
-        handler = grpc.unary_unary_rpc_method_handler(
-            self.predict, predict_pb2.PredictRequest.FromString, predict_pb2.PredictResponse.SerializeToString
-        )
-        service = "tensorflow.serving.PredictionService"
-        self.grpc.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(service, {"Predict": handler})]
-        )
-        self.ports = {"rest": self.rest.server_port, "grpc": self.grpc.add_insecure_port("127.0.0.1:0")}
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.grpc.start()
-        self.accepting = threading.Thread(target=self.accept, daemon=True)
-        self.accepting.start()
-        threading.Thread(target=self.rest.serve_forever, args=[0.05], daemon=True).start()
-
-    def predict(self, request, context):
-        """
-        Answer one gRPC call.
-        """
-        self.hosts.append(context._rpc_event.call_details.host.decode())
-        self.asked.append(request)
-        if self.code is not None:
-            context.abort(self.code, "no healthy upstream")
-        response = predict_pb2.PredictResponse()
-        for name in self.outputs:
-            response.outputs[name].float_val.append(0.5)
-        return response
-
-    def accept(self):
-        """
-        Lead every connection to the API that it speaks.
-        """
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.lead, args=[connection], daemon=True).start()
-
-    def lead(self, connection):
-        """
-        Lead one connection: with TLS its protocol is agreed upon, without it HTTP/2 starts with PRI.
-        """
-        try:
-            if self.context:
-                connection = self.context.wrap_socket(connection, server_side=True)
-                speaks_grpc = connection.selected_alpn_protocol() == "h2"
-            else:
-                speaks_grpc = connection.recv(3, socket.MSG_PEEK) == b"PRI"
-            api = socket.create_connection(("127.0.0.1", self.ports["grpc" if speaks_grpc else "rest"]))
-        except OSError:
-            connection.close()
-            return
-        back = threading.Thread(target=pump, args=[api, connection], daemon=True)
-        with connection, api:
-            back.start()
-            pump(connection, api)
-            back.join()
-
-    def close(self):
-        """
-        Stop answering.
-        """
-        # Closing alone would leave accept() waiting, and it would take one more connection.
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.accepting.join()
-        self.listener.close()
-        self.rest.shutdown()
-        self.rest.server_close()
-        self.grpc.stop(None)
+    (container,) = rendered.one("Pod")["spec"]["containers"]
+    assert {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}} == (
+        container["resources"]
+    )
 
 
-def pump(source, target):
+def test_releases_of_one_name_have_two_revisions(render):
     """
-    Copy all that arrives, until one side ends.
+    Two namespaces may have a release of the same name with the same routes; an answer tells which one gave it.
     """
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+    revisions = {
+        rendered.all("VirtualService")["resnet"]["metadata"]["annotations"]["tfserving-canary/route-revision"]
+        for rendered in (render("stable"), render("stable", options=("--namespace=other",)))
+    }
+
+    assert 2 == len(revisions)
 
 
 @pytest.fixture
@@ -184,7 +110,7 @@ def gateway():
     """
     A gateway that answers as it should.
     """
-    made = Gateway()
+    made = Gateway(PICTURES)
     yield made
     made.close()
 
@@ -195,7 +121,7 @@ def ask(gateway, chart):
     Run the program, and give its exit code, what it printed and its complaint.
     """
 
-    def run(*authorities, scheme="http", python=(sys.executable,)):
+    def run(*more, scheme="http", python=(sys.executable,), wait=0):
         command = [
             *python,
             chart / "files" / "helm-test.py",
@@ -203,10 +129,13 @@ def ask(gateway, chart):
             str(gateway.port),
             "a.example",
             "resnet",
+            scheme,
+            "--track=canary=2",
+            "--track=stable=1",
+            "--revision=0123456789",
+            f"--wait={wait}",
         ]
-        done = subprocess.run(
-            [*command, scheme, *authorities], capture_output=True, text=True, check=False, timeout=60
-        )
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False, timeout=60)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -232,33 +161,140 @@ def secured(gateway, identity, tmp_path):
     return secure
 
 
-PREDICTED = "REST: serving_preprocess predicted\ngRPC: serving_preprocess predicted\n"
+PREDICTED = (
+    "release: revision 0123456789, version 2 of canary\n"
+    "REST: serving_default predicted\ngRPC: serving_default predicted\n"
+)
 
 
 def test_it_predicts_over_both_apis(ask, gateway):
     """
-    The signature that takes pictures is asked once over each API, with the same picture, by the name of the host.
+    The default signature is asked once over each API with the same inputs, by the name of the host. They have the declared
+    shape, and 1 in place of unknown dimensions.
     """
     assert (0, PREDICTED, "") == ask()
 
     rest, grpc_request = gateway.asked
-    (instance,) = rest["instances"]
-    tensor = grpc_request.inputs["jpegs"]
-    assert ("resnet", "serving_preprocess") == (
+    assert {"signature_name": "serving_default", "inputs": {"images": [[[[1] * 3]] * 2]}} == rest
+    sent = grpc_request.inputs["images"]
+    assert ("resnet", "serving_default") == (
         grpc_request.model_spec.name,
         grpc_request.model_spec.signature_name,
     )
-    assert (7, [1]) == (tensor.dtype, [dim.size for dim in tensor.tensor_shape.dim])
-    assert [base64.b64decode(instance["jpegs"]["b64"])] == list(tensor.string_val)
-    assert tensor.string_val[0].startswith(b"\xff\xd8")
+    assert (1, [1, 2, 1, 3]) == (sent.dtype, [dim.size for dim in sent.tensor_shape.dim])
+    assert [1.0] * 6 == read(sent).ravel().tolist()
     assert {"a.example"} == set(gateway.hosts)
+
+
+def read(sent):
+    """
+    A tensor as the model server reads it.
+    """
+    return from_proto(sent, "input", 1 << 20)
+
+
+KINDS = [name for name, number in types_pb2.DataType.items() if number in _KINDS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_are_made_of_every_type(ask, gateway, kind):
+    """
+    The tensor over gRPC reads as the value over REST does, for a scalar and for a matrix. The REST API has no form for
+    complex numbers, and is not asked for them.
+    """
+    inputs = {
+        "one": tensor(kind),
+        "many": tensor(kind, -1, 2),
+        "any": {"dtype": kind, "tensor_shape": {"unknown_rank": True}},
+    }
+    gateway.signatures = {
+        "serving_default": {"inputs": inputs, "outputs": PICTURES["serving_default"]["outputs"]}
+    }
+
+    code, printed, said = ask()
+
+    assert (0, "") == (code, said)
+    assert ("REST:" in printed) == ("COMPLEX" not in kind)
+    *rest, grpc_request = gateway.asked
+    for name, shape in (("one", []), ("many", [1, 2]), ("any", [1])):
+        array = read(grpc_request.inputs[name])
+        assert (shape, kind) == (list(array.shape), types_pb2.DataType.Name(grpc_request.inputs[name].dtype))
+        for body in rest:
+            value = np.array(body["inputs"][name], dtype=object)
+            as_rest = [
+                base64.b64decode(one["b64"]) if isinstance(one, dict) else one for one in value.ravel()
+            ]
+            assert as_rest == array.ravel().tolist()
+
+
+def test_a_model_may_refuse_some_made_inputs(ask, gateway):
+    """
+    A model that needs more than one pixel, and whole numbers below its vocabulary, gets other inputs.
+    """
+    gateway.takes = lambda body: len(body["inputs"]["images"][0][0]) == 32
+
+    assert (0, PREDICTED, "") == ask()
+
+
+def test_a_model_that_refuses_all_made_inputs_needs_a_request(ask, gateway):
+    """
+    What the model says of the last one is in the line, and the value to set.
+    """
+    gateway.takes = lambda _: False
+
+    code, _, said = ask()
+
+    assert 1 == code
+    assert (
+        'error: model resnet: expected an answer to made inputs, got {"error": "not a picture"}; set helmTest.request'
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        pytest.param({"instances": [{"a": 1.5, "b": "x"}]}, {"a": [1.5], "b": [b"x"]}, id="rows"),
+        pytest.param(
+            {"inputs": {"a": [1.5, 2.5], "b": [{"b64": "AAE="}, "y"]}, "label": "grey"},
+            {"a": [1.5, 2.5], "b": [b"\x00\x01", b"y"]},
+            id="columns",
+        ),
+    ],
+)
+def test_a_request_of_the_values_is_sent(ask, gateway, tmp_path, body, sent):
+    """
+    The body goes over REST as it is, without what only a check reads, and as tensors over gRPC.
+    """
+    gateway.signatures = {
+        "serving_default": {
+            "inputs": {"a": tensor("DT_DOUBLE", -1), "b": tensor("DT_STRING", -1)},
+            "outputs": PICTURES["serving_default"]["outputs"],
+        }
+    }
+    (tmp_path / "request.json").write_text(json.dumps(body))
+
+    assert (0, PREDICTED, "") == ask(f"--request={tmp_path / 'request.json'}")
+
+    rest, grpc_request = gateway.asked
+    assert {key: value for key, value in body.items() if key != "label"} == rest
+    assert sent == {name: read(one).tolist() for name, one in grpc_request.inputs.items()}
+
+
+def test_the_routes_are_waited_for(ask, gateway):
+    """
+    Right after an upgrade the gateway may still have the routes of before.
+    """
+    gateway.stale = 4
+
+    assert (0, PREDICTED, "") == ask(wait=30)
 
 
 def test_it_speaks_tls(ask, gateway, secured):
     """
     With TLS both APIs ask for the host by its name, and verify the certificate by the authority that the values name.
     """
-    assert (0, PREDICTED, "") == ask(secured("a.example"), scheme="https")
+    assert (0, PREDICTED, "") == ask(f"--ca={secured('a.example')}", scheme="https")
 
     # The metadata and the prediction over REST, and the connection of gRPC.
     assert ["a.example"] * 3 == gateway.names
@@ -271,7 +307,7 @@ def test_it_verifies_the_certificate(ask, secured, trusts):
     """
     authority = secured("b.example" if trusts else "a.example")
 
-    code, printed, said = ask(*([authority] if trusts else []), scheme="https")
+    code, printed, said = ask(*([f"--ca={authority}"] if trusts else []), scheme="https")
 
     assert (1, "") == (code, printed)
     assert said.startswith("error: REST /v1/models/resnet/metadata: expected an answer from 127.0.0.1:")
@@ -281,9 +317,12 @@ def test_it_verifies_the_certificate(ask, secured, trusts):
 
 FAULTS = {
     "rest": ({"status": 503}, "error: REST /v1/models/resnet/metadata: expected status 200, got 503"),
-    "no-pictures": (
-        {"signatures": {"serving_default": PICTURES["serving_default"]}},
-        "error: model resnet: expected a signature that takes pictures as bytes, got serving_default",
+    "nothing-to-make": (
+        {"signatures": {"only": {"inputs": {"x": tensor("DT_VARIANT")}, "outputs": {}}}},
+        (
+            "error: model resnet: expected an answer to made inputs, got no signature has inputs that can be made; "
+            "set helmTest.request to the body of a REST prediction that the model answers"
+        ),
     ),
     "grpc": (
         {"code": grpc.StatusCode.UNAVAILABLE},
@@ -291,9 +330,44 @@ FAULTS = {
     ),
     "output": (
         {"outputs": ["probabilities"]},
-        "error: gRPC: expected the output labels, got probabilities",
+        "error: gRPC: expected the outputs labels, probabilities, got probabilities",
     ),
-    "no-output": ({"outputs": []}, "error: gRPC: expected the output labels, got none"),
+    "no-output": (
+        {"outputs": []},
+        "error: gRPC: expected the outputs labels, probabilities, got none",
+    ),
+    "another-release": (
+        {"headers": {"x-route-revision": "4d61", "x-model-track": "stable"}},
+        (
+            "error: REST /v1/models/resnet/metadata: expected the route revision 0123456789 of this release, got 4d61: another "
+            "release or application answers for the host a.example, or the gateway does not have the routes yet"
+        ),
+    ),
+    "another-application": (
+        {"headers": {}},
+        (
+            "error: REST /v1/models/resnet/metadata: expected the route revision 0123456789 of this release, got none: "
+            "another release or application answers for the host a.example, or the gateway does not have the routes yet"
+        ),
+    ),
+    "another-track": (
+        {"headers": {"x-route-revision": "0123456789", "x-model-track": "blue"}},
+        "error: REST /v1/models/resnet/metadata: expected a track of this release (canary, stable), got blue",
+    ),
+    "another-version": (
+        {"version": {"REST": "1", "gRPC": 2}},
+        (
+            "error: REST /v1/models/resnet/metadata: expected version 2 of track canary, got version 1: the pods of another "
+            "track or release answer"
+        ),
+    ),
+    "another-version-over-grpc": (
+        {"version": {"REST": "2", "gRPC": 1}},
+        (
+            "error: gRPC /tensorflow.serving.PredictionService/Predict: expected version 2 of track canary, got version 1: "
+            "the pods of another track or release answer"
+        ),
+    ),
 }
 
 

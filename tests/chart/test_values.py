@@ -16,6 +16,8 @@ OPEN_MAPS = {
     "enabled",
     "global",
     "gateway.selector",
+    "helmTest.resources.limits",
+    "helmTest.resources.requests",
     "resources.limits",
     "resources.requests",
     "routing.routes[].match.claims",
@@ -28,6 +30,8 @@ OPEN_MAPS = {
 # The row of the README, and the key of the schema, that has the default of a key inside an open map.
 ROWS = {
     "gateway.selector": "gateway.selector",
+    "helmTest.resources.limits": "helmTest.resources",
+    "helmTest.resources.requests": "helmTest.resources",
     "resources.limits": "resources",
     "resources.requests": "resources",
     "tracks.*.replicas": "tracks.stable",

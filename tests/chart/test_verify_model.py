@@ -107,8 +107,12 @@ def in_the_manifest(model):
 
 
 NO_SUMS = (
-    "expected manifest.sha256 beside manifest.json, got none; for a model that was exported before export_resnet.py "
-    "wrote this file, run: python -m tfcanary.export.manifest sums DIR"
+    "expected manifest.sha256 beside manifest.json, got none; write it with: tfcanary export manifest DIR; or serve the "
+    "model unverified with modelStore.verifyManifest=false"
+)
+NO_MANIFEST = (
+    "expected manifest.json in it, got none; write it with: tfcanary export manifest DIR; or serve the model unverified "
+    "with modelStore.verifyManifest=false"
 )
 OTHER_FILES = "expected the files of manifest.sha256"
 CHANGES = {
@@ -121,7 +125,7 @@ CHANGES = {
         lambda m: (m / "manifest.json").write_text("{}"),
         "the files are not those of manifest.sha256",
     ),
-    "no-manifest": (lambda m: (m / "manifest.json").unlink(), "expected manifest.json beside saved_model.pb"),
+    "no-manifest": (lambda m: (m / "manifest.json").unlink(), NO_MANIFEST),
     "no-sums": (
         lambda m: (m / "manifest.sha256").unlink(),
         NO_SUMS,
@@ -150,6 +154,43 @@ def test_a_model_that_was_changed_is_refused(verify, name):
 
     assert code != 0
     assert message in said
+
+
+def test_the_last_line_is_the_reason(verify):
+    """
+    What reads a pod's log for the reason takes its last line; sha256sum has lines of its own before.
+    """
+    _, said = verify(flipped)
+
+    assert said.splitlines()[-1].startswith("error: model ")
+
+
+@pytest.mark.parametrize(
+    ("renamed_to", "above", "holds"),
+    [
+        pytest.param(("store/1", "store/00000001"), "store", "00000001 2", id="version-with-zeros"),
+        pytest.param(("store", "elsewhere"), ".", "elsewhere models", id="store"),
+    ],
+)
+def test_a_missing_folder_is_told_from_a_missing_manifest(verify, tmp_path, renamed_to, above, holds):
+    """
+    The nearest folder that exists is listed: the version has zeros before it, or the model has another name.
+    """
+
+    def move(model):
+        (model.parent / "2").mkdir()
+        (tmp_path / "models").mkdir()
+        was, is_now = renamed_to
+        (tmp_path / was).rename(tmp_path / is_now)
+
+    code, said = verify(move)
+
+    assert code != 0
+    assert (
+        f"error: model {tmp_path}/store/1: expected this folder in the store, got none; "
+        f"{tmp_path / above} holds: {holds}; put the version there" in said
+    )
+    assert "manifest" not in said
 
 
 def faulty(model):

@@ -27,6 +27,8 @@ COMMANDS = (
     "check",
     "explain",
     "export",
+    "export manifest",
+    "export warmup",
     "export inspect",
     "export compare",
     "cluster up",

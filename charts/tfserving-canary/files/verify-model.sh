@@ -8,10 +8,17 @@ fail() {
   echo "error: model $from: $1" >&2
   exit 1
 }
-[ -f "$from/manifest.json" ] || fail "expected manifest.json beside saved_model.pb, got none; export_resnet.py writes\
- it"
-[ -f "$from/manifest.sha256" ] || fail "expected manifest.sha256 beside manifest.json, got none; for a model that was\
- exported before export_resnet.py wrote this file, run: python -m tfcanary.export.manifest sums DIR"
+# The nearest folder above that exists says what is wrong: the version, the model's name, or the path of the store.
+if [ ! -d "$from" ]; then
+  above=$(dirname "$from")
+  while [ ! -d "$above" ]; do above=$(dirname "$above"); done
+  fail "expected this folder in the store, got none; $above holds: $(ls "$above" | tr '\n' ' ' | sed 's/ $//'); put\
+ the version there, or correct model.name, tracks.TRACK.version, modelStore.basePath or the claim"
+fi
+[ -f "$from/manifest.json" ] || fail "expected manifest.json in it, got none; write it with: tfcanary export manifest\
+ DIR; or serve the model unverified with modelStore.verifyManifest=false"
+[ -f "$from/manifest.sha256" ] || fail "expected manifest.sha256 beside manifest.json, got none; write it with:\
+ tfcanary export manifest DIR; or serve the model unverified with modelStore.verifyManifest=false"
 fault=$(sed -n 's/^  "fault": //p' "$from/manifest.json" | sed 's/,$//')
 if [ "${fault:-null}" != null ] && [ "$faulty" != allow-faulty ]; then
   fail "its manifest says that it was made faulty on purpose, $fault; for a drill set modelStore.allowFaulty"
@@ -28,7 +35,9 @@ cd "$to"
 # A name outside of the model, a name that sha256sum would unescape, and a line that it would skip are not found.
 listed=$(sed 's/^[0-9a-f]\{64\}  //' manifest.sha256 | sort)
 found=$(find . -type f ! -path ./manifest.sha256 | sed 's|^\./||' | sort)
-[ "$listed" = "$found" ] || fail "expected the files of manifest.sha256, got: $(echo "$found" | tr '\n' ' ')"
+[ "$listed" = "$found" ] || fail "expected the files of manifest.sha256, got: $(echo "$found" | tr '\n' ' '); if you\
+ changed the model, write its manifest again with: tfcanary export manifest DIR"
 [ -z "$(find . ! -type f ! -type d)" ] || fail "expected only files and folders, got a link or a device"
-sha256sum --check --quiet manifest.sha256 || fail "the files are not those of manifest.sha256"
+sha256sum --check --quiet manifest.sha256 || fail "the files are not those of manifest.sha256; copy the version again,\
+ or if you changed it, write its manifest again with: tfcanary export manifest DIR"
 echo "model $from: $(echo "$listed" | wc -l) files verified"

@@ -206,12 +206,13 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- if hasKey .root.Values.tracks .track }}{{ include "tfserving-canary.version" . }}{{ end }}([:/].*)?
 {{- end }}
 
-{{- /* Renders the revision of the routes: a hash of what is rendered. `helm upgrade`, `helm template` and GitOps agree
-on it, and it tells which routes a gateway has. Passed the root context. */}}
+{{- /* Renders the revision of the routes: a hash of what is rendered and of the namespace. `helm upgrade`,
+`helm template` and GitOps agree on it, and it tells which routes a gateway has, and whose: releases of one name in two
+namespaces have two. Passed the root context. */}}
 {{- define "tfserving-canary.routeRevision" -}}
 {{- $gateway := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "gateway") }}
 {{- $mesh := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "mesh") }}
-{{- printf "%s\n%s" $gateway $mesh | sha256sum | trunc 10 }}
+{{- printf "%s\n%s\n%s" .Release.Namespace $gateway $mesh | sha256sum | trunc 10 }}
 {{- end }}
 
 {{- /* Renders, as JSON, the conditions of a match by name, each as a list of values, a prefix or an expression. The

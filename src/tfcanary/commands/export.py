@@ -1,110 +1,23 @@
 """
-Export a ResNet as a SavedModel; inspect and compare SavedModels.
+The command behind `scripts/export_resnet.py`: a ResNet is exported, or any SavedModel inspected, compared or made servable.
 """
 
-import argparse
-import json
-import logging
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from tfcanary import cli
-from tfcanary.export import digits, faults, manifest, savedmodel
-from tfcanary.export.resnet import ARCHITECTURES, export
-
-_log = logging.getLogger(__name__)
-
-
-def parser(prog: str) -> cli.Parser:
-    """
-    Describe the command line.
-    """
-    result = cli.Parser(
-        prog=prog,
-        description="Export a ResNet as OUTPUT/VERSION, for TensorFlow Serving. "
-        f"`{prog} inspect DIR` says what a model is, `compare A B` whether two are interchangeable.",
-    )
-    result.add_argument(
-        "--arch",
-        required=True,
-        choices=sorted({*ARCHITECTURES, *digits.RECIPES}),
-        help="architecture; resnet20 has digits only",
-    )
-    result.add_argument(
-        "--weights",
-        required=True,
-        choices=["imagenet", "digits", "random"],
-        help="imagenet: the published weights, needs the network; digits: trained here on handwritten digits, "
-        "answers are right; random: seeded, answers mean nothing",
-    )
-    result.add_argument(
-        "--seed", type=int, default=0, help="seed of random weights, and of training (default: %(default)s)"
-    )
-    result.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="the model's base path; versions lie in it"
-    )
-    result.add_argument(
-        "--version", required=True, type=version_number, metavar="N", help="version, a whole number from 1"
-    )
-    result.add_argument(
-        "--model-name",
-        default="resnet",
-        metavar="NAME",
-        help="the name it will be served under; the warm-up records carry it (default: %(default)s)",
-    )
-    result.add_argument(
-        "--fault",
-        type=faults.fault,
-        metavar="FAULT",
-        help="break the model on purpose, for tests and drills: "
-        + "; ".join(
-            f"{'slow=MS' if name == 'slow' else name}: {what}" for name, what in faults.NAMES.items()
-        ),
-    )
-    result.add_argument("--json", action="store_true", help="print the result as JSON")
-    return result
-
-
-def version_number(text: str) -> int:
-    """
-    Read a version as TensorFlow Serving does: a directory's name that is a whole number.
-    """
-    if not text.isascii() or not text.isdigit() or text.startswith("0") or int(text) >= 2**63:
-        message = f"expected a whole number from 1, got {text!r}"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+from tfcanary.commands import servable
+from tfcanary.export import savedmodel
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "export_resnet.py") -> int:
     """
-    Export one model, inspect one, or compare two, as the command line says.
+    Run the command that the first argument names. Without a name it is the export of a ResNet.
     """
-    given = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given and given[0] in servable.COMMANDS:
+        return servable.main(given, prog=prog)
     if given and given[0] in savedmodel.COMMANDS:
         return savedmodel.main(given, prog=prog)
-    return cli.run(parser(prog), _command, given)
+    from tfcanary.commands import resnet  # noqa: PLC0415 - it imports Keras, which the others need not wait for
 
-
-def _command(arguments: argparse.Namespace) -> int:
-    """
-    Export, and print where the model lies.
-    """
-    started = time.monotonic()
-    path = export(
-        arch=arguments.arch,
-        weights=arguments.weights,
-        seed=arguments.seed,
-        output=arguments.output,
-        version=arguments.version,
-        model_name=arguments.model_name,
-        fault=arguments.fault,
-    )
-    _log.info("done in %.1f s", time.monotonic() - started)
-    if arguments.json:
-        facts = json.loads((path / manifest.NAME).read_text(encoding="utf-8"))
-        print(json.dumps({"path": str(path), "manifest": facts}, indent=2))  # noqa: T201 - the result
-    else:
-        print(path)  # noqa: T201 - the result
-    return 0
+    return resnet.main(given, prog=prog)

@@ -17,7 +17,7 @@ COMMANDS = {
     "explain": ("tfcanary.commands.explain", "say which route takes a request, without a cluster"),
     "export": (
         "tfcanary.commands.export",
-        "export a ResNet as a SavedModel; inspect and compare SavedModels",
+        "make any SavedModel servable, inspect and compare; export a ResNet",
     ),
     "cluster": ("tfcanary.cluster.command", "run a real Kubernetes with Istio on this machine"),
     "demo": ("tfcanary.commands.demo", "move traffic between two ResNets, and check every move"),

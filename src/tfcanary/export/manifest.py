@@ -119,7 +119,9 @@ def _listed(directory: Path) -> dict[str, str]:
         listed = json.loads(path.read_text(encoding="utf-8"))["files"]
         result = {str(name): str(entry["sha256"]) for name, entry in listed.items()}
     except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}; export_resnet.py writes it") from error
+        raise UsageError(
+            f"{path}: cannot read it: {error.strerror}; `tfcanary export manifest {path.parent}` writes it"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: expected a list of files with their sha256, got {error!r}") from error
     if not result:

@@ -20,6 +20,8 @@ from tfcanary.protos import bare_tensorflow, runtime
 
 COMMANDS = ("inspect", "compare")
 FILE = "saved_model.pb"
+# TensorFlow Serving looks for a version's warm-up records here and nowhere else.
+WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
 # The only text file that TensorFlow Serving reads beside a model, and no graph.
 BATCHING_FILE = "batching_params.pbtxt"
 BATCH = 32

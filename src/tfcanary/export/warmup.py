@@ -16,9 +16,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from tfcanary import samples
 from tfcanary.errors import DoesNotHoldError
+from tfcanary.export import savedmodel
 
-# TensorFlow Serving looks for its warm-up records here and nowhere else.
-FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+FILE = savedmodel.WARMUP
 BATCHES = (1, 8)
 LARGEST = max(BATCHES)
 
