@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tfcanary import errors
-from tfcanary.cluster import command, lifecycle
+from tfcanary.cluster import command, lifecycle, store
 from tfcanary.cluster.lifecycle import Line
 from tfcanary.judge import split
 from tfcanary.paths import ROOT
@@ -34,6 +34,8 @@ COMMANDS = (
     "cluster up",
     "cluster status",
     "cluster logs",
+    "cluster publish",
+    "cluster models",
     "cluster down",
     "demo",
 )
@@ -262,15 +264,16 @@ def test_the_keys_of_check(tfcanary, documents, gateway, values):
 
 def test_the_keys_of_cluster(documents, monkeypatch, capsys):
     """
-    What `up` and `status` print has the documented keys; the cluster itself is a double.
+    What `up`, `status` and `models` print has the documented keys; the cluster itself is a double.
     """
     monkeypatch.setattr(lifecycle, "up", lambda *_, **__: lifecycle.Ports(api=1, gateway=2))
     monkeypatch.setattr(lifecycle, "status", lambda _: [Line("kubelet", "running", 7, "")])
 
+    monkeypatch.setattr(store, "published", lambda _: [store.Published("a", "b", 1, 2, manifest=True)])
     printed = {}
-    for name in ("up", "status"):
+    for name in ("up", "status", "models"):
         assert 0 == command.main([name, "--json"])
         printed[name] = json.loads(capsys.readouterr().out)
 
-    assert (set(), set()) == documents.differences("tfcanary cluster up", printed["up"])
-    assert (set(), set()) == documents.differences("tfcanary cluster status", printed["status"])
+    for name, said in printed.items():
+        assert (set(), set()) == documents.differences(f"tfcanary cluster {name}", said)
