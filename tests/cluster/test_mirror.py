@@ -9,6 +9,7 @@ import pytest
 
 from tfcanary.client.grpc_client import GrpcClient
 from tfcanary.client.pictures import default_pictures, picture_tensor
+from tfcanary.client.request import PredictRequest
 from tfcanary.client.rest import RestClient
 from tfcanary.contract import SERVING_DEFAULT
 from tfcanary.wait import NotYet, wait_until
@@ -34,7 +35,7 @@ def test_a_mirror_gets_every_copy_at_real_sizes(stage, api):
     with kind(gateway.address, "resnet", host=gateway.host) as client:
         interface = client.metadata(parse=True).interface
         (name,) = interface[SERVING_DEFAULT].inputs
-        answers = [client.predict(SERVING_DEFAULT, name, picture) for _ in range(5)]
+        answers = [client.predict(PredictRequest.one(SERVING_DEFAULT, name, picture)) for _ in range(5)]
 
     assert ["stable"] * 5 == [answer.track for answer in answers if answer.ok]
 

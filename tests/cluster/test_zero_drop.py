@@ -24,6 +24,7 @@ from zero_drop_page import zero_drop
 from tfcanary.chart.values import merge, read_values
 from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.client.pictures import default_pictures
+from tfcanary.client.request import PredictRequest
 from tfcanary.cluster.layout import Layout
 from tfcanary.contract import SERVING_PREPROCESS, Api
 from tfcanary.helm.releases import Releases, Revision
@@ -41,8 +42,7 @@ from tfcanary.wait import NotYet, wait_until
 RELEASE = MODEL = "resnet"
 RATE = 100.0
 ENOUGH = 10_000
-ISTIO = "istio-system"
-GATEWAY = "istio-ingressgateway"
+ISTIO, GATEWAY = "istio-system", "istio-ingressgateway"
 
 full = pytest.mark.skipif(os.environ.get("ZERO_DROP") != "full", reason="long: nox -s zero_drop")
 
@@ -60,8 +60,8 @@ class Scene:
         self.changes: list[float] = []
         self.propagation: list[float] = []
         cheap = [metadata_call(api, MODEL) for api in Api]
-        picture = default_pictures()[0].content
-        real = [prediction_call(api, MODEL, SERVING_PREPROCESS, ("image_bytes", picture)) for api in Api]
+        asked = PredictRequest.one(SERVING_PREPROCESS, "image_bytes", default_pictures()[0].content)
+        real = [prediction_call(api, MODEL, asked) for api in Api]
         self.load = Traffic(
             gateway_address(cluster, RELEASE),
             [*cheap * 50, real[0], *cheap * 50, real[1]],

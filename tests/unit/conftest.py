@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from double import Double, OnePort, grpc_server, rest_handler, serve
+from double import Double, serve, start
 
 from tfcanary.client.pictures import Picture, default_pictures
 from tfcanary.paths import CHART
@@ -75,17 +75,10 @@ def gateway() -> Iterator[Callable[..., Double]]:
     """
     with contextlib.ExitStack() as stack:
 
-        def start(actual: Routing, **faults: Any) -> Double:
-            double = Double(actual, **faults)
-            rest = serve(stack, rest_handler(double))
-            server, port = grpc_server(double)
-            stack.callback(lambda: server.stop(None).wait())
-            double.front = OnePort(rest, port)
-            stack.callback(double.front.close)
-            double.address = f"127.0.0.1:{double.front.port}"
-            return double
+        def make(actual: Routing, *, kind: type[Double] = Double, **faults: Any) -> Double:
+            return start(stack, kind(actual, **faults))
 
-        yield start
+        yield make
 
 
 @pytest.fixture

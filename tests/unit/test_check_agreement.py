@@ -16,12 +16,27 @@ from tfcanary.check.agreement import (
     tracks_agree,
 )
 from tfcanary.check.finding import UNNAMED, Finding, listed, outcome_of
-from tfcanary.client.answer import Answer, Prediction
+from tfcanary.client.answer import Answer, Prediction, TensorValue
+from tfcanary.client.tensors import of_strings
 from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS, Api
 from tfcanary.judge.verdict import Outcome
 
 EVERY = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01])
 LABELS = ("a", "b", "c", "d", "e")
+
+
+def prediction(labels, top, every):
+    """
+    A row of each of the three outputs.
+    """
+    strings = of_strings([label.encode() for label in labels])[np.newaxis]
+    return Prediction(
+        {
+            "labels": TensorValue("DT_STRING", strings),
+            "probabilities": TensorValue("DT_DOUBLE", top[np.newaxis]),
+            "class_probabilities": TensorValue("DT_DOUBLE", every[np.newaxis]),
+        }
+    )
 
 
 def answer(api=Api.REST, track="stable", *, every=EVERY, labels=LABELS):
@@ -34,7 +49,7 @@ def answer(api=Api.REST, track="stable", *, every=EVERY, labels=LABELS):
         track=track,
         revision="rev-1",
         latency_seconds=0.01,
-        prediction=Prediction(labels, top, every),
+        prediction=prediction(labels, top, every),
     )
 
 

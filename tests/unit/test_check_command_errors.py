@@ -114,6 +114,19 @@ def test_values_that_cannot_be_right_exit_with_2(tmp_path, capsys, values, messa
         pytest.param(
             ["--picture", "missing.jpg"], 2, "picture 'missing.jpg': cannot be read", id="no-picture"
         ),
+        pytest.param(
+            ["--requests", "missing.jsonl"], 2, "requests 'missing.jsonl': cannot be read", id="no-requests"
+        ),
+        pytest.param(
+            ["--saved-model", "missing"],
+            2,
+            "--saved-model 'missing': expected the folder of one version",
+            id="no-saved-model",
+        ),
+        pytest.param(["--agree", "2"], 2, "--agree: expected a fraction from 0 to 1, got 2", id="agree"),
+        pytest.param(
+            ["--agree", "nan"], 2, "--agree: expected a fraction from 0 to 1, got nan", id="agree-nan"
+        ),
         pytest.param(["--token", "missing"], 2, "token 'missing': cannot be read", id="no-token"),
         pytest.param(["--timeout", "0"], 2, "--timeout: expected seconds above 0, got 0", id="timeout"),
         pytest.param(["--timeout", "nan"], 2, "--timeout: expected seconds above 0, got nan", id="no-number"),

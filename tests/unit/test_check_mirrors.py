@@ -6,6 +6,7 @@ import functools
 import itertools
 
 import pytest
+from anymodel import AnyModel
 from checking import QUICK, kinds, subject, titles
 from faults import BOTH
 
@@ -122,3 +123,30 @@ def test_a_mirror_that_cannot_be_counted_is_not_enough_evidence(gateway, values,
     assert {("mirror", "REST"), ("mirror", "gRPC")} == kinds(report, Outcome.NOT_ENOUGH)
     assert all(detail in row.detail for row in report.findings if row.name == "mirror")
     assert 4 == report.exit_code
+
+
+@pytest.mark.usefixtures("at_once")
+def test_any_input_is_mirrored(gateway, values):
+    """
+    A model that takes one number is counted as one that takes pictures.
+    """
+    expected = mirroring(values, 100)
+    double = gateway(expected, kind=AnyModel)
+
+    report = check_gateway(subject(double, expected, predictions_run=counting(double)), QUICK)
+
+    assert report.held, str(findings_table(report))
+    rows = [row for row in report.findings if row.name == "mirror"]
+    assert all(row.observed.endswith("arrived, 4 bytes of input each") for row in rows)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_mirror_of_a_model_that_cannot_be_asked_is_not_enough_evidence(gateway, values):
+    expected = mirroring(values)
+    double = gateway(expected, kind=AnyModel, signatures_of=lambda _track: {})
+
+    report = check_gateway(subject(double, expected, predictions_run=counting(double)), QUICK)
+
+    assert ["no prediction can be asked"] * 2 == [
+        row.detail for row in report.findings if row.name == "mirror"
+    ]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfcanary.client.endpoint import Tls
+from tfcanary.client.request import PredictRequest
 from tfcanary.contract import REVISION_HEADER, SERVING_PREPROCESS, Api
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
 from tfcanary.report.table import phases_table
@@ -51,7 +52,10 @@ def test_predictions_are_recorded_by_their_answer(gateway, tenth):
     One picture, one answer of each track and API: as many digests.
     """
     double = gateway(tenth)
-    requests = [prediction_call(api, MODEL, SERVING_PREPROCESS, ("image_bytes", b"picture")) for api in Api]
+    requests = [
+        prediction_call(api, MODEL, PredictRequest.one(SERVING_PREPROCESS, "image_bytes", b"picture"))
+        for api in Api
+    ]
 
     with Traffic(double.address, requests, concurrency=4, most=100) as load:
         records = load.join()

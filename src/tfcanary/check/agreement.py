@@ -1,34 +1,29 @@
 """
-What is wrong with a prediction, how far two are apart, and whether APIs and tracks agree.
+Models of pictures: what is wrong with a prediction, how far two are apart, and whether APIs and tracks agree.
 
 All of it is pure: answers in, findings out.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tfcanary.check.finding import OFF, SHOWN_FAILURES, UNNAMED, Finding, outcome_of
-from tfcanary.client.answer import Answer, Interface, Prediction, Signature, Tensor
+from tfcanary.check.profile import AGREEMENT_TOLERANCE, ROUNDING, Answers, farthest, where_of
+from tfcanary.client.answer import Answer
+from tfcanary.client.pictures import Classified, classified
 from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS, Api
 from tfcanary.judge.verdict import Outcome
 
-# By API, signature and track: its first answer.
-Answers = Mapping[tuple[Api, str, str], Answer]
-# By API and track.
-Interfaces = Mapping[tuple[Api, str], Interface]
-
 TOP = 5
 SUM_TOLERANCE = 1e-3
-# Of the largest class probability: an unsure model's are all near 1/classes, where any fixed distance holds. float32
-# has 7 digits, and two machines may differ in the fifth.
-AGREEMENT_TOLERANCE = 1e-3
 
 
-def agreement(answers: Answers, tracks: Sequence[str], *, both_apis: bool) -> Iterator[Finding]:
+def agreement(
+    answers: Answers, tracks: Sequence[str], *, both_apis: bool, agree: float | None = None
+) -> Iterator[Finding]:
     """
     Whether the answers fit together: classes, labels, tracks and APIs.
 
@@ -36,11 +31,12 @@ def agreement(answers: Answers, tracks: Sequence[str], *, both_apis: bool) -> It
         answers: the first answer of each track, for each signature over each API.
         tracks: those that should have answered.
         both_apis: whether both APIs were asked.
+        agree: the least part of the pictures whose first label two tracks must share; None asks for none.
     """
     yield same_classes(answers)
     yield same_labels(answers)
     for one, other in itertools.combinations(tracks, 2):
-        yield tracks_agree(answers, one, other)
+        yield tracks_agree(answers, one, other, agree)
     if both_apis:
         for track in tracks:
             yield apis_agree(answers, track)
@@ -51,9 +47,9 @@ def same_classes(answers: Answers) -> Finding:
     Every answer has the same number of classes.
     """
     classes = {
-        _where(key): answer.prediction.class_probabilities.size
+        where_of(key): found.class_probabilities.size
         for key, answer in answers.items()
-        if answer.prediction is not None
+        if (found := _classified(answer)) is not None
     }
     counts = sorted(set(classes.values()))
     odd = len(counts) > 1
@@ -76,7 +72,7 @@ def same_labels(answers: Answers) -> Finding:
     seen: dict[int, dict[str, str]] = {}
     for key, answer in answers.items():
         for index, label in _labelled(answer):
-            seen.setdefault(index, {})[_where(key)] = label
+            seen.setdefault(index, {})[where_of(key)] = label
     odd = [
         f"class {index} is " + ", ".join(f"{label!r} by {where}" for where, label in sorted(labels.items()))
         for index, labels in sorted(seen.items())
@@ -101,7 +97,7 @@ def _labelled(answer: Answer) -> Iterator[tuple[int, str]]:
     """
     The classes that an answer names, each with its label; an answer with problems names none.
     """
-    given = answer.prediction
+    given = _classified(answer)
     if given is None or any(prediction_problems(answer)):
         return
     every = given.class_probabilities
@@ -112,16 +108,18 @@ def _labelled(answer: Answer) -> Iterator[tuple[int, str]]:
             yield int(index), label
 
 
-def tracks_agree(answers: Answers, one: str, other: str) -> Finding:
+def tracks_agree(answers: Answers, one: str, other: str, agree: float | None = None) -> Finding:
     """
-    How far apart two tracks are on the same picture. Two versions may differ, so this is information.
+    How far apart two tracks are on the same picture. Two versions may differ, so without a bound this is information.
     """
     same, apart = 0, []
     for (api, signature, track), answer in answers.items():
         second = answers.get((api, signature, other))
-        if track != one or second is None or not answer.prediction or not second.prediction:
+        if track != one or second is None:
             continue
-        left, right = answer.prediction, second.prediction
+        left, right = _classified(answer), _classified(second)
+        if left is None or right is None:
+            continue
         unlike = left.class_probabilities.shape != right.class_probabilities.shape
         if unlike or any(prediction_problems(answer)) or any(prediction_problems(second)):
             continue
@@ -131,8 +129,8 @@ def tracks_agree(answers: Answers, one: str, other: str) -> Finding:
         "agreement",
         f"{one} and {other}",
         None,
-        Outcome.HELD,
-        "informational",
+        outcome_of(agree is not None and same < agree * len(apart) - ROUNDING),
+        "informational" if agree is None else f"first label the same in {100 * agree:g} %",
         f"first label the same in {same}, probabilities {max(apart):.2g} apart at most (0 to 1)"
         if apart
         else "no pair of predictions",
@@ -148,8 +146,9 @@ def apis_agree(answers: Answers, track: str) -> Finding:
     for signature in (SERVING_DEFAULT, SERVING_PREPROCESS):
         rest = answers.get((Api.REST, signature, track))
         grpc = answers.get((Api.GRPC, signature, track))
-        if rest and grpc and rest.prediction and grpc.prediction:
-            distances.append(distance(rest.prediction, grpc.prediction))
+        left, right = rest and _classified(rest), grpc and _classified(grpc)
+        if left and right:
+            distances.append(distance(left, right))
     worst = max(distances, default=math.nan)
     unnamed = track == UNNAMED
     apart = bool(distances) and not worst <= AGREEMENT_TOLERANCE
@@ -165,27 +164,32 @@ def apis_agree(answers: Answers, track: str) -> Finding:
     )
 
 
-def _where(key: tuple[Api, str, str]) -> str:
-    api, signature, track = key
-    return f"{track} {signature} over {api.value}"
-
-
-def inputs_in_words(signature: Signature) -> str:
+def _classified(answer: Answer) -> Classified | None:
     """
-    What a signature takes, in words.
+    What an answer says of its picture; None if it is not of the form.
     """
-    found = (f"{name} {tensor_in_words(tensor)}" for name, tensor in sorted(signature.inputs.items()))
-    return ", ".join(found) or "nothing"
+    try:
+        return None if answer.prediction is None else classified(answer.prediction)
+    except ValueError:
+        return None
 
 
 def prediction_problems(answer: Answer) -> Iterator[str]:
     """
     What is wrong with one prediction.
     """
-    given = answer.prediction
-    if given is None:
+    if answer.prediction is None:
         yield "no prediction"
         return
+    try:
+        given = classified(answer.prediction)
+    except ValueError as exc:
+        yield str(exc)
+        return
+    yield from _problems(given)
+
+
+def _problems(given: Classified) -> Iterator[str]:
     if len(given.labels) != TOP or not all(isinstance(label, str) and label for label in given.labels):
         yield f"labels are {given.labels!r}, expected {TOP} strings"
     top, every = given.probabilities, given.class_probabilities
@@ -203,48 +207,15 @@ def prediction_problems(answer: Answer) -> Iterator[str]:
     if abs(every.sum() - 1) > SUM_TOLERANCE:
         yield f"class_probabilities sum to {every.sum():.4g}, expected 1"
     largest = np.sort(every)[::-1][: len(top)]
-    if len(largest) != len(top) or _apart(largest, top) > AGREEMENT_TOLERANCE:
+    if len(largest) != len(top) or farthest(largest, top) > AGREEMENT_TOLERANCE:
         yield "probabilities are not the largest class_probabilities"
 
 
-def distance(one: Prediction, other: Prediction) -> float:
+def distance(one: Classified, other: Classified) -> float:
     """
     The largest difference of two predictions' class probabilities, as a part of the largest of them.
     """
     left, right = one.class_probabilities, other.class_probabilities
     if left.shape != right.shape:
         return math.inf
-    return _apart(left, right)
-
-
-def _apart(left: Any, right: Any) -> float:
-    """
-    The largest difference, as a part of the largest value.
-    """
-    largest = float(max(np.abs(left).max(initial=0), np.abs(right).max(initial=0)))
-    farthest = float(np.abs(left - right).max(initial=0))
-    if not math.isfinite(farthest) or not math.isfinite(largest):
-        return math.inf
-    return farthest / largest if largest else 0.0
-
-
-def difference(one: Interface, other: Interface) -> str:
-    """
-    Where two interfaces first differ, in words.
-    """
-    for name in sorted({*one, *other}):
-        if name not in one or name not in other:
-            return f"signature {name} is missing on one side"
-        for side in ("inputs", "outputs"):
-            left, right = getattr(one[name], side), getattr(other[name], side)
-            for tensor in sorted({*left, *right}):
-                if left.get(tensor) != right.get(tensor):
-                    return f"{name} {side} {tensor}: {tensor_in_words(left.get(tensor))} and {tensor_in_words(right.get(tensor))}"
-    return "none"
-
-
-def tensor_in_words(tensor: Tensor | None) -> str:
-    """
-    The type and shape of an input or output.
-    """
-    return f"{tensor.dtype}{list(tensor.shape)}" if tensor else "none"
+    return farthest(left, right)

@@ -1,29 +1,28 @@
 """
-What the tracks answer: their interfaces, and predictions of real pictures.
+What the tracks answer: their interfaces, and predictions.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
-from tfcanary.check.agreement import (
-    TOP,
-    Answers,
-    Interfaces,
-    difference,
-    inputs_in_words,
-    prediction_problems,
-)
+from tfcanary.check.classes import Classes
 from tfcanary.check.context import Context
 from tfcanary.check.finding import UNNAMED, Finding, listed, outcome_of
+from tfcanary.check.inputs import HOW_TO_GIVE, Asked, name_of
 from tfcanary.check.ledger import Ledger
-from tfcanary.client.answer import Answer, Interface
-from tfcanary.client.pictures import MOST_SIZE, picture_size
-from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS, Api
+from tfcanary.check.pictures import Pictures
+from tfcanary.check.plain import Plain, repeats
+from tfcanary.check.profile import Answers, Interfaces, Profile
+from tfcanary.check.signatures import difference
+from tfcanary.client.answer import Answer
+from tfcanary.client.request import PredictRequest
+from tfcanary.contract import Api
+from tfcanary.judge.verdict import Outcome
 from tfcanary.routing.probes import Probe
 
-SIGNATURES = (SERVING_DEFAULT, SERVING_PREPROCESS)
+# What a model server says to an input that the model cannot take.
+_REFUSALS = ("400", "INVALID_ARGUMENT")
 
 
 def interfaces(context: Context, ledger: Ledger) -> Interfaces:
@@ -41,16 +40,25 @@ def interfaces(context: Context, ledger: Ledger) -> Interfaces:
     }
 
 
-def same_interface(context: Context, found: Interfaces) -> Finding:
+def profile_of(found: Interfaces) -> Profile:
     """
-    Every track has both signatures, and the same ones, over both APIs.
+    The profile that looks deepest into a model of these interfaces.
+    """
+    if any(Pictures.fits(interface) for interface in found.values()):
+        return Pictures()
+    return Classes() if any(Classes.fits(interface) for interface in found.values()) else Plain()
+
+
+def same_interface(context: Context, found: Interfaces, profile: Profile, asked: Asked) -> Finding:
+    """
+    Every track has the same signatures over both APIs, those that the profile needs, and one that can be asked.
     """
     described = {f"{track} over {api.value}": interface for (api, track), interface in found.items()}
     first = next(iter(described), "")
     problems = [
         f"{where}: {problem}"
         for where, interface in described.items()
-        for problem in _interface_problems(interface)
+        for problem in profile.interface_problems(interface)
     ]
     problems += [
         f"{where} differs from {first}: {difference(described[first], interface)}"
@@ -59,73 +67,54 @@ def same_interface(context: Context, found: Interfaces) -> Finding:
     ]
     tracks = {track for _, track in found}
     missing = [track for track in context.expected_tracks() if track not in tracks]
+    detail = [f"no metadata from {', '.join(missing)}"] if missing else []
+    if described and not asked.requests:
+        detail.append(
+            f"no prediction can be asked: {'; '.join(asked.unasked) or f'no signature; {HOW_TO_GIVE}'}"
+        )
     return Finding(
         "interface",
         "",
         None,
-        outcome_of(problems, missing),
-        "both signatures, the same everywhere",
+        outcome_of(problems, detail),
+        profile.signatures,
         "; ".join(problems) or listed(list(tracks), "no track"),
         len(described),
-        detail=f"no metadata from {', '.join(missing)}" if missing else "",
+        detail="; ".join(detail),
     )
 
 
-def _interface_problems(interface: Interface) -> Iterator[str]:
-    for name in SIGNATURES:
-        if name not in interface:
-            yield f"no signature {name}, only {', '.join(sorted(interface)) or 'none'}"
-    default, encoded = interface.get(SERVING_DEFAULT), interface.get(SERVING_PREPROCESS)
-    if default and picture_size(default) is None:
-        yield (
-            f"{SERVING_DEFAULT} takes {inputs_in_words(default)}, expected one picture: batch, "
-            f"height, width, channels, of at most {MOST_SIZE} each"
-        )
-    if encoded and len(encoded.inputs) != 1:
-        yield f"{SERVING_PREPROCESS} takes {inputs_in_words(encoded)}, expected one input"
-
-
-def inputs_of(context: Context, found: Interfaces) -> Iterator[tuple[str, str, Sequence[Any]]]:
-    """
-    For each signature, the name of its input and a value for each picture.
-    """
-    # One interface for both APIs, so that both are asked for the same pictures.
-    interface: Interface = next(iter(found.values()), {})
-    for signature in SIGNATURES:
-        if signature not in interface or len(interface[signature].inputs) != 1:
-            continue
-        name = next(iter(interface[signature].inputs))
-        if signature == SERVING_PREPROCESS:
-            yield signature, name, [picture.content for picture in context.pictures]
-        elif (size := picture_size(interface[signature])) is not None:
-            yield signature, name, context.tensors(*size)
-
-
 def predictions(
-    context: Context, ledger: Ledger, signature: str, name: str, values: Sequence[Any]
-) -> tuple[Finding, Answers]:
+    context: Context, ledger: Ledger, profile: Profile, asked: Asked, signature: str
+) -> tuple[list[Finding], Answers]:
     """
-    Ask every track for the first picture and any track for the others, and look at each answer.
+    Ask every track a signature's first request and any track its others, and look at each answer.
 
     Returns:
-        The finding, and each track's first answer.
+        The findings, and each track's first answer to each request.
     """
-
-    def ask(probe: Probe) -> Answer:
-        return ledger.client.predict(signature, name, values[0], probe.headers, prefix=probe.prefix)
-
-    answers = list(_each_track(context, ledger, ask, "predict", _times(context)))
-    firsts: dict[tuple[Api, str, str], Answer] = {}
+    request, *others = asked.requests[signature]
+    if asked.made and (refused := _refused(context, ledger, request)):
+        return [refused], {}
+    answers = list(
+        _each_track(
+            context, ledger, _asking(context, ledger, request), "predict", _times(context, profile, asked)
+        )
+    )
+    by_track: dict[str, list[Answer]] = {}
     for answer in answers:
         if answer.ok:
-            firsts.setdefault((ledger.api, signature, answer.track or UNNAMED), answer)
-    answers += [
-        ledger.record(ledger.client.predict(signature, name, value, {}), "predict") for value in values[1:]
-    ]
+            by_track.setdefault(answer.track or UNNAMED, []).append(answer)
+    firsts = {(ledger.api, signature, track): given[0] for track, given in by_track.items()}
+    problems = list(_problems(profile, answers, request))
     good = [answer for answer in answers if answer.ok and answer.prediction is not None]
-    problems = [
-        f"{answer.track or UNNAMED}: {problem}" for answer in good for problem in prediction_problems(answer)
-    ]
+    for number, other in enumerate(others, 1):
+        answer = ledger.record(ledger.client.predict(other, other.headers), "predict")
+        if answer.ok and answer.prediction is not None:
+            good.append(answer)
+            if profile.compares_all:
+                firsts[ledger.api, name_of(signature, number), answer.track or UNNAMED] = answer
+        problems += _problems(profile, [answer], other)
     seen = {answer.track or UNNAMED for answer in good}
     missing = [track for track in context.expected_tracks() if track not in seen]
     finding = Finding(
@@ -133,24 +122,67 @@ def predictions(
         signature,
         ledger.api,
         outcome_of(problems, missing),
-        f"{TOP} labels, {TOP} falling probabilities, sum 1",
+        profile.answers,
         "; ".join(dict.fromkeys(problems)) or listed(list(seen), "no track"),
         len(good),
         detail=f"no prediction from {', '.join(missing)}" if missing else "",
     )
-    return finding, firsts
+    if profile.times == 1:
+        return [finding], firsts
+    return [finding, repeats(ledger.api, signature, by_track, context.expected_tracks())], firsts
 
 
-def _times(context: Context) -> Mapping[str, int]:
+def _problems(profile: Profile, answers: Sequence[Answer], request: PredictRequest) -> Iterator[str]:
+    for answer in answers:
+        if answer.ok and answer.prediction is not None:
+            for problem in profile.problems(answer, request):
+                yield f"{answer.track or UNNAMED}: {problem}"
+
+
+def _asking(context: Context, ledger: Ledger, request: PredictRequest) -> Callable[[Probe], Answer]:
+    """
+    Ask for a prediction by a probe's route: the request's own headers must not lead it to another one.
+    """
+    routed = {name.lower() for probe in context.probes for name in probe.headers}
+    own = {name: value for name, value in request.headers.items() if name.lower() not in routed}
+
+    def ask(probe: Probe) -> Answer:
+        return ledger.client.predict(request, {**own, **probe.headers}, prefix=probe.prefix)
+
+    return ask
+
+
+def _refused(context: Context, ledger: Ledger, request: PredictRequest) -> Finding | None:
+    """
+    What to say if no track takes a made input: that is no fault of the model, and no evidence for it either.
+    """
+    ask = _asking(context, ledger, request)
+    answers = [ask(_towards(context, track)) for track in context.routing.serving()]
+    if any(answer.status not in _REFUSALS for answer in answers):
+        return None
+    return Finding(
+        "answers",
+        request.signature,
+        ledger.api,
+        Outcome.NOT_ENOUGH,
+        "an answer to a made input",
+        str(answers[0]),
+        len(answers),
+        detail=f"the model takes no input that is made from its signature alone; {HOW_TO_GIVE}",
+    )
+
+
+def _times(context: Context, profile: Profile, asked: Asked) -> Mapping[str, int]:
     """
     How often to ask each track, for each signature over each API, to meet the one broken pod among its pods.
     """
-    kinds = len(SIGNATURES) * len(Api)
-    return {
+    kinds = len(asked.requests) * len(Api)
+    needed = {
         track: math.ceil(math.log(1 - context.options.power) / math.log1p(-1 / pods) / kinds)
         for track, pods in context.subject.pods.items()
         if pods > 1
     }
+    return {track: max(needed.get(track, 1), profile.times) for track in context.routing.serving()}
 
 
 def _each_track(

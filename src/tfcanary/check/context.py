@@ -11,8 +11,9 @@ from typing import Any
 
 from tfcanary.check.finding import UNNAMED
 from tfcanary.check.subject import Options, Subject
+from tfcanary.client.given import Given
 from tfcanary.client.grpc_client import GrpcClient
-from tfcanary.client.pictures import Picture, decoded
+from tfcanary.client.pictures import Picture, decoded, default_pictures
 from tfcanary.client.rest import RestClient
 from tfcanary.errors import UsageError
 from tfcanary.judge import split
@@ -32,32 +33,47 @@ class Context:
         probes: the requests that prove the routes.
         plans: by the name of a probe, how many of its requests to send, and what their answers may be.
         start: the beginning of the run, on the monotonic clock.
+        given: requests of the user's for the model.
     """
 
     subject: Subject
     options: Options
-    pictures: tuple[Picture, ...]
     probes: tuple[Probe, ...]
     plans: Mapping[str, split.Plan]
     start: float
+    given: Given = field(default_factory=Given)
+    _pictures: list[Picture] = field(default_factory=list)
     _tensors: dict[tuple[int, int], list[Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, subject: Subject, options: Options, pictures: Sequence[Picture]) -> "Context":
+    def of(
+        cls,
+        subject: Subject,
+        options: Options,
+        pictures: Sequence[Picture] | None,
+        given: Given | None = None,
+    ) -> "Context":
         """
         Plan a run.
+
+        Args:
+            subject: what is checked.
+            options: error rates and times.
+            pictures: for a model of pictures; None takes those that scikit-learn ships, once they are needed.
+            given: requests of the user's for the model.
 
         Raises:
             UsageError: if there are no pictures, or one is no picture, or a route cannot be probed.
         """
-        if not pictures:
+        if pictures is not None and not pictures:
             raise UsageError("pictures: expected at least one, got none; name them with --picture FILE")
         own = probes_of(subject.routing, subject.tokens)
         probes = (*own, *_matching_two(subject.routing, own))
         plans = {probe.name: _plan(probe, subject, options) for probe in probes}
-        made = cls(subject, options, tuple(pictures), probes, plans, time.monotonic())
-        # A file that is no picture is found before the first request.
-        made.tensors(224, 224)
+        made = cls(subject, options, probes, plans, time.monotonic(), given or Given(), list(pictures or ()))
+        if pictures is not None:
+            # A file that is no picture is found before the first request.
+            made.tensors(224, 224)
         return made
 
     @property
@@ -80,12 +96,23 @@ class Context:
         """
         return self.routing.serving() if self.routing.attribution else (UNNAMED,)
 
+    def pictures(self) -> Sequence[Picture]:
+        """
+        The pictures to ask about.
+
+        Raises:
+            UsageError: if none were named, and scikit-learn is not installed.
+        """
+        if not self._pictures:
+            self._pictures.extend(default_pictures())
+        return self._pictures
+
     def tensors(self, height: int, width: int) -> list[Any]:
         """
         The pictures at one size: float32 arrays of height, width and RGB, from 0 to 255.
         """
         if (height, width) not in self._tensors:
-            self._tensors[height, width] = [decoded(picture, height, width) for picture in self.pictures]
+            self._tensors[height, width] = [decoded(picture, height, width) for picture in self.pictures()]
         return self._tensors[height, width]
 
     @contextlib.contextmanager

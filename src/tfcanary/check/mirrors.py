@@ -8,20 +8,17 @@ count what arrived, and enough requests are sent to tell the share from none.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from tfcanary.check.agreement import Interfaces
 from tfcanary.check.context import Context
 from tfcanary.check.finding import Finding
 from tfcanary.check.ledger import Ledger
-from tfcanary.client.answer import Interface
-from tfcanary.client.pictures import picture_size
-from tfcanary.contract import SERVING_DEFAULT, Api
+from tfcanary.client.request import PredictRequest
+from tfcanary.contract import Api
 from tfcanary.errors import NoEvidenceError, UnreachableError
 from tfcanary.judge import split
 from tfcanary.judge.verdict import Outcome
 from tfcanary.routing.probes import Probe
-from tfcanary.routing.route import Mirror, sharing
+from tfcanary.routing.route import Mirror
 from tfcanary.wait import NotYet, wait_until
 
 # A prediction that was mirrored last is counted within this.
@@ -58,9 +55,15 @@ class _Mirrored:
         return self.finding(Outcome.NOT_ENOUGH, "not counted", n, why)
 
 
-def mirrors(context: Context, ledger: Ledger, interfaces: Interfaces) -> Iterator[Finding]:
+def mirrors(context: Context, ledger: Ledger, request: PredictRequest | None, what: str) -> Iterator[Finding]:
     """
     Each route with a mirror, by as many predictions as its percentage needs.
+
+    Args:
+        context: the run.
+        ledger: takes the predictions.
+        request: the prediction to ask for; None if there is none.
+        what: its input, in a word.
     """
     count = context.subject.predictions_run
     for probe in context.own_probes:
@@ -68,13 +71,12 @@ def mirrors(context: Context, ledger: Ledger, interfaces: Interfaces) -> Iterato
         if mirror is None or not ledger.can_send(probe):
             continue
         mirrored = _Mirrored(ledger.api, probe, mirror, _plan(context, mirror))
-        picture = _picture(context, _interface(ledger, interfaces, probe))
         if count is None:
             yield mirrored.uncounted("only the pods of a --release can be asked")
-        elif picture is None:
-            yield mirrored.uncounted(f"no answer described a picture for {SERVING_DEFAULT}")
+        elif request is None:
+            yield mirrored.uncounted("no prediction can be asked")
         else:
-            yield _counted(mirrored, ledger, functools.partial(count, mirror.track), picture)
+            yield _counted(mirrored, ledger, functools.partial(count, mirror.track), (request, what))
 
 
 def _plan(context: Context, mirror: Mirror) -> split.Plan:
@@ -88,45 +90,25 @@ def _plan(context: Context, mirror: Mirror) -> split.Plan:
     )
 
 
-def _interface(ledger: Ledger, interfaces: Interfaces, probe: Probe) -> Interface:
-    """
-    The interface of the track that answers a probe, as far as it was described.
-    """
-    for track in sharing(probe.expected.weights):
-        if (ledger.api, track) in interfaces:
-            return interfaces[ledger.api, track]
-    return {}
-
-
-def _picture(context: Context, interface: Interface) -> tuple[str, Any] | None:
-    """
-    The name and the value of a prediction's input at its real size.
-    """
-    size = picture_size(interface[SERVING_DEFAULT]) if SERVING_DEFAULT in interface else None
-    if size is None:
-        return None
-    return next(iter(interface[SERVING_DEFAULT].inputs)), context.tensors(*size)[0]
-
-
 def _counted(
-    mirrored: _Mirrored, ledger: Ledger, count: Callable[[], int], picture: tuple[str, Any]
+    mirrored: _Mirrored, ledger: Ledger, count: Callable[[], int], asked: tuple[PredictRequest, str]
 ) -> Finding:
     """
     Send predictions, and count those that the mirrored track ran.
     """
-    probe, (name, value) = mirrored.probe, picture
+    probe, (request, what) = mirrored.probe, asked
     sent = 0
     try:
         before = _settled(count)
         for _ in range(mirrored.planned.n):
-            answer = ledger.client.predict(SERVING_DEFAULT, name, value, probe.headers, prefix=probe.prefix)
+            answer = ledger.client.predict(request, probe.headers, prefix=probe.prefix)
             sent += ledger.record(answer, "predict").ok
         came = _settled(count) - before
     except NoEvidenceError as exc:
         return mirrored.uncounted(str(exc), n=sent)
     outcome, detail = _judged(mirrored, sent, came)
-    size = value.nbytes // 1024
-    return mirrored.finding(outcome, f"{came} of {sent} arrived, {size} KiB of picture each", sent, detail)
+    size = f"{request.nbytes} bytes" if request.nbytes < 1024 else f"{request.nbytes // 1024} KiB"
+    return mirrored.finding(outcome, f"{came} of {sent} arrived, {size} of {what} each", sent, detail)
 
 
 def _judged(mirrored: _Mirrored, sent: int, came: int) -> tuple[Outcome, str]:

@@ -32,6 +32,8 @@ class Report:
         seconds: how long the run took.
         records: every request, in the order in which they were sent.
         interrupted: why the run ended early, if it did.
+        profile: what the model was looked at for; empty if its interface is not known.
+        source: where the inputs of predictions are from, in words.
     """
 
     model: str
@@ -46,6 +48,8 @@ class Report:
     seconds: float
     records: Records
     interrupted: str = ""
+    profile: str = ""
+    source: str = ""
 
     @property
     def held(self) -> bool:

@@ -2,32 +2,52 @@
 Prove at the gateway what the routes do, over REST and over gRPC apart.
 
 What should happen comes from the values (files, or the live release); what does happen is read from answers. The
-order is: both APIs show the route's revision, each route's split, each header rule both ways, predictions of real
-pictures; and over all of it no failed request and one revision. A check without answers says so, and the run then ends
+order is: both APIs show the route's revision, each route's split, each header rule both ways, predictions; and over all of it no failed request and one revision. A check without answers says so, and the run then ends
 with exit code 4.
 """
 
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from tfcanary.check import agreement, answers, propagation, refusals, splits, totals
+from tfcanary.check import answers, inputs, propagation, refusals, splits, totals
 from tfcanary.check.context import Context
 from tfcanary.check.finding import Finding
 from tfcanary.check.ledger import Ledger
 from tfcanary.check.mirrors import mirrors
+from tfcanary.check.pictures import Pictures
+from tfcanary.check.profile import Answers, Interfaces, Profile
 from tfcanary.check.report import Report
 from tfcanary.check.sticky import sticky
 from tfcanary.check.subject import Options, Subject
-from tfcanary.client.pictures import Picture, default_pictures
+from tfcanary.client.given import Given
+from tfcanary.client.pictures import Picture
 from tfcanary.errors import UnreachableError
 from tfcanary.traffic.records import joined
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Model:
+    """
+    What the run found out about the model.
+
+    Attributes:
+        profile: None until its interface is known.
+        asked: the predictions that it is asked for.
+    """
+
+    profile: Profile | None = None
+    asked: inputs.Asked = field(default_factory=lambda: inputs.Asked(""))
+
+
 def check_gateway(
-    subject: Subject, options: Options | None = None, pictures: Sequence[Picture] | None = None
+    subject: Subject,
+    options: Options | None = None,
+    pictures: Sequence[Picture] | None = None,
+    given: Given | None = None,
 ) -> Report:
     """
     Check everything about `subject` at its gateway.
@@ -35,27 +55,29 @@ def check_gateway(
     Args:
         subject: what should happen, and where.
         options: error rates and times.
-        pictures: what predictions are asked for; None takes the two photographs that scikit-learn ships.
+        pictures: what a model of pictures is asked for; None takes the two photographs that scikit-learn ships.
+        given: what the model is asked for instead.
 
     Raises:
-        UnreachableError: if nothing answers at the gateway at all. If it goes away in the middle, the report so far is
-            returned, interrupted.
+        UnreachableError: if nothing answers at all; if that begins in the middle, the report so far is returned.
         UsageError: if there is nothing to check with.
     """
     options = options or Options()
-    context = Context.of(subject, options, default_pictures() if pictures is None else pictures)
+    context = Context.of(subject, options, pictures, given)
     findings = list(subject.findings)
+    model = _Model()
     interrupted = ""
     with context.clients(subject.gateway) as (rest, grpc):
         ledgers = [
             Ledger(client, concurrency=options.concurrency, start=context.start) for client in (rest, grpc)
         ]
         arrival = propagation.arrival(context, ledgers)
+        _require_fitting(context, arrival.ledgers)
         findings += _logged(arrival.findings)
         findings += _logged(propagation.gateway_pods(context, arrival.revision))
         try:
             # One by one: an interruption keeps those that came before it.
-            for finding in _logged(_findings(context, arrival.ledgers)):
+            for finding in _logged(_findings(context, arrival.ledgers, model)):
                 findings.append(finding)
             if options.security:
                 findings += _logged(refusals.closed(context.routing.model, rest, grpc))
@@ -74,14 +96,26 @@ def check_gateway(
         revision=arrival.revision,
         options=options,
         findings=tuple(findings),
-        lost=subject.lost,
+        lost=(*subject.lost, *model.asked.unasked),
         seconds=time.monotonic() - context.start,
         records=joined([ledger.records() for ledger in ledgers]),
         interrupted=interrupted,
+        profile=model.profile.name if model.profile else "",
+        source=model.asked.source,
     )
 
 
-def _findings(context: Context, ledgers: Sequence[Ledger]) -> Iterator[Finding]:
+def _require_fitting(context: Context, ledgers: Sequence[Ledger]) -> None:
+    """
+    Hold the user's requests against the model before anything is counted.
+    """
+    if context.given.requests and ledgers:
+        interface = ledgers[0].client.metadata(parse=True).interface
+        if interface:
+            context.given.require_fitting(interface)
+
+
+def _findings(context: Context, ledgers: Sequence[Ledger], model: _Model) -> Iterator[Finding]:
     """
     The findings that rest on requests, over the APIs that show the routes.
     """
@@ -91,19 +125,29 @@ def _findings(context: Context, ledgers: Sequence[Ledger]) -> Iterator[Finding]:
         yield from sticky(context, ledger)
         yield from refusals.unrouted_paths(context, ledger)
         yield from splits.unprobed_routes(context, ledger)
-    described: agreement.Interfaces = {}
+    described: Interfaces = {}
     for ledger in ledgers:
         described = {**described, **answers.interfaces(context, ledger)}
-    yield answers.same_interface(context, described)
-    given: agreement.Answers = {}
+    profile = model.profile = answers.profile_of(described)
+    # One interface for both APIs, so that both are asked the same.
+    asked = model.asked = inputs.asked_with(context, profile, next(iter(described.values()), {}))
+    yield answers.same_interface(context, described, profile, asked)
+    given: Answers = {}
     for ledger in ledgers:
-        for signature, name, values in answers.inputs_of(context, described):
-            finding, firsts = answers.predictions(context, ledger, signature, name, values)
+        for signature in asked.requests:
+            findings, firsts = answers.predictions(context, ledger, profile, asked, signature)
             given = {**given, **firsts}
-            yield finding
-    yield from agreement.agreement(given, context.expected_tracks(), both_apis=len(ledgers) > 1)
+            yield from findings
+    yield from profile.agreement(
+        given,
+        asked.named,
+        context.expected_tracks(),
+        both_apis=len(ledgers) > 1,
+        agree=context.options.agree,
+    )
     for ledger in ledgers:
-        yield from mirrors(context, ledger, described)
+        what = "picture" if isinstance(profile, Pictures) else "input"
+        yield from mirrors(context, ledger, asked.mirrored, what)
         yield from refusals.forged_tokens(context, ledger)
 
 

@@ -72,6 +72,7 @@ class Options:
         timeout_seconds: how long the routes may take to reach the gateway.
         concurrency: how many requests are sent at a time.
         security: also send requests that clients outside the mesh must not get through.
+        agree: how far the answers of two tracks must agree, from 0 to 1; None only says how far they do.
     """
 
     alpha: float = split.ALPHA
@@ -80,3 +81,4 @@ class Options:
     timeout_seconds: float = TIMEOUT_SECONDS
     concurrency: int = CONCURRENCY
     security: bool = False
+    agree: float | None = None

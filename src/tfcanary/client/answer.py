@@ -4,8 +4,8 @@ What a model's answer says: the status, who gave it, the prediction or the inter
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tfcanary.contract import Api
@@ -13,19 +13,29 @@ from tfcanary.text import printable, short
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
+class TensorValue:
     """
-    What the model says of one picture.
+    A tensor's values.
 
     Attributes:
-        labels: the names of the most probable classes, most probable first.
-        probabilities: of those classes, in the same order.
-        class_probabilities: of all classes, in the order of the model.
+        dtype: TensorFlow's name, such as DT_FLOAT.
+        values: strings are objects of type bytes; DT_BFLOAT16 is float32, since numpy has no such type.
     """
 
-    labels: tuple[str, ...]
-    probabilities: npt.NDArray[np.float64]
-    class_probabilities: npt.NDArray[np.float64]
+    dtype: str
+    values: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """
+    What the model says of one request.
+
+    Attributes:
+        outputs: by name, each with the batch dimension if the model has one.
+    """
+
+    outputs: Mapping[str, TensorValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +45,29 @@ class Tensor:
 
     Attributes:
         dtype: TensorFlow's name, such as DT_FLOAT.
-        shape: with -1 for a size that is left open.
+        shape: with -1 for a size that is left open; None leaves the number of dimensions open too.
     """
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
     """
     The inputs and outputs of a signature, by name.
+
+    Attributes:
+        method: the API that it was made for, such as tensorflow/serving/predict; empty if the metadata names none.
     """
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+    method: str = ""
 
 
 # The signatures of a model, by name.
 Interface = Mapping[str, Signature]
-# An input without its batch dimension: an array, or the bytes of a file.
-Value = npt.NDArray[np.float32] | bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

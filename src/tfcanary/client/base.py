@@ -4,10 +4,12 @@ What the clients of both APIs share: the questions, and how an answer is made fr
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-from tfcanary.client.answer import Answer, Interface, Prediction, Value
+from tfcanary.client.answer import Answer, Interface, Prediction
+from tfcanary.client.request import PredictRequest
 from tfcanary.contract import Api
 
 Headers = Mapping[str, str]
@@ -42,21 +44,17 @@ class Client(abc.ABC):
         answer, body = self._ask_metadata(headers or {}, prefix, version)
         return self._read(answer, body, "interface", self._interface) if parse else answer
 
-    def predict(
-        self, signature: str, name: str, value: Value, headers: Headers | None = None, *, prefix: str = ""
-    ) -> Answer:
+    def predict(self, request: PredictRequest, headers: Headers | None = None, *, prefix: str = "") -> Answer:
         """
         Ask for one prediction.
 
         Args:
-            signature: of the model.
-            name: of the signature's one input.
-            value: the input without its batch dimension: a float32 array, or the bytes of a file.
+            request: the signature and its inputs; its own headers are not sent.
             headers: of this request.
             prefix: what stands before the API's own path.
         """
-        answer, body = self._ask_prediction(signature, name, value, headers or {}, prefix)
-        return self._read(answer, body, "prediction", self._prediction)
+        answer, body = self._ask_prediction(request, headers or {}, prefix)
+        return self._read(answer, body, "prediction", functools.partial(self._prediction, request))
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -77,18 +75,16 @@ class Client(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _ask_prediction(
-        self, signature: str, name: str, value: Value, headers: Headers, prefix: str
-    ) -> tuple[Answer, Any]:
+    def _ask_prediction(self, request: PredictRequest, headers: Headers, prefix: str) -> tuple[Answer, Any]:
         """
-        Send a batch of one, and return its answer and the body that `_prediction` reads.
+        Send the request, and return its answer and the body that `_prediction` reads.
         """
 
     @abc.abstractmethod
     def _interface(self, body: Any) -> Interface: ...
 
     @abc.abstractmethod
-    def _prediction(self, body: Any) -> Prediction: ...
+    def _prediction(self, request: PredictRequest, body: Any) -> Prediction: ...
 
     def _quoted(self, _body: Any) -> str:
         """

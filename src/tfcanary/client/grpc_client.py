@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-import numpy as np
 
 from tfcanary.client.answer import (
     Answer,
@@ -15,13 +14,13 @@ from tfcanary.client.answer import (
     Prediction,
     Signature,
     Tensor,
-    Value,
     cookie_pair,
     header_word,
 )
 from tfcanary.client.base import Client, Headers
 from tfcanary.client.endpoint import DEADLINE_SECONDS, MAX_MESSAGE_BYTES, Tls, open_channel
-from tfcanary.client.tensors import from_tensor, protos, to_tensor
+from tfcanary.client.request import PredictRequest
+from tfcanary.client.tensors import protos, to_tensor, value_of
 from tfcanary.contract import METHODS, REVISION_HEADER, TRACK_HEADER, Api
 from tfcanary.text import printable, short
 
@@ -80,29 +79,24 @@ class GrpcClient(Client):
         call = self._call(prefix + METHODS["metadata"], response)
         return self._ask(call, metadata_message(self._model, version), headers)
 
-    def _ask_prediction(
-        self, signature: str, name: str, value: Value, headers: Headers, prefix: str
-    ) -> tuple[Answer, Any]:
+    def _ask_prediction(self, request: PredictRequest, headers: Headers, prefix: str) -> tuple[Answer, Any]:
         call = self._call(prefix + METHODS["predict"], self._protos.predict_pb2.PredictResponse)
-        return self._ask(call, predict_message(self._model, signature, name, value), headers)
+        return self._ask(call, predict_message(self._model, request), headers)
 
     def _interface(self, body: Any) -> Interface:
         signatures = self._protos.get_model_metadata_pb2.SignatureDefMap()
         if not body.metadata["signature_def"].Unpack(signatures):
             raise ValueError("no signature_def in the metadata")
         return {
-            printable(name): Signature(_tensors(signature.inputs), _tensors(signature.outputs))
+            printable(name): Signature(
+                _tensors(signature.inputs), _tensors(signature.outputs), printable(signature.method_name)
+            )
             for name, signature in signatures.signature_def.items()
             if not name.startswith("__")
         }
 
-    def _prediction(self, body: Any) -> Prediction:
-        outputs = {name: from_tensor(tensor)[0] for name, tensor in body.outputs.items()}
-        return Prediction(
-            labels=tuple(label.decode("utf-8") for label in outputs["labels"]),
-            probabilities=outputs["probabilities"].astype(np.float64),
-            class_probabilities=outputs["class_probabilities"].astype(np.float64),
-        )
+    def _prediction(self, request: PredictRequest, body: Any) -> Prediction:  # noqa: ARG002 - REST reads by it
+        return Prediction({printable(name): value_of(tensor) for name, tensor in body.outputs.items()})
 
     def _call(self, path: str, response: Any) -> Any:
         if path not in self._calls:
@@ -162,28 +156,23 @@ def metadata_message(model: str, version: str | None = None) -> Any:
     return request
 
 
-def predict_message(model: str, signature: str, name: str, value: Value) -> Any:
+def predict_message(model: str, request: PredictRequest) -> Any:
     """
-    A PredictRequest with a batch of one.
-
-    Args:
-        model: the name that TensorFlow Serving knows the model by.
-        signature: of the model.
-        name: of the signature's one input.
-        value: a float32 array without the batch dimension, or the bytes of a string.
+    A PredictRequest; `model` is the name that TensorFlow Serving knows the model by.
     """
-    request = protos().predict_pb2.PredictRequest()
-    request.model_spec.name = model
-    request.model_spec.signature_name = signature
-    batch = [value] if isinstance(value, bytes) else value[np.newaxis]
-    request.inputs[name].CopyFrom(to_tensor(batch))
-    return request
+    message = protos().predict_pb2.PredictRequest()
+    message.model_spec.name = model
+    message.model_spec.signature_name = request.signature
+    for name, value in request.inputs.items():
+        message.inputs[name].CopyFrom(to_tensor(value.values, value.dtype))
+    return message
 
 
 def _tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
         printable(name): Tensor(
-            protos().types_pb2.DataType.Name(info.dtype), tuple(dim.size for dim in info.tensor_shape.dim)
+            protos().types_pb2.DataType.Name(info.dtype),
+            None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim),
         )
         for name, info in infos.items()
     }

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcanary import samples
-from tfcanary.client.answer import Signature
+from tfcanary.client.answer import Prediction, Signature
+from tfcanary.client.tensors import STRING
 from tfcanary.contract import SERVING_DEFAULT
 from tfcanary.errors import UsageError
 
@@ -102,8 +103,53 @@ def picture_size(signature: Signature) -> tuple[int, int] | None:
     """
     Height and width of the one picture that a signature takes; None if it takes anything else.
     """
-    shapes = [tensor.shape for tensor in signature.inputs.values()]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or max(shapes[0]) > MOST_SIZE:
+    if len(signature.inputs) != 1:
         return None
-    height, width = (size if size > 0 else OPEN_SIZE for size in shapes[0][1:3])
+    (tensor,) = signature.inputs.values()
+    if tensor.shape is None or len(tensor.shape) != 4 or max(tensor.shape) > MOST_SIZE:
+        return None
+    height, width = (size if size > 0 else OPEN_SIZE for size in tensor.shape[1:3])
     return height, width
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classified:
+    """
+    What the model says of the first picture of a request.
+
+    Attributes:
+        labels: the names of the most probable classes, most probable first.
+        probabilities: of those classes, in the same order.
+        class_probabilities: of all classes, in the order of the model.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: npt.NDArray[np.float64]
+    class_probabilities: npt.NDArray[np.float64]
+
+
+LABELS, PROBABILITIES, CLASS_PROBABILITIES = "labels", "probabilities", "class_probabilities"
+
+
+def classified(prediction: Prediction) -> Classified:
+    """
+    Read the outputs of a model of pictures.
+
+    Raises:
+        ValueError: with the name of the first output that is missing, or is not one row of strings or numbers each.
+    """
+    rows = {}
+    for name in (LABELS, PROBABILITIES, CLASS_PROBABILITIES):
+        value = prediction.outputs.get(name)
+        if value is None:
+            raise ValueError(f"no output {name}")
+        if not value.values.ndim or not len(value.values):
+            raise ValueError(f"output {name} has no row")
+        if (value.dtype == STRING) != (name == LABELS):
+            raise ValueError(f"output {name} is {value.dtype}")
+        rows[name] = value.values[0]
+    return Classified(
+        tuple(label.decode("utf-8", "replace") for label in np.ravel(rows[LABELS])),
+        rows[PROBABILITIES].astype(np.float64),
+        rows[CLASS_PROBABILITIES].astype(np.float64),
+    )

@@ -2,7 +2,6 @@
 TensorFlow Serving's REST API over kept-alive HTTP/1.1 connections.
 """
 
-import base64
 import contextlib
 import json
 import time
@@ -11,7 +10,6 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
-import numpy as np
 
 from tfcanary.client.answer import (
     Answer,
@@ -19,7 +17,6 @@ from tfcanary.client.answer import (
     Prediction,
     Signature,
     Tensor,
-    Value,
     cookie_pair,
     header_word,
     not_the_model_server,
@@ -34,6 +31,8 @@ from tfcanary.client.endpoint import (
     checked,
     without_authorities,
 )
+from tfcanary.client.jsontensors import outputs_of
+from tfcanary.client.request import PredictRequest
 from tfcanary.contract import REVISION_HEADER, TRACK_HEADER, Api, rest_path
 from tfcanary.text import printable, short
 
@@ -108,33 +107,32 @@ class RestClient(Client):
     def _ask_metadata(self, headers: Headers, prefix: str, version: str | None) -> tuple[Answer, bytes]:
         return self._ask("GET", prefix + rest_path(self._model, "metadata", version), headers)
 
-    def _ask_prediction(
-        self, signature: str, name: str, value: Value, headers: Headers, prefix: str
-    ) -> tuple[Answer, bytes]:
+    def _ask_prediction(self, request: PredictRequest, headers: Headers, prefix: str) -> tuple[Answer, bytes]:
         path = prefix + rest_path(self._model, "predict")
-        return self._ask("POST", path, headers, body=rest_body(signature, name, value))
+        return self._ask("POST", path, headers, body=rest_payload(request))
 
     def _interface(self, body: bytes) -> Interface:
         signatures = json.loads(body)["metadata"]["signature_def"]["signature_def"]
         return {
-            printable(name): Signature(_tensors(signature["inputs"]), _tensors(signature["outputs"]))
+            printable(name): Signature(
+                _tensors(signature["inputs"]),
+                _tensors(signature["outputs"]),
+                printable(signature.get("method_name", "")),
+            )
             for name, signature in signatures.items()
             if not name.startswith("__")
         }
 
-    def _prediction(self, body: bytes) -> Prediction:
-        row = json.loads(body)["predictions"][0]
-        return Prediction(
-            labels=tuple(row["labels"]),
-            probabilities=np.array(row["probabilities"], dtype=np.float64),
-            class_probabilities=np.array(row["class_probabilities"], dtype=np.float64),
-        )
+    def _prediction(self, request: PredictRequest, body: bytes) -> Prediction:
+        # The model server writes the bytes of a string as they are, and they need not be UTF-8.
+        answer = json.loads(body.decode("utf-8", "surrogateescape"))
+        return Prediction(outputs_of(answer, request.declared.outputs if request.declared else {}))
 
     def _quoted(self, body: bytes) -> str:
         return f": {short(body.decode('utf-8', 'replace'))}"
 
     def _ask(
-        self, method: str, path: str, headers: Headers, *, body: object = None, raw: bool = False
+        self, method: str, path: str, headers: Headers, *, body: bytes | None = None, raw: bool = False
     ) -> tuple[Answer, bytes]:
         request = self._request(method, path, headers, body, raw=raw)
         start = time.perf_counter()
@@ -159,7 +157,9 @@ class RestClient(Client):
         )
         return answer, content
 
-    def _request(self, method: str, path: str, headers: Headers, body: object, *, raw: bool) -> httpx.Request:
+    def _request(
+        self, method: str, path: str, headers: Headers, body: bytes | None, *, raw: bool
+    ) -> httpx.Request:
         # The certificate is checked for this name, not for the one in the address.
         extensions: dict[str, Any] = {"sni_hostname": self._host} if self._host else {}
         if raw:
@@ -167,7 +167,9 @@ class RestClient(Client):
             extensions["target"] = path.encode()
         # The gateway compares bytes, and values files are UTF-8.
         sent = {name.encode(): value.encode() for name, value in headers.items()}
-        return self._client.build_request(method, path, headers=sent, json=body, extensions=extensions)
+        if body is not None:
+            sent[b"content-type"] = b"application/json"
+        return self._client.build_request(method, path, headers=sent, content=body, extensions=extensions)
 
     def _received(self, request: httpx.Request, start: float) -> tuple[httpx.Response, bytes]:
         """
@@ -199,26 +201,21 @@ class RestClient(Client):
         )
 
 
-def rest_body(signature: str, name: str, value: Value) -> dict[str, Any]:
+def rest_payload(request: PredictRequest) -> bytes:
     """
-    The JSON body of a prediction: one instance in TensorFlow Serving's row format.
-
-    Args:
-        signature: of the model.
-        name: of the signature's one input.
-        value: a float32 array without the batch dimension, or bytes, which are sent as base64.
+    The JSON body of a prediction, serialised; NaN and Infinity as TensorFlow Serving reads them.
     """
-    instance = (
-        {"b64": base64.b64encode(value).decode("ascii")} if isinstance(value, bytes) else value.tolist()
-    )
-    return {"signature_name": signature, "instances": [{name: instance}]}
+    return json.dumps(request.rest_body(), separators=(",", ":")).encode()
 
 
 def _tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
-        printable(name): Tensor(
-            printable(info["dtype"]),
-            tuple(int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])),
-        )
+        printable(name): Tensor(printable(info["dtype"]), _shape(info["tensor_shape"]))
         for name, info in infos.items()
     }
+
+
+def _shape(described: Mapping[str, Any]) -> tuple[int, ...] | None:
+    if described.get("unknown_rank"):
+        return None
+    return tuple(int(dim["size"]) for dim in described.get("dim", []))

@@ -16,7 +16,8 @@ from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_files, from_release
 from tfcanary.check.subject import TIMEOUT_SECONDS, Options, Subject
 from tfcanary.client.endpoint import CONCURRENCY, Tls
-from tfcanary.client.pictures import default_pictures, read_pictures
+from tfcanary.client.given import given_by
+from tfcanary.client.pictures import read_pictures
 from tfcanary.commands import explain
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.judge import split
@@ -81,6 +82,7 @@ def parser(prog: str) -> cli.Parser:
         "predictions), which takes the right to pods/portforward",
     )
     _add_requests(made.add_argument_group("how"))
+    _add_predictions(made.add_argument_group("which predictions"))
     _add_outputs(made.add_argument_group("reports"))
     return made
 
@@ -104,14 +106,6 @@ def _add_requests(how: argparse._ArgumentGroup) -> None:
         default=split.DETECT,
         metavar="POINTS",
         help="the smallest difference to find, in percentage points (default: %(default)g)",
-    )
-    how.add_argument(
-        "--picture",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a JPEG to predict; may be repeated (default: two that scikit-learn ships)",
     )
     how.add_argument(
         "--timeout",
@@ -144,6 +138,39 @@ def _add_requests(how: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_predictions(asked: argparse._ArgumentGroup) -> None:
+    asked.add_argument(
+        "--picture",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a JPEG for a model of pictures; may be repeated (default: two that scikit-learn ships)",
+    )
+    requests = asked.add_mutually_exclusive_group()
+    requests.add_argument(
+        "--requests",
+        type=Path,
+        metavar="FILE",
+        help="predictions to ask for: JSON lines, each a REST predict body, with `signature_name`, `label` and "
+        "`headers` where they are needed",
+    )
+    requests.add_argument(
+        "--saved-model",
+        type=Path,
+        metavar="DIR",
+        help="ask for the predictions of this version's own warm-up records (default: pictures for a model of "
+        "pictures, and inputs made from the signature for any other)",
+    )
+    asked.add_argument(
+        "--agree",
+        type=float,
+        metavar="FRACTION",
+        help="how far two tracks must agree on every output, from 0 to 1: the part of the answers with the same "
+        "first label, or 1 less the largest relative difference (default: it is only reported)",
+    )
+
+
 def _add_outputs(reports: argparse._ArgumentGroup) -> None:
     reports.add_argument("--junit", type=Path, metavar="FILE", help="write the checks as JUnit XML")
     reports.add_argument("--report", type=Path, metavar="FILE", help="write a page of one HTML file")
@@ -154,10 +181,11 @@ def _add_outputs(reports: argparse._ArgumentGroup) -> None:
 
 def _command(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
-    pictures = read_pictures(arguments.picture) or default_pictures()
+    pictures = read_pictures(arguments.picture) or None
+    given = given_by(arguments.requests, arguments.saved_model)
     with opened(arguments.chart) as chart:
         subject = _subject(arguments, chart)
-    made = check_gateway(subject, options, pictures)
+    made = check_gateway(subject, options, pictures, given)
     if arguments.json:
         sys.stdout.write(json.dumps(as_json(made), indent=2) + "\n")
     write(findings_table(made), sys.stderr if arguments.json else sys.stdout)
@@ -176,6 +204,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UsageError(f"--concurrency: expected at least 1, got {arguments.concurrency}")
     if arguments.ca and not arguments.tls:
         raise UsageError("--ca: expected --tls with it")
+    if arguments.agree is not None and not 0 <= arguments.agree <= 1:
+        raise UsageError(f"--agree: expected a fraction from 0 to 1, got {arguments.agree:g}")
     return Options(
         arguments.alpha,
         arguments.power,
@@ -183,6 +213,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         arguments.timeout,
         arguments.concurrency,
         security="security" in arguments.probe,
+        agree=arguments.agree,
     )
 
 

@@ -19,6 +19,8 @@ from tfcanary import cli
 from tfcanary.check.report import Report
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release, releases_in
+from tfcanary.client.pictures import classified
+from tfcanary.client.request import PredictRequest
 from tfcanary.client.rest import RestClient
 from tfcanary.cluster import binaries, lifecycle, store
 from tfcanary.cluster.layout import DEFAULT_NAME, Layout, clusters_folder
@@ -245,10 +247,11 @@ def _right(client: RestClient, track: str, headers: dict[str, str], model: Path)
     pictures = sorted((model.parent / LABELLED).glob("*/*.png"))
     right = elsewhere = 0
     for path in pictures:
-        answer = client.predict(SERVING_PREPROCESS, "image_bytes", path.read_bytes(), headers)
+        request = PredictRequest.one(SERVING_PREPROCESS, "image_bytes", path.read_bytes())
+        answer = client.predict(request, headers)
         if answer.prediction is None or answer.track != track:
             elsewhere += 1
-        elif answer.prediction.labels[0] == path.parent.name:
+        elif classified(answer.prediction).labels[0] == path.parent.name:
             right += 1
     wanted = round(facts["held_out"] * facts["pictures"])
     return Right(track, right, wanted, len(pictures), elsewhere)

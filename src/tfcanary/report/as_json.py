@@ -26,6 +26,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "gateway": report.gateway,
         "host": report.host,
         "routeRevision": report.revision,
+        "profile": report.profile or None,
+        "requestsFrom": report.source or None,
         "routes": [
             {"name": route.name, "inWords": str(route), "weights": dict(route.weights)}
             for route in report.routes

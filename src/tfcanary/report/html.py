@@ -12,7 +12,14 @@ from tfcanary.contract import Api
 from tfcanary.judge.split import regions
 from tfcanary.report.page import rendered
 from tfcanary.report.svg import Chart, Point, drawn, thinned
-from tfcanary.report.table import Row, Table, error_rates, findings_table, mark_of
+from tfcanary.report.table import (
+    Row,
+    Table,
+    error_rates,
+    findings_table,
+    mark_of,
+    predictions_in_words,
+)
 from tfcanary.routing.route import Route
 from tfcanary.traffic.records import NO_CODE
 
@@ -30,6 +37,7 @@ def html(report: Report) -> str:
         report=report,
         mark=mark_of(report),
         error_rates=error_rates(report.options),
+        predictions=predictions_in_words(report) if report.profile else "",
         findings=_failed_first(findings_table(report)),
         splits=[drawn(chart) for chart in _splits(report)],
         latency=drawn(latency) if latency else "",

@@ -165,6 +165,7 @@ def findings_table(report: Report) -> Table:
         above=(
             f"model {report.model} at {report.gateway}, route {report.revision or 'unknown'}",
             *(f"  {route.name}: {route}" for route in report.routes),
+            *([f"predictions: {predictions_in_words(report)}"] if report.profile else []),
             "",
         ),
         below=(
@@ -177,6 +178,13 @@ def findings_table(report: Report) -> Table:
         numbers=frozenset({"answers"}),
         explained="seen",
     )
+
+
+def predictions_in_words(report: Report) -> str:
+    """
+    What the model was looked at for, and where the inputs were from.
+    """
+    return f"profile {report.profile}; {report.source or 'none asked'}"
 
 
 def error_rates(options: Options) -> str:

@@ -2,13 +2,12 @@
 The requests that a load sends, and the users who send them; both are serialised before the load starts.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tfcanary.client.answer import Value
 from tfcanary.client.grpc_client import metadata_message, predict_message
-from tfcanary.client.rest import rest_body
+from tfcanary.client.request import PredictRequest
+from tfcanary.client.rest import rest_payload
 from tfcanary.contract import METHODS, Api, rest_path
 from tfcanary.errors import UsageError
 
@@ -43,11 +42,7 @@ def metadata_call(api: Api, model: str, headers: Mapping[str, str] | None = None
 
 
 def prediction_call(
-    api: Api,
-    model: str,
-    signature: str,
-    inputs: tuple[str, Value],
-    headers: Mapping[str, str] | None = None,
+    api: Api, model: str, request: PredictRequest, headers: Mapping[str, str] | None = None
 ) -> Call:
     """
     A request for one prediction.
@@ -55,15 +50,15 @@ def prediction_call(
     Args:
         api: the API it is sent over.
         model: the name that TensorFlow Serving knows the model by.
-        signature: of the model.
-        inputs: name and value of the one input: a float32 array without the batch dimension, or bytes.
+        request: the signature and its inputs.
         headers: sent with every request.
     """
-    if api is Api.REST:
-        payload = json.dumps(rest_body(signature, *inputs)).encode()
-    else:
-        payload = predict_message(model, signature, *inputs).SerializeToString()
-    return Call(api, f"predict {signature} {api.value}", model, "predict", payload, dict(headers or {}))
+    payload = (
+        rest_payload(request) if api is Api.REST else predict_message(model, request).SerializeToString()
+    )
+    return Call(
+        api, f"predict {request.signature} {api.value}", model, "predict", payload, dict(headers or {})
+    )
 
 
 @dataclass(frozen=True, slots=True)

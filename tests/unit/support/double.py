@@ -33,6 +33,14 @@ _ALLOWED = re.compile(
 )
 
 
+# The outputs of each signature, with their types and shapes.
+OUTPUTS = (
+    ("labels", "DT_STRING", (-1, 5)),
+    ("probabilities", "DT_FLOAT", (-1, 5)),
+    ("class_probabilities", "DT_FLOAT", (-1, -1)),
+)
+
+
 @dataclass
 class Double:
     """
@@ -140,6 +148,73 @@ class Double:
             },
         )
 
+    def rest_metadata(self, track: str) -> object:
+        """
+        The JSON of the model's metadata.
+        """
+
+        def info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+            dim = [{"size": str(size), "name": ""} for size in shape]
+            return {name: {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}}
+
+        described = {
+            signature: {
+                "inputs": info(*takes),
+                "outputs": {key: value for output in OUTPUTS for key, value in info(*output).items()},
+            }
+            for signature, takes in self.signatures(Api.REST, track).items()
+        }
+        return {"metadata": {"signature_def": {"signature_def": described}}}
+
+    def rest_prediction(self, track: str, body: bytes) -> object:
+        """
+        The JSON of a prediction, for the JSON of a request.
+        """
+        (value,) = json.loads(body)["instances"][0].values()
+        if isinstance(value, dict):
+            value = base64.b64decode(value["b64"])
+        return {"predictions": [self.predict(Api.REST, track, value)]}
+
+    def grpc_metadata(self, track: str) -> Any:
+        """
+        The SignatureDefMap of the model.
+        """
+        found = protos()
+        signatures = found.get_model_metadata_pb2.SignatureDefMap()
+        for signature, takes in self.signatures(Api.GRPC, track).items():
+            described = signatures.signature_def[signature]
+            for tensors, outputs in ((described.inputs, [takes]), (described.outputs, OUTPUTS)):
+                for tensor, kind, sizes in outputs:
+                    tensors[tensor].dtype = found.types_pb2.DataType.Value(kind)
+                    for size in sizes:
+                        tensors[tensor].tensor_shape.dim.add(size=size)
+        return signatures
+
+    def grpc_prediction(self, track: str, request: Any) -> Any:
+        """
+        The PredictResponse for a request.
+        """
+        value = from_tensor(next(iter(request.inputs.values())))[0]
+        given = self.predict(Api.GRPC, track, value)
+        response = protos().predict_pb2.PredictResponse()
+        labels = [[label.encode() if isinstance(label, str) else label for label in given["labels"]]]
+        strings = all(isinstance(label, bytes) for label in labels[0])
+        response.outputs["labels"].CopyFrom(
+            to_tensor(labels[0] if strings else np.array(labels[0], np.float32))
+        )
+        del response.outputs["labels"].tensor_shape.dim[:]
+        for size in (1, len(labels[0])):
+            response.outputs["labels"].tensor_shape.dim.add(size=size)
+        for name in ("probabilities", "class_probabilities"):
+            response.outputs[name].CopyFrom(to_tensor(np.array([given[name]], np.float32)))
+        return response
+
+
+class RefusedError(Exception):
+    """
+    The model does not take an input; its message is the server's.
+    """
+
 
 def rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
@@ -151,41 +226,22 @@ def rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            def info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-                dim = [{"size": str(size), "name": ""} for size in shape]
-                return {name: {"dtype": dtype, "tensor_shape": {"dim": dim, "unknown_rank": False}}}
-
-            self.respond(
-                "metadata",
-                lambda track: {
-                    "metadata": {
-                        "signature_def": {
-                            "signature_def": {
-                                signature: {
-                                    "inputs": info(*takes),
-                                    "outputs": info("labels", "DT_STRING", (-1, 5)),
-                                }
-                                for signature, takes in double.signatures(Api.REST, track).items()
-                            }
-                        }
-                    }
-                },
-            )
+            self.respond("metadata", double.rest_metadata)
 
         def do_POST(self) -> None:
             self.size = int(self.headers["content-length"])
-            body = json.loads(self.rfile.read(self.size))
-            (value,) = body["instances"][0].values()
-            if isinstance(value, dict):
-                value = base64.b64decode(value["b64"])
-            self.respond("predict", lambda track: {"predictions": [double.predict(Api.REST, track, value)]})
+            body = self.rfile.read(self.size)
+            self.respond("predict", lambda track: double.rest_prediction(track, body))
 
         def respond(self, call: str, make: Callable[[str], object]) -> None:
             status, track, headers = double.take(
                 Api.REST, call, dict(self.headers.items()), self.path, getattr(self, "size", 0)
             )
-            body = json.dumps(make(track) if status == 200 else {"error": "no healthy upstream"}).encode()
-            body = double.body(body)
+            try:
+                made = make(track) if status == 200 else {"error": "no healthy upstream"}
+            except RefusedError as exc:
+                status, made = 400, {"error": str(exc)}
+            body = double.body(made if isinstance(made, bytes) else json.dumps(made).encode())
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -251,39 +307,18 @@ class _AnyPath(grpc.GenericRpcHandler):
         context.send_initial_metadata(tuple(headers.items()))
         if status != 200:
             context.abort(_CODES[status], "no healthy upstream")
-        return make(request, track)
+        try:
+            return make(request, track)
+        except RefusedError as exc:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
 
     def metadata(self, _: Any, track: str) -> Any:
-        found = self.protos
-        signatures = found.get_model_metadata_pb2.SignatureDefMap()
-        for signature, (name, dtype, shape) in self.double.signatures(Api.GRPC, track).items():
-            described = signatures.signature_def[signature]
-            for tensors, tensor, kind, sizes in (
-                (described.inputs, name, dtype, shape),
-                (described.outputs, "labels", "DT_STRING", (-1, 5)),
-            ):
-                tensors[tensor].dtype = found.types_pb2.DataType.Value(kind)
-                for size in sizes:
-                    tensors[tensor].tensor_shape.dim.add(size=size)
-        response = found.get_model_metadata_pb2.GetModelMetadataResponse()
-        response.metadata["signature_def"].Pack(signatures)
+        response = self.protos.get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(self.double.grpc_metadata(track))
         return response
 
     def prediction(self, request: Any, track: str) -> Any:
-        value = from_tensor(next(iter(request.inputs.values())))[0]
-        given = self.double.predict(Api.GRPC, track, value)
-        response = self.protos.predict_pb2.PredictResponse()
-        labels = [[label.encode() if isinstance(label, str) else label for label in given["labels"]]]
-        strings = all(isinstance(label, bytes) for label in labels[0])
-        response.outputs["labels"].CopyFrom(
-            to_tensor(labels[0] if strings else np.array(labels[0], np.float32))
-        )
-        del response.outputs["labels"].tensor_shape.dim[:]
-        for size in (1, len(labels[0])):
-            response.outputs["labels"].tensor_shape.dim.add(size=size)
-        for name in ("probabilities", "class_probabilities"):
-            response.outputs[name].CopyFrom(to_tensor(np.array([given[name]], np.float32)))
-        return response
+        return self.double.grpc_prediction(track, request)
 
 
 def grpc_server(double: Double) -> tuple[grpc.Server, int]:
@@ -350,6 +385,19 @@ class OnePort:
         if self.thread.is_alive():
             self.loop.call_soon_threadsafe(self.done.set)
             self.thread.join()
+
+
+def start(stack: contextlib.ExitStack, double: Double) -> Double:
+    """
+    Start a double on a port of its own, until the stack is left.
+    """
+    rest = serve(stack, rest_handler(double))
+    server, port = grpc_server(double)
+    stack.callback(lambda: server.stop(None).wait())
+    double.front = OnePort(rest, port)
+    stack.callback(double.front.close)
+    double.address = f"127.0.0.1:{double.front.port}"
+    return double
 
 
 def serve(stack: contextlib.ExitStack, handler: type[BaseHTTPRequestHandler]) -> int:

@@ -1,0 +1,116 @@
+"""
+What predictions are asked with: requests of a file, warm-up records, pictures, or inputs made from the signature.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tfcanary.check.context import Context
+from tfcanary.check.pictures import SIGNATURES, Pictures
+from tfcanary.check.profile import Profile
+from tfcanary.client.answer import Interface
+from tfcanary.client.given import Given, counted
+from tfcanary.client.made import made, why_not
+from tfcanary.client.pictures import picture_size
+from tfcanary.client.request import PredictRequest
+from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS
+from tfcanary.errors import UsageError
+
+HOW_TO_GIVE = "give requests by --requests FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    The predictions that each track is asked for.
+
+    Attributes:
+        source: where the inputs are from, in words.
+        requests: by signature, the first of which every track is asked.
+        unasked: signatures that are not asked, each with the reason.
+        made: whether the inputs are made, so that a model may well refuse them.
+    """
+
+    source: str
+    requests: Mapping[str, Sequence[PredictRequest]] = field(default_factory=dict)
+    unasked: tuple[str, ...] = ()
+    made: bool = False
+
+    @property
+    def named(self) -> Mapping[str, PredictRequest]:
+        """
+        Every request by its name: of the first for a signature the signature's, of others with their number.
+        """
+        return {
+            name_of(signature, number): request
+            for signature, requests in self.requests.items()
+            for number, request in enumerate(requests)
+        }
+
+    @property
+    def mirrored(self) -> PredictRequest | None:
+        """
+        The request that mirrors are counted with; None if there is none.
+        """
+        every = self.requests.get(SERVING_DEFAULT) or next(iter(self.requests.values()), ())
+        return next(iter(every), None)
+
+
+def name_of(signature: str, number: int) -> str:
+    """
+    What a request is called among those for its signature.
+    """
+    return f"{signature} request {number + 1}" if number else signature
+
+
+def asked_with(context: Context, profile: Profile, interface: Interface) -> Asked:
+    """
+    The predictions to ask of a model of this interface.
+    """
+    given = context.given
+    if given.requests:
+        return _of_given(given, interface)
+    if isinstance(profile, Pictures):
+        return _of_pictures(context, interface)
+    reasons = {name: why_not(signature) for name, signature in sorted(interface.items())}
+    return Asked(
+        "inputs made from the signature" + (f"; {given.source}" if given.source else ""),
+        {name: [made(name, interface[name])] for name, reason in reasons.items() if not reason},
+        tuple(f"signature {name}: {reason}; {HOW_TO_GIVE}" for name, reason in reasons.items() if reason),
+        made=True,
+    )
+
+
+def _of_given(given: Given, interface: Interface) -> Asked:
+    requests: dict[str, list[PredictRequest]] = {}
+    try:
+        for entry in given.requests:
+            requests.setdefault(entry.signature, []).append(entry.prepared(interface))
+    except UsageError as exc:
+        # It fitted the model that answered first; the tracks differ, which is a finding of its own.
+        return Asked(given.source, unasked=(str(exc),))
+    others = sorted(interface.keys() - requests.keys())
+    return Asked(given.source, requests, tuple(f"signature {name}: no request is for it" for name in others))
+
+
+def _of_pictures(context: Context, interface: Interface) -> Asked:
+    try:
+        requests = dict(_pictures(context, interface))
+    except UsageError as exc:
+        return Asked("no picture", unasked=(str(exc),))
+    return Asked(counted(len(context.pictures()), "picture"), requests)
+
+
+def _pictures(context: Context, interface: Interface) -> Iterator[tuple[str, list[PredictRequest]]]:
+    """
+    For each signature of the pictures' contract a request for each picture.
+    """
+    for name in SIGNATURES:
+        if name not in interface or len(interface[name].inputs) != 1:
+            continue
+        declared = interface[name]
+        key = next(iter(declared.inputs))
+        if name == SERVING_PREPROCESS:
+            yield name, [PredictRequest.one(name, key, one.content, declared) for one in context.pictures()]
+        elif (size := picture_size(declared)) is not None:
+            yield name, [PredictRequest.one(name, key, one, declared) for one in context.tensors(*size)]

@@ -1,0 +1,84 @@
+"""
+A prediction that is asked for, in the form of both APIs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tfcanary.client.answer import Signature, TensorValue
+from tfcanary.client.jsontensors import to_body
+from tfcanary.client.tensors import of_strings
+from tfcanary.contract import SERVING_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictRequest:
+    """
+    The inputs of one prediction.
+
+    Attributes:
+        signature: its name.
+        inputs: by name, each as the model takes it, with the batch dimension if it has one.
+        declared: the signature, by which answers over REST are read; None takes types from the values.
+        rows: whether REST is asked in rows, which all outputs must then have as their first dimension.
+        body: what REST is asked instead of the inputs, without the signature's name.
+        headers: that the request needs.
+        label: the right answer, if it is known.
+    """
+
+    signature: str
+    inputs: Mapping[str, TensorValue]
+    declared: Signature | None = None
+    rows: bool = True
+    body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+
+    @classmethod
+    def one(
+        cls,
+        signature: str,
+        name: str,
+        value: npt.NDArray[np.float32] | bytes,
+        declared: Signature | None = None,
+    ) -> Self:
+        """
+        A batch of one for a signature with one input: float32 numbers without the batch dimension, or a string.
+        """
+        if isinstance(value, bytes):
+            given = TensorValue("DT_STRING", of_strings([value]))
+        else:
+            given = TensorValue("DT_FLOAT", value[np.newaxis])
+        return cls(signature, {name: given}, declared)
+
+    def rest_body(self) -> dict[str, Any]:
+        """
+        The JSON body.
+        """
+        body = to_body(self.inputs, rows=self.rows) if self.body is None else self.body
+        return {"signature_name": self.signature or SERVING_DEFAULT, **body}
+
+    @property
+    def nbytes(self) -> int:
+        """
+        The size of all inputs; of strings, that of their bytes.
+        """
+        return sum(
+            sum(map(len, value.values.ravel())) if value.values.dtype == object else value.values.nbytes
+            for value in self.inputs.values()
+        )
+
+
+def in_rows(signature: Signature, inputs: Mapping[str, TensorValue]) -> bool:
+    """
+    Whether REST can be asked in rows: every input and output has an open first dimension, and these inputs agree on it.
+    """
+    tensors = (*signature.inputs.values(), *signature.outputs.values())
+    if not inputs or not all(tensor.shape and tensor.shape[0] == -1 for tensor in tensors):
+        return False
+    sizes = {value.values.shape[:1] for value in inputs.values()}
+    return len(sizes) == 1 and sizes.isdisjoint({(), (0,)})
