@@ -16,7 +16,7 @@ METHODS = {
 }
 # What the path of every request begins with, by the value of its `Api`.
 PREFIXES = {"REST": "/v1/", "gRPC": "/tensorflow.serving."}
-_REST_SUFFIXES = {"metadata": "/metadata", "predict": ":predict"}
+_REST_SUFFIXES = {"metadata": "/metadata", "predict": ":predict", "status": ""}
 
 HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
 # TensorFlow Serving's REST API, and the path that the chart gives its metrics.
@@ -34,11 +34,11 @@ class Api(enum.Enum):
 
 def rest_path(model: str, call: str, version: str | None = None) -> str:
     """
-    The path of a call ("metadata" or "predict") over REST, without what a route may put before it.
+    The path of a call ("metadata", "predict" or "status") over REST, without what a route may put before it.
 
     Args:
         model: the name that TensorFlow Serving knows the model by.
-        call: a key of `METHODS`.
+        call: "metadata", "predict", or "status", which says which versions a server has.
         version: the number of a version; None asks for the one that is served by default.
     """
     below = f"/versions/{version}" if version else ""

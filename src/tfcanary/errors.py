@@ -9,6 +9,7 @@ Every error that a user of the harness can meet, and the exit code it ends with.
     │   ├── MissingValueError 2  a value that has no default is not given
     │   └── NotFoundError     2  an object or a release of that name does not exist
     ├── UnreachableError      3  cluster, gateway or program cannot be reached
+    │   └── ForbiddenError    3  the cluster does not give the right to read something
     └── NoEvidenceError       4  not enough evidence to say either way
 
 A message is one line: subject, what was expected, what was got, what to do next.
@@ -62,6 +63,12 @@ class UnreachableError(CanaryError):
     """
 
     exit_code = 3
+
+
+class ForbiddenError(UnreachableError):
+    """
+    The cluster answers that the user of the kubeconfig has no right to do this.
+    """
 
 
 class NoEvidenceError(CanaryError):

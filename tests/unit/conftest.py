@@ -20,6 +20,23 @@ from tfcanary.routing.parse import from_values
 from tfcanary.routing.route import Routing
 
 
+def resources(**kinds: str) -> dict[str, Any]:
+    """
+    What an apiserver says of a version of an API: its kinds by the names of their resources.
+    """
+    found = [{"name": name, "kind": kind, "namespaced": True} for name, kind in kinds.items()]
+    return {"resources": [*found, {"name": "services/status", "kind": "Service", "namespaced": True}]}
+
+
+DISCOVERY = {
+    "/api/v1": resources(services="Service", configmaps="ConfigMap", serviceaccounts="ServiceAccount"),
+    "/apis/apps/v1": resources(deployments="Deployment"),
+    "/apis/networking.istio.io/v1": resources(
+        virtualservices="VirtualService", destinationrules="DestinationRule", gateways="Gateway"
+    ),
+}
+
+
 @pytest.fixture
 def values() -> Callable[..., dict[str, Any]]:
     """
@@ -153,7 +170,8 @@ def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, A
                     pass
 
                 def do_GET(self) -> None:
-                    answer = answers.get(self.path.split("?")[0], 404)
+                    path = self.path.split("?")[0]
+                    answer = answers.get(path, DISCOVERY.get(path, 404))
                     status, body = (answer, {"message": "no"}) if isinstance(answer, int) else (200, answer)
                     content = json.dumps(body).encode()
                     self.send_response(status)

@@ -69,7 +69,13 @@ def service(address):
 GATEWAY = {"spec": {"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80}}]}}
 
 
-RELEASED = [{"kind": "VirtualService", **virtual_service(stable=90, canary=10)}]
+RELEASED = [
+    {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        **virtual_service(stable=90, canary=10),
+    }
+]
 
 
 @pytest.fixture
@@ -98,14 +104,14 @@ def live(gateway, cluster, fake_helm):
     return start
 
 
-def test_a_release_without_routes_is_no_evidence_about_the_live_ones(live, capsys):
+def test_a_release_without_objects_is_no_evidence_about_the_live_ones(live, capsys):
     """
     Nothing to compare is not the same as nothing that differs.
     """
-    code = check.main(live(released=[{"kind": "Service", "metadata": {"name": "resnet"}}]))
+    code = check.main(live(released=[]))
 
     assert 4 == code
-    assert re.search(r"live objects.*no routes in the release's manifest", capsys.readouterr().out)
+    assert re.search(r"live objects.*nothing in the release's manifest", capsys.readouterr().out)
 
 
 def file_with(folder, values, name="strategy.yaml"):
@@ -269,6 +275,23 @@ def test_files_and_an_address_are_enough(gateway, tmp_path, capsys):
 def test_without_attribution_the_exit_code_is_4(live, capsys):
     unnamed = copy.deepcopy(LIVE)
     unnamed["routing"]["attribution"] = False
+
+    code = check.main(live(values=unnamed))
+
+    output = capsys.readouterr().out
+    assert 4 == code
+    assert (
+        "not checked: revisions, and each track's own interface and predictions: routing.attribution"
+        in output
+    )
+    assert re.search(r"held +split everyone", output)
+    assert re.search(r"not enough evidence +revision", output)
+
+
+def test_without_attribution_equal_versions_tell_no_track(live, capsys):
+    unnamed = copy.deepcopy(LIVE)
+    unnamed["routing"]["attribution"] = False
+    unnamed["tracks"]["canary"]["version"] = 1
 
     code = check.main(live(values=unnamed))
 

@@ -151,11 +151,11 @@ def test_a_missing_track_is_not_enough_evidence(gateway, tenth, pictures):
     )
 
 
-def test_without_attribution_the_splits_lack_evidence(gateway, tenth, pictures):
+def test_without_attribution_equal_versions_leave_the_splits_without_evidence(gateway, tenth, pictures):
     """
     routing.attribution off: what can be seen is checked, the rest is said, exit code 4.
     """
-    unnamed = dataclasses.replace(tenth, attribution=False)
+    unnamed = dataclasses.replace(tenth, attribution=False, versions={"stable": "1", "canary": "1"})
     double = gateway(tenth, attribute=lambda *_: {})
 
     report = check_gateway(

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION, REVISION_HEADER
-from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
+from tfcanary.errors import ForbiddenError, NoEvidenceError, UnreachableError, UsageError
 from tfcanary.kube.gateway import gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects, Pod
 from tfcanary.kube.portforward import PodPort, _join, forwarded
@@ -176,6 +176,52 @@ def test_a_kubeconfig_that_is_not_there_says_what_to_do(tmp_path):
 def test_a_context_that_is_not_there_is_named(kubeconfig):
     with pytest.raises(UnreachableError, match="nowhere"):
         LiveObjects(Target(kubeconfig=kubeconfig(9), context="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        pytest.param({"apiVersion": "v1", "kind": "Service"}, "here", id="core"),
+        pytest.param({"apiVersion": "apps/v1", "kind": "Deployment"}, "here", id="group"),
+        pytest.param({"apiVersion": "rbac/v1", "kind": "ClusterRole"}, "of the cluster", id="of-the-cluster"),
+        pytest.param({"apiVersion": "v1", "kind": "Nothing"}, None, id="no-such-kind"),
+        pytest.param({"apiVersion": "none/v1", "kind": "Service"}, None, id="no-such-api"),
+    ],
+)
+def test_an_object_of_any_kind_is_read(cluster, wanted, found):
+    """
+    The apiserver itself says where its kinds are, and which belong to no namespace.
+    """
+    role = {"name": "clusterroles", "kind": "ClusterRole", "namespaced": False}
+    live = live_in(
+        cluster,
+        {
+            "/api/v1/namespaces/models/services/resnet": {"is": "here"},
+            "/apis/apps/v1/namespaces/models/deployments/resnet": {"is": "here"},
+            "/apis/rbac/v1": {"resources": [role]},
+            "/apis/rbac/v1/clusterroles/resnet": {"is": "of the cluster"},
+        },
+    )
+
+    assert (found and {"is": found}) == live.read({**wanted, "metadata": {"name": "resnet"}})
+
+
+def test_an_object_of_another_namespace_is_read_there(cluster):
+    live = live_in(cluster, {"/api/v1/namespaces/istio-system/services/resnet": {"is": "there"}})
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "resnet", "namespace": "istio-system"},
+    }
+
+    assert {"is": "there"} == live.read(wanted)
+
+
+def test_an_object_that_may_not_be_read_is_not_gone(cluster):
+    live = live_in(cluster, {"/api/v1/namespaces/models/services/resnet": 403})
+
+    with pytest.raises(ForbiddenError, match=r"Service 'resnet': the cluster at .* answered 403"):
+        live.read({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "resnet"}})
 
 
 def test_pods_say_their_track_and_whether_they_are_ready(cluster):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfcanary.check.finding import UNNAMED
+from tfcanary.check.finding import UNNAMED, off
 from tfcanary.check.subject import Options, Subject
 from tfcanary.client.given import Given
 from tfcanary.client.grpc_client import GrpcClient
@@ -89,6 +89,27 @@ class Context:
         For each route the request that it must take.
         """
         return (probe for probe in self.probes if probe.aim is Aim.OWN)
+
+    @property
+    def tracks_by_version(self) -> Mapping[str, str]:
+        """
+        Where the routes do not name tracks: by version, the track that serves it.
+        """
+        return {} if self.routing.attribution else self.routing.by_version
+
+    def shows_tracks(self, probe: Probe) -> bool:
+        """
+        Whether the answers to a probe say which track gave them: by the routes' header, or by a version that the probe
+        did not ask for.
+        """
+        return self.routing.attribution or bool(self.routing.by_version and not probe.version)
+
+    @property
+    def off(self) -> str:
+        """
+        What answers do not say where the routes name neither track nor revision.
+        """
+        return off(self.routing)
 
     def expected_tracks(self) -> tuple[str, ...]:
         """

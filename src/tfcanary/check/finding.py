@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from tfcanary.contract import Api
 from tfcanary.judge.verdict import Outcome, Share
+from tfcanary.routing.route import Routing
 
 SHOWN_FAILURES = 5
 # What a track is called where answers do not name it.
 UNNAMED = "(unnamed)"
 OFF = "routing.attribution is off: answers name neither track nor revision"
+# The same where the answers' versions still say the track.
+BY_VERSION = "routing.attribution is off: versions tell the tracks, and nothing tells the revision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,13 @@ class Finding:
         """
         api = f" ({self.api.value})" if self.api else ""
         return f"{self.name} {self.about}".strip() + api
+
+
+def off(routing: Routing) -> str:
+    """
+    What answers do not say without attribution.
+    """
+    return BY_VERSION if routing.by_version else OFF
 
 
 def outcome_of(problems: object, missing: object = ()) -> Outcome:

@@ -29,7 +29,9 @@ class Ledger:
     All requests over one API, each recorded.
     """
 
-    def __init__(self, client: Client, *, concurrency: int, start: float) -> None:
+    def __init__(
+        self, client: Client, *, concurrency: int, start: float, tracks: Mapping[str, str] | None = None
+    ) -> None:
         """
         Begin without requests.
 
@@ -37,7 +39,9 @@ class Ledger:
             client: sends all of them.
             concurrency: how many requests `ask` sends at a time.
             start: the second 0 of the records, on the monotonic clock.
+            tracks: by version, the track of an answer that names only its version.
         """
+        self._tracks = tracks or {}
         self.client = client
         self.concurrency = concurrency
         self._start = start
@@ -51,13 +55,14 @@ class Ledger:
         """
         return self.client.api
 
-    def record(self, answer: Answer, request: str) -> Answer:
+    def record(self, answer: Answer, request: str, *, asked: str | None = None) -> Answer:
         """
         Record an answer, and return it.
 
         Args:
             answer: the answer.
             request: what the records call this kind of request.
+            asked: the model version that the request named: then the answer's own says nothing about the track.
 
         Raises:
             UnreachableError: if nothing answered many requests in a row.
@@ -69,7 +74,8 @@ class Ledger:
             request=request,
             status=int(answer.status) if rest and answer.status.isdigit() else NO_STATUS,
             code=NO_CODE if rest else CODES.index(answer.status),
-            track=answer.track or "",
+            track=self.track(answer, asked=asked) or "",
+            version="" if asked else answer.version or "",
             revision=answer.revision or (UNNAMED_REVISION if answer.ok else ""),
             error="" if answer.ok else str(answer),
         )
@@ -91,7 +97,13 @@ class Ledger:
         answers = burst(ask, itertools.repeat(probe.headers, n), self.concurrency)
         with contextlib.closing(answers):
             for answer in answers:
-                yield self.record(answer, request)
+                yield self.record(answer, request, asked=probe.version)
+
+    def track(self, answer: Answer, *, asked: str | None = None) -> str | None:
+        """
+        The track that an answer names: by its header or, where the routes set none, by the version that answered.
+        """
+        return answer.track or (None if asked else self._tracks.get(answer.version or ""))
 
     def can_send(self, probe: Probe) -> bool:
         """

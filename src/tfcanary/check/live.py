@@ -28,9 +28,9 @@ def live_values(live: Routing, expected: Routing, files: Sequence[Path]) -> Find
         None,
         Outcome.HELD if same else Outcome.FAILED,
         f"as in {names}",
-        "the same" if same else _routes(live),
+        "the same" if same else _routes(live) + _versions(live, expected),
         len(live.routes),
-        detail=f"the files say {_routes(expected)}; apply them with helm upgrade --reset-then-reuse-values",
+        detail=f"the files say {_routes(expected)}{_versions(expected, live)}; apply them with helm upgrade --reset-then-reuse-values",
     )
 
 
@@ -58,17 +58,20 @@ def live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) 
 
 def live_objects(drift: Drift) -> Finding:
     """
-    The live VirtualServices and DestinationRules are what Helm released, field by field, with mirrors and subsets.
+    Every live object of the release is what Helm released, field by field.
     """
     decision = Outcome.FAILED if drift.differences else Outcome.HELD
+    more = len(drift.differences) - SHOWN_FAILURES
+    seen = "; ".join(drift.differences[:SHOWN_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+    same = f"all {drift.objects} the same" if drift.objects else "nothing in the release's manifest"
+    unread = f"; {', '.join(drift.unread)} may not be read" if drift.unread else ""
     return Finding(
         "live objects",
         "",
         None,
         decision if drift.objects else Outcome.NOT_ENOUGH,
         "as Helm released them",
-        "; ".join(drift.differences[:SHOWN_FAILURES])
-        or ("the same" if drift.objects else "no routes in the release's manifest"),
+        (seen or same) + unread,
         drift.objects,
         detail=_BEHIND_HELM if drift.differences else "",
     )
@@ -79,6 +82,17 @@ _BEHIND_HELM = "changed behind Helm's back? helm upgrade with the same values ma
 
 def _routes(expected: Routing) -> str:
     return "; ".join(str(route) for route in expected.routes)
+
+
+def _versions(one: Routing, other: Routing) -> str:
+    """
+    The versions of one that are not those of the other.
+    """
+    return "".join(
+        f"; {track} is version {version}"
+        for track, version in one.versions.items()
+        if other.versions.get(track) != version
+    )
 
 
 def live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api) -> Finding:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tfcanary.check.context import Context
-from tfcanary.check.finding import OFF, Finding
+from tfcanary.check.finding import Finding
 from tfcanary.check.ledger import Client, Ledger
 from tfcanary.client.answer import Answer
 from tfcanary.errors import UnreachableError
@@ -113,7 +113,7 @@ def _watch(context: Context, about: str, client: Client, revision: str | None, d
         outcome = Outcome.FAILED
     else:
         observed = f"{seen[-1].revision or 'no revision'} after {time.monotonic() - start:.1f} s"
-        outcome, detail = (Outcome.HELD, "") if attribution else (Outcome.NOT_ENOUGH, OFF)
+        outcome, detail = (Outcome.HELD, "") if attribution else (Outcome.NOT_ENOUGH, context.off)
     finding = Finding("propagation", about, client.api, outcome, expected, observed, len(seen), detail=detail)
     arrived = outcome is not Outcome.FAILED
     return _Watched(finding, arrived, _wanted(revision, seen, attribution=attribution), seen)

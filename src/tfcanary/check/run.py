@@ -69,7 +69,13 @@ def check_gateway(
     interrupted = ""
     with context.clients(subject.gateway) as (rest, grpc):
         ledgers = [
-            Ledger(client, concurrency=options.concurrency, start=context.start) for client in (rest, grpc)
+            Ledger(
+                client,
+                concurrency=options.concurrency,
+                start=context.start,
+                tracks=context.tracks_by_version,
+            )
+            for client in (rest, grpc)
         ]
         arrival = propagation.arrival(context, ledgers)
         _require_fitting(context, arrival.ledgers)
@@ -84,9 +90,7 @@ def check_gateway(
         except UnreachableError as exc:
             interrupted = str(exc)
         for ledger in arrival.ledgers:
-            findings += _logged(
-                [totals.no_failures(context, ledger), totals.one_revision(context, ledger, arrival.revision)]
-            )
+            findings += _logged(totals.totals(context, ledger, arrival.revision))
     return Report(
         model=subject.routing.model,
         gateway=subject.gateway,

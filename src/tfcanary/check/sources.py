@@ -4,14 +4,15 @@ What should happen at a gateway: as values files say, or as the live release doe
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfcanary.chart.schema import require_known_keys, require_types
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
-from tfcanary.check.finding import OFF
+from tfcanary.check.finding import BY_VERSION, OFF
 from tfcanary.check.live import live_objects, live_retries, live_routes, live_values
+from tfcanary.check.pods import pod_versions
 from tfcanary.check.subject import GatewayPod, Subject
 from tfcanary.client.endpoint import Tls
 from tfcanary.contract import Api
@@ -33,9 +34,12 @@ def releases_in(target: Target, *, timeout_seconds: int = TIMEOUT_SECONDS) -> Re
     """
     The releases of a namespace, whose upgrades are compared with its live objects.
     """
-    return Releases(
-        target, lambda kind, name: LiveObjects(target).find(kind, name), timeout_seconds=timeout_seconds
-    )
+
+    @functools.cache
+    def cluster() -> LiveObjects:
+        return LiveObjects(target)
+
+    return Releases(target, lambda wanted: cluster().read(wanted), timeout_seconds=timeout_seconds)
 
 
 def from_files(
@@ -65,6 +69,7 @@ def from_files(
         lost=(
             "the live release and VirtualService, since only --gateway and --values are given; add --release NAME",
             "which revision the routes have: that of the first answer is taken, and must stay",
+            *_unversioned(expected),
         ),
     )
 
@@ -100,9 +105,11 @@ def from_release(
     virtual_service = cluster.virtual_service(name)
     findings = [live_values(live, expected, files)] if files else []
     findings += [live_routes(virtual_service, expected, api) for api in Api]
-    findings += [live_retries(virtual_service, values), live_objects(releases.drift(name))]
+    drift = releases.drift(name)
+    findings += [live_retries(virtual_service, values), live_objects(drift)]
     before, unread = _before(releases, name, model, chart)
     pods = _gateway_pods(cluster, name, tls=tls is not None) if each_pod else ()
+    served, unasked = pod_versions(cluster, name, expected) if each_pod else ((), ())
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
@@ -113,15 +120,42 @@ def from_release(
         release=name,
         revision=route_revision(virtual_service) if expected.attribution and live.attribution else None,
         before=before,
-        findings=tuple(findings),
+        findings=(*findings, *served),
         lost=(
-            *(() if expected.attribution else (f"tracks and revisions: {OFF}",)),
+            *unasked,
+            *_unattributed(expected),
+            *_unversioned(expected),
+            *(f"the live {kind}s of the release: no right to read them" for kind in drift.unread),
             *unread,
-            *(() if each_pod else ("each gateway pod by itself",)),
+            *(() if each_pod else ("each gateway pod by itself, and which version each pod of a track has",)),
         ),
         gateway_pods=pods,
         pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
     )
+
+
+def _unattributed(expected: Routing) -> Iterator[str]:
+    """
+    What is lost where the routes name neither track nor revision.
+    """
+    if expected.attribution:
+        return
+    if expected.by_version:
+        yield f"revisions, and each track's own interface and predictions: {BY_VERSION}"
+    else:
+        yield f"tracks and revisions: {OFF}"
+
+
+def _unversioned(expected: Routing) -> Iterator[str]:
+    """
+    What is lost where the values do not say which version a track serves.
+    """
+    unknown = [track for track in expected.serving() if track not in expected.versions]
+    if unknown:
+        yield (
+            f"which version answers for {', '.join(unknown)}: no values name it; "
+            "add the file with tracks.NAME.version, such as values/models/resnet.yaml"
+        )
 
 
 def _gateway_pods(cluster: LiveObjects, name: str, *, tls: bool) -> tuple[GatewayPod, ...]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tfcanary.check.context import Context
-from tfcanary.check.finding import OFF, Finding
+from tfcanary.check.finding import Finding
 from tfcanary.check.ledger import Ledger
 from tfcanary.check.report import split_request
 from tfcanary.contract import TRACK_HEADER
@@ -72,10 +72,12 @@ def _split(context: Context, ledger: Ledger, name: str, about: str, probe: Probe
     seen = [f"{share.track} {share.count}" for share in verdict.shares if share.count]
     seen += [f"no track {unnamed}"] if unnamed else []
     outcome, detail = verdict.decision, verdict.reason
-    if not context.routing.attribution:
-        outcome, detail = Outcome.NOT_ENOUGH, OFF
-    elif unnamed:
+    if not context.shows_tracks(probe):
+        outcome, detail = Outcome.NOT_ENOUGH, context.off
+    elif unnamed and context.routing.attribution:
         outcome, detail = Outcome.FAILED, f"{unnamed} answers have no {TRACK_HEADER}"
+    elif unnamed:
+        outcome, detail = Outcome.NOT_ENOUGH, f"{unnamed} answers name no version of a track; {context.off}"
     return Finding(
         name,
         about,
@@ -102,10 +104,11 @@ def _counted(ledger: Ledger, probe: Probe, planned: split.Plan, request: str) ->
         batch = min(planned.n - asked, 2 * ledger.concurrency)
         asked += batch
         for answer in ledger.ask(probe, batch, request):
-            if answer.ok and answer.track is None:
-                unnamed += 1
-            elif answer.ok and answer.track is not None:
-                tracks[answer.track] += 1
+            if not answer.ok:
+                continue
+            track = ledger.track(answer, asked=probe.version)
+            unnamed += track is None
+            tracks.update(() if track is None else (track,))
         verdict = split.look(planned, tracks)
     return verdict, unnamed
 

@@ -26,7 +26,7 @@ def sticky(context: Context, ledger: Ledger) -> Iterator[Finding]:
     """
     for probe in context.own_probes:
         route = probe.aimed_at
-        if route.sticky is None or not context.routing.attribution or not ledger.can_send(probe):
+        if route.sticky is None or not context.shows_tracks(probe) or not ledger.can_send(probe):
             continue
         if any(weight == 100 for weight in route.weights.values()):
             continue  # every client has the same track anyway
@@ -88,16 +88,16 @@ def _client_stays(routing: Routing, ledger: Ledger, probe: Probe, number: int) -
     if probe.aimed_at.sticky is Sticky.USER:
         headers, wanted = _user(routing, probe, number)
     else:
-        first = ledger.record(ask(headers), _NAME)
+        first = ledger.record(ask(headers), _NAME, asked=probe.version)
         if not first.ok:
             return 0, []
         if first.cookie is None:
             return 1, [f"client {number}: the first answer sets no cookie"]
         headers["cookie"] = "; ".join(filter(None, [headers.get("cookie"), first.cookie]))
-        wanted = first.track
-    answers = [ledger.record(ask(headers), _NAME) for _ in range(REQUESTS)]
-    good = [answer for answer in answers if answer.ok]
-    odd = [answer.track for answer in good if answer.track != wanted]
+        wanted = ledger.track(first)
+    answers = [ledger.record(ask(headers), _NAME, asked=probe.version) for _ in range(REQUESTS)]
+    good = [ledger.track(answer) for answer in answers if answer.ok]
+    odd = [track for track in good if track != wanted]
     return len(good), [f"client {number}: {odd[0]} instead of {wanted}"] if odd else []
 
 

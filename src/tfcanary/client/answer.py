@@ -86,6 +86,7 @@ class Answer:
         prediction: of `predict`.
         interface: of `metadata`, if it was to be parsed.
         cookie: the cookie that the answer sets, as NAME=VALUE.
+        version: the model version that the answer itself names in `model_spec`, or None if it names none.
     """
 
     api: Api
@@ -99,6 +100,7 @@ class Answer:
     prediction: Prediction | None = None
     interface: Interface | None = None
     cookie: str | None = None
+    version: str | None = None
 
     def __str__(self) -> str:
         """

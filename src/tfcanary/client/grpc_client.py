@@ -124,6 +124,7 @@ class GrpcClient(Client):
             revision=revision,
             latency_seconds=time.perf_counter() - start,
             cookie=cookie,
+            version=_version(response),
         )
         return answer, response
 
@@ -176,6 +177,14 @@ def _tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:
         )
         for name, info in infos.items()
     }
+
+
+def _version(response: Any) -> str | None:
+    """
+    The model version that a message names; None where it names none, as messages that are not parsed.
+    """
+    spec = getattr(response, "model_spec", None)
+    return str(spec.version.value) if spec is not None and spec.HasField("version") else None
 
 
 def _attribution(call: Any) -> tuple[str | None, str | None, str | None]:

@@ -3,6 +3,7 @@ TensorFlow Serving's REST API over kept-alive HTTP/1.1 connections.
 """
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -105,7 +106,8 @@ class RestClient(Client):
         self._client.close()
 
     def _ask_metadata(self, headers: Headers, prefix: str, version: str | None) -> tuple[Answer, bytes]:
-        return self._ask("GET", prefix + rest_path(self._model, "metadata", version), headers)
+        answer, body = self._ask("GET", prefix + rest_path(self._model, "metadata", version), headers)
+        return (dataclasses.replace(answer, version=_version(body)) if answer.ok else answer), body
 
     def _ask_prediction(self, request: PredictRequest, headers: Headers, prefix: str) -> tuple[Answer, bytes]:
         path = prefix + rest_path(self._model, "predict")
@@ -206,6 +208,17 @@ def rest_payload(request: PredictRequest) -> bytes:
     The JSON body of a prediction, serialised; NaN and Infinity as TensorFlow Serving reads them.
     """
     return json.dumps(request.rest_body(), separators=(",", ":")).encode()
+
+
+def _version(body: bytes) -> str | None:
+    """
+    The model version that a body of metadata names; None where it names none.
+    """
+    try:
+        named = json.loads(body)["model_spec"]["version"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return short(named) if isinstance(named, str) and named else None
 
 
 def _tensors(infos: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -2,18 +2,22 @@
 Where live objects differ from a release's manifest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from tfcanary.errors import DoesNotHoldError
+from tfcanary.errors import DoesNotHoldError, ForbiddenError
+from tfcanary.helm.compare import object_differences
 
+# What an upgrade leaves as it finds it: Helm compares these with its last manifest and not with the live objects.
 ROUTING_KINDS = ("VirtualService", "DestinationRule")
+_AT_A_TIME = 8
 
-# Reads a live object by kind and name; None if there is none.
-Live = Callable[[str, str], Mapping[str, Any] | None]
+# Reads the live object of an object of a manifest; None if there is none. Where it may not: ForbiddenError.
+Live = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 
 
 class DriftError(DoesNotHoldError):
@@ -24,65 +28,88 @@ class DriftError(DoesNotHoldError):
         differences: a line for each field.
     """
 
-    def __init__(self, name: str, differences: Sequence[str]) -> None:
+    def __init__(self, name: str, namespace: str, differences: Sequence[str]) -> None:
         super().__init__(
             f"release {name!r}: was changed behind Helm's back, and an upgrade does not repair it: "
-            f"{'; '.join(differences)}; put back what the release says "
-            f"(helm get manifest {name} | kubectl apply --server-side --force-conflicts -f -), then upgrade again"
+            f"{'; '.join(differences)}; {repair(name, namespace, differences)}"
         )
         self.differences = tuple(differences)
+
+
+def repair(name: str, namespace: str, differences: Sequence[str] = ()) -> str:
+    """
+    How to put back what a release says, in words.
+
+    Helm 4 applies as the field manager `helm`. Fields that kubectl then owned under a name of its own would be in the
+    way of every later upgrade.
+    """
+    added = any(": expected None, got " in line for line in differences)
+    return (
+        f"put back what the release says (helm get manifest {name} --namespace {namespace} | "
+        "kubectl apply --server-side --force-conflicts --field-manager=helm -f -), "
+        f"{'remove with kubectl edit what it expects to be None, ' if added else ''}then upgrade again"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
     """
-    The live routes and subsets beside those of the release's manifest.
+    The live objects beside those of the release's manifest.
 
     Attributes:
         objects: how many were compared.
         differences: a line for each field that differs, and for each object that is gone.
+        unread: the kinds that may not be read here, in order.
     """
 
     objects: int
     differences: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
 
-def drift(manifest: str, live: Live) -> Drift:
+def drift(manifest: str, live: Live, kinds: Collection[str] | None = None) -> Drift:
     """
-    Compare the routes and subsets of a manifest with the live ones, field by field.
+    Compare the objects of a manifest with the live ones, field by field.
+
+    Args:
+        manifest: YAML, as `helm get manifest` prints it.
+        live: reads a live object.
+        kinds: those to compare; None compares all.
     """
     documents = yaml.safe_load_all(manifest)
-    objects = [one for one in documents if isinstance(one, Mapping) and one.get("kind") in ROUTING_KINDS]
-    found: list[str] = []
-    for one in objects:
-        kind, name = one["kind"], one["metadata"]["name"]
-        there = live(kind, name)
+    objects = [
+        one
+        for one in documents
+        if isinstance(one, Mapping) and "kind" in one and (kinds is None or one["kind"] in kinds)
+    ]
+    autoscaled = {_scaled(one) for one in objects if one["kind"] == "HorizontalPodAutoscaler"}
+
+    def compare(one: Mapping[str, Any]) -> list[str] | None:
+        what = (one["kind"], one["metadata"]["name"])
+        try:
+            there = live(one)
+        except ForbiddenError:
+            return None
         if there is None:
-            found.append(f"{kind} {name} is gone")
-        else:
-            found += differences(f"{kind} {name}: spec", one.get("spec"), there.get("spec"))
-    return Drift(len(objects), tuple(found))
-
-
-def differences(path: str, wanted: object, live: object) -> list[str]:
-    """
-    Where two trees of YAML differ, as lines of path, expected and got.
-    """
-    if isinstance(wanted, Mapping) and isinstance(live, Mapping):
+            return [f"{' '.join(what)} is gone"]
         return [
-            line
-            for key in sorted({*wanted, *live})
-            for line in differences(f"{path}.{key}", wanted.get(key), live.get(key))
+            f"{' '.join(what)}: {line}"
+            for line in object_differences(one, there, autoscaled=what in autoscaled)
         ]
-    if isinstance(wanted, list) and isinstance(live, list) and len(wanted) == len(live):
-        return [
-            line
-            for i, (one, other) in enumerate(zip(wanted, live, strict=True))
-            for line in differences(f"{path}[{i}]", one, other)
-        ]
-    return [] if wanted == live else [f"{path}: expected {_brief(wanted)}, got {_brief(live)}"]
+
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        found = list(pool.map(compare, objects))
+    unread = {one["kind"] for one, lines in zip(objects, found, strict=True) if lines is None}
+    return Drift(
+        sum(lines is not None for lines in found),
+        tuple(line for lines in found for line in lines or ()),
+        tuple(sorted(unread)),
+    )
 
 
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+def _scaled(autoscaler: Mapping[str, Any]) -> tuple[str, str]:
+    """
+    Kind and name of what an autoscaler scales.
+    """
+    target = autoscaler["spec"]["scaleTargetRef"]
+    return target["kind"], target["name"]

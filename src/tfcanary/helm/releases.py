@@ -9,7 +9,7 @@ import asyncio
 import logging
 import shutil
 import subprocess
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from pyhelm3.command import Command
 
 from tfcanary.chart.values import merge, read_files
 from tfcanary.errors import UnreachableError
-from tfcanary.helm.drift import Drift, DriftError, Live, drift
+from tfcanary.helm.drift import ROUTING_KINDS, Drift, DriftError, Live, drift
 from tfcanary.helm.failures import HelmError, PendingError, classified, is_not_found, not_found
 from tfcanary.paths import CHART
 from tfcanary.target import Target
@@ -149,9 +149,9 @@ class Releases:
         except PendingError:
             self.recover(name)
             found = upgrade()
-        changed = self.drift(name).differences
+        changed = self.drift(name, ROUTING_KINDS).differences
         if changed:
-            raise DriftError(name, changed)
+            raise DriftError(name, self._namespace, changed)
         return _revision(found)
 
     async def _upgrade(
@@ -223,13 +223,17 @@ class Releases:
             )
         return self.rollback(name, best[-1].number)
 
-    def drift(self, name: str) -> Drift:
+    def drift(self, name: str, kinds: Collection[str] | None = None) -> Drift:
         """
-        Compare the live routes and subsets with the release's manifest, field by field.
+        Compare the live objects with the release's manifest, field by field.
+
+        Args:
+            name: the release.
+            kinds: those to compare; None compares all.
         """
         command = ["get", "manifest", name, "--namespace", self._namespace]
         manifest = self._run(f"helm get manifest {name}", name, self._command.run(command))
-        return drift(manifest.decode("utf-8"), self._live)
+        return drift(manifest.decode("utf-8"), self._live, kinds)
 
     def rollback(self, name: str, revision: int) -> Revision:
         """

@@ -2,6 +2,7 @@
 Live objects of one namespace, read through the Kubernetes API. Nothing is written.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any
 import kubernetes
 import kubernetes.client
 import kubernetes.config
+import kubernetes.dynamic
 import urllib3.exceptions
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
-from tfcanary.errors import NotFoundError, UnreachableError
+from tfcanary.errors import ForbiddenError, NotFoundError, UnreachableError
 from tfcanary.target import Target
 
 REQUEST_SECONDS = 10
@@ -64,6 +66,11 @@ class LiveObjects:
         client = kubernetes.client.ApiClient(configuration)
         # These are a few reads, far apart: a connection that is kept would only be left open.
         client.set_default_header("Connection", "close")  # type: ignore[no-untyped-call]
+        # It is used for paths of any kind; its own discovery would read and write a file for all users.
+        self._any = kubernetes.dynamic.DynamicClient(  # type: ignore[no-untyped-call]
+            client, discoverer=lambda *_: None
+        )
+        self._resources: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._core = kubernetes.client.CoreV1Api(client)
         self._custom = kubernetes.client.CustomObjectsApi(client)
 
@@ -92,14 +99,33 @@ class LiveObjects:
             ) from exc
         return found
 
-    def find(self, kind: str, name: str) -> dict[str, Any] | None:
+    def read(self, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         """
-        A live object of Istio's networking API; None if there is none of that name.
+        The live object of an object of a manifest, of any kind; None if there is none.
+
+        Raises:
+            ForbiddenError: if it may not be read.
         """
+        version, kind, metadata = wanted["apiVersion"], wanted["kind"], wanted["metadata"]
+        what = f"{kind} {metadata['name']!r}"
+        base = f"/apis/{version}" if "/" in version else f"/api/{version}"
         try:
-            return self.istio(kind, name)
-        except NotFoundError:
+            if base not in self._resources:
+                self._resources[base] = self._get(what, base)["resources"]
+            resource = next(
+                one for one in self._resources[base] if one["kind"] == kind and "/" not in one["name"]
+            )
+            space = f"/namespaces/{metadata.get('namespace') or self.namespace}"
+            below = f"{space if resource['namespaced'] else ''}/{resource['name']}/{metadata['name']}"
+            return self._get(what, base + below)
+        except (LookupError, StopIteration):
             return None
+
+    def _get(self, what: str, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            self._call(what, self._any.request, "get", path, serialize=False).data
+        )
+        return found
 
     def pods(self, release: str) -> tuple[Pod, ...]:
         """
@@ -147,9 +173,8 @@ class LiveObjects:
         except ApiException as exc:
             if exc.status == 404:
                 raise LookupError(what) from exc
-            raise UnreachableError(
-                f"{what}: the cluster at {server} answered {exc.status} {exc.reason}"
-            ) from exc
+            error = ForbiddenError if exc.status == 403 else UnreachableError
+            raise error(f"{what}: the cluster at {server} answered {exc.status} {exc.reason}") from exc
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             raise UnreachableError(
                 f"{what}: the cluster at {server} cannot be reached: {exc}; "

@@ -77,7 +77,16 @@ def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
         user_header=user if filters else None,
         cookie=(routing.get("stickyCookie") or {}).get("name", "model-track"),
         verified=MappingProxyType(verified if jwt.get("issuer") else {}),
+        versions=MappingProxyType(_versions(tracks)),
     )
+
+
+def _versions(tracks: Mapping[str, Any]) -> dict[str, str]:
+    """
+    The version of each track that has one. A program that reads numbers as floats writes 2 as 2.0.
+    """
+    named = {track: (settings or {}).get("version") for track, settings in tracks.items()}
+    return {track: str(int(version)) for track, version in named.items() if version is not None}
 
 
 @dataclass(frozen=True, slots=True)

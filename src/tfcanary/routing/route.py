@@ -207,6 +207,7 @@ class Routing:
         timeout_seconds: how long the gateway waits for an answer.
         user_header: what names the user for `sticky.by: user`; None where the gateway computes no buckets.
         cookie: the name of the cookie that keeps a client on its track.
+        versions: by track, the model version that it serves; a track whose values name none is left out.
         verified: with tokens, the headers that the gateway sets from claims, and takes away from clients.
     """
 
@@ -220,6 +221,15 @@ class Routing:
     user_header: str | None = "user-id"
     cookie: str = "model-track"
     verified: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def by_version(self) -> Mapping[str, str]:
+        """
+        The track by the version that it serves; empty unless every track has one that no other has.
+        """
+        found = {version: track for track, version in self.versions.items()}
+        return found if len(found) == len(self.tracks) else {}
 
     def decide(self, headers: Mapping[str, str]) -> Route:
         """

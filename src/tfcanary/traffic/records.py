@@ -41,11 +41,12 @@ _COLUMNS: Mapping[str, tuple[str, Any]] = {
     "code": ("b", np.int8),
     "track": ("H", np.uint16),
     "revision": ("H", np.uint16),
+    "version": ("H", np.uint16),
     "error": ("H", np.uint16),
     "digest": ("I", np.uint32),
 }
 # Numbers of these columns stand for names.
-_NAMED = ("request", "track", "revision", "error")
+_NAMED = ("request", "track", "revision", "version", "error")
 # A column of names has 16 bits; past so many different names the rest share one.
 _MOST_NAMES, _OTHERS = 60_000, "(others)"
 
@@ -78,9 +79,10 @@ class Records:
         code: the gRPC status code; `NO_CODE` for REST.
         track: the track that the answer names.
         revision: the route revision that the answer names.
+        version: the model version that the answer names; empty where the request asked for one itself.
         error: why the request failed; the empty name, 0, if it did not.
         digest: the CRC-32 of the answer's body.
-        names: the strings that `request`, `track`, `revision` and `error` are numbers of.
+        names: the strings that `request`, `track`, `revision`, `version` and `error` are numbers of.
         marks: the starts of the phases, in order.
         about: which slice of the requests this is.
     """
@@ -94,6 +96,7 @@ class Records:
     code: npt.NDArray[np.int8]
     track: npt.NDArray[np.uint16]
     revision: npt.NDArray[np.uint16]
+    version: npt.NDArray[np.uint16]
     error: npt.NDArray[np.uint16]
     digest: npt.NDArray[np.uint32]
     names: tuple[str, ...]
@@ -172,7 +175,7 @@ class Records:
 
     def counts(self, column: str) -> Counter[str]:
         """
-        How many requests by `track`, `revision`, `request` or `error`; requests without one are left out.
+        How many requests by `track`, `revision`, `version`, `request` or `error`; requests without one are left out.
         """
         numbers, counts = np.unique(getattr(self, column), return_counts=True)
         return Counter(
@@ -311,6 +314,7 @@ class Recorder:
         code: int = NO_CODE,
         track: str = "",
         revision: str = "",
+        version: str = "",
         error: str = "",
         digest: int = 0,
     ) -> None:
@@ -327,6 +331,7 @@ class Recorder:
         columns["code"].append(code)
         columns["track"].append(number(track))
         columns["revision"].append(number(revision))
+        columns["version"].append(number(version))
         columns["error"].append(number(error))
         columns["digest"].append(digest)
 

@@ -54,6 +54,7 @@ class Double:
         revision: what it answers as `x-route-revision`.
         sure: how far its class probabilities are from all being the same; 1 is far.
         tokens: those that it takes for genuine; a request with any other is refused.
+        version: what the track's answers say of their own version; None says nothing.
         ran: how many predictions each track has run, the mirrored ones too.
         mirrored: whether a prediction that would be mirrored is, by its size in bytes.
     """
@@ -69,6 +70,7 @@ class Double:
     interface: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
     outputs: Callable[[Api, str, dict[str, Any]], dict[str, Any]] = lambda _api, _track, found: found
     body: Callable[[bytes], bytes] = lambda body: body
+    version: Callable[[Api, str], str | None] = lambda _api, track: {"stable": "1", "canary": "2"}.get(track)
     open_paths: tuple[str, ...] = ()
     tokens: tuple[Token, ...] = ()
     ran: Counter[str] = field(default_factory=Counter)
@@ -113,6 +115,13 @@ class Double:
         if mirror and self.random.random() * 100 < mirror.percent and self.mirrored(api, size):
             self.ran[mirror.track] += 1
 
+    def named_version(self, track: str, path: str) -> str | None:
+        """
+        The version that an answer over REST names: the one that the path asks for, as a server does that has several.
+        """
+        asked = re.search(r"/versions/([0-9]+)", path)
+        return asked[1] if asked else self.version(Api.REST, track)
+
     def signatures(self, api: Api, track: str) -> dict[str, Any]:
         """
         The model's interface: signature → (input, its type and shape).
@@ -148,7 +157,7 @@ class Double:
             },
         )
 
-    def rest_metadata(self, track: str) -> object:
+    def rest_metadata(self, track: str) -> dict[str, Any]:
         """
         The JSON of the model's metadata.
         """
@@ -226,7 +235,11 @@ def rest_handler(double: Double) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            self.respond("metadata", double.rest_metadata)
+            def described(track: str) -> object:
+                spec = {"name": "resnet", "version": double.named_version(track, self.path)}
+                return {"model_spec": spec, **double.rest_metadata(track)}
+
+            self.respond("metadata", described)
 
         def do_POST(self) -> None:
             self.size = int(self.headers["content-length"])
@@ -312,13 +325,21 @@ class _AnyPath(grpc.GenericRpcHandler):
         except RefusedError as exc:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
 
+    def name_version(self, response: Any, track: str) -> None:
+        version = self.double.version(Api.GRPC, track)
+        if version is not None:
+            response.model_spec.version.value = int(version)
+
     def metadata(self, _: Any, track: str) -> Any:
         response = self.protos.get_model_metadata_pb2.GetModelMetadataResponse()
+        self.name_version(response, track)
         response.metadata["signature_def"].Pack(self.double.grpc_metadata(track))
         return response
 
     def prediction(self, request: Any, track: str) -> Any:
-        return self.double.grpc_prediction(track, request)
+        response = self.double.grpc_prediction(track, request)
+        self.name_version(response, track)
+        return response
 
 
 def grpc_server(double: Double) -> tuple[grpc.Server, int]:

@@ -136,12 +136,17 @@ def stable_and_canary_swapped() -> dict[str, Any]:
     return {"choose": lambda _api, track: "canary" if track == "stable" else "stable"}
 
 
-@found_by(*over_both("split"))
+@found_by(*over_both("split"), *over_both("version"))
 def names_of_the_tracks_swapped() -> dict[str, Any]:
     other = {"stable": "canary", "canary": "stable"}
     return {
         "attribute": lambda _api, _count, headers: {**headers, TRACK_HEADER: other[headers[TRACK_HEADER]]}
     }
+
+
+@found_by(*over_both("version"))
+def canary_is_the_old_version() -> dict[str, Any]:
+    return {"version": lambda *_: "1"}
 
 
 @found_by(*over_both("split"))

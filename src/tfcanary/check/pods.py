@@ -1,0 +1,125 @@
+"""
+Which version each pod of a track serves, as the pod itself says.
+
+The pods of a track are those that the mesh sends its requests to now: the ready ones that the Service selects and that
+have the labels of the track's subset.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tfcanary.check.finding import SHOWN_FAILURES, Finding, outcome_of
+from tfcanary.errors import UnreachableError
+from tfcanary.kube.objects import LiveObjects, is_ready
+from tfcanary.metrics.tfserving import version_states
+from tfcanary.routing.route import Routing
+
+AVAILABLE = "AVAILABLE"
+_AT_A_TIME = 8
+
+# By pod, its versions with their states; or why it cannot be asked.
+States = Mapping[str, Mapping[str, str] | UnreachableError]
+
+
+def pod_versions(
+    cluster: LiveObjects, name: str, expected: Routing
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """
+    A finding for each track, and what could not be asked, in words.
+
+    Args:
+        cluster: the live objects.
+        name: the release.
+        expected: the tracks and their versions.
+    """
+    try:
+        tracks = dict(tracks_pods(cluster, name, expected))
+    except UnreachableError as exc:
+        return (), (f"which version each pod of a track has: {exc}",)
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+
+        def ask(pod: str) -> Mapping[str, str] | UnreachableError:
+            try:
+                return version_states(cluster, pod, expected.model)
+            except UnreachableError as exc:
+                return exc
+
+        every = {pod for pods in tracks.values() for pod in pods}
+        states = dict(zip(every, pool.map(ask, every), strict=True))
+    findings = [
+        as_declared(
+            track, version, {pod: states[pod] for pod in tracks[track]}, needed=track in _used(expected)
+        )
+        for track, version in expected.versions.items()
+    ]
+    unasked = dict.fromkeys(str(one) for one in states.values() if isinstance(one, UnreachableError))
+    return tuple(one for one in findings if one), tuple(unasked)
+
+
+def tracks_pods(cluster: LiveObjects, name: str, expected: Routing) -> Iterator[tuple[str, Sequence[str]]]:
+    """
+    The pods that get each track's requests, by name.
+    """
+    service, rule = (
+        cluster.read({"apiVersion": version, "kind": kind, "metadata": {"name": name}})
+        for version, kind in (("v1", "Service"), ("networking.istio.io/v1", "DestinationRule"))
+    )
+    selector = ((service or {}).get("spec") or {}).get("selector")
+    pods = cluster.pods_labelled("pods", cluster.namespace, selector) if selector else ()
+    subsets = {
+        one["name"]: one.get("labels") or {} for one in ((rule or {}).get("spec") or {}).get("subsets") or ()
+    }
+    for track in expected.tracks:
+        labels = subsets.get(track, {"track": track})
+        yield track, sorted(pod.metadata.name for pod in pods if _gets_requests(pod, labels))
+
+
+def _gets_requests(pod: Any, labels: Mapping[str, str]) -> bool:
+    labelled = labels.items() <= (pod.metadata.labels or {}).items()
+    return labelled and is_ready(pod) and pod.metadata.deletion_timestamp is None
+
+
+def _used(expected: Routing) -> set[str]:
+    """
+    The tracks that get requests, or copies of some.
+    """
+    return {*expected.serving(), *(route.mirror.track for route in expected.routes if route.mirror)}
+
+
+def as_declared(track: str, version: str, states: States, *, needed: bool) -> Finding | None:
+    """
+    Every pod of a track has the track's version, and no other; None if there is no pod to ask, and none is needed.
+
+    Args:
+        track: the track.
+        version: what it should serve.
+        states: what its pods said.
+        needed: whether it gets requests.
+    """
+    asked = {pod: said for pod, said in states.items() if not isinstance(said, UnreachableError)}
+    if not asked and (states or not needed):
+        return None
+    odd = [
+        f"pod {pod}: {_in_words(said)}"
+        for pod, said in asked.items()
+        if {one for one, state in said.items() if state == AVAILABLE} != {version}
+    ]
+    problems = odd or ([] if asked else ["no ready pod has the labels of the Service and of its subset"])
+    more = f"; and {len(odd) - SHOWN_FAILURES} more" if len(odd) > SHOWN_FAILURES else ""
+    return Finding(
+        "pods",
+        track,
+        None,
+        outcome_of(problems),
+        f"version {version} {AVAILABLE} on each pod",
+        "; ".join(problems[:SHOWN_FAILURES]) + more or f"version {version} on each of {len(asked)} pods",
+        len(asked),
+        detail=f"requests for {track} reach these pods too; see their labels, and tracks.{track}.version"
+        if odd
+        else "",
+    )
+
+
+def _in_words(states: Mapping[str, str]) -> str:
+    return ", ".join(f"version {version} {state}" for version, state in states.items()) or "no version"
