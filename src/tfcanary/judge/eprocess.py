@@ -9,6 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 
+def log_sum(terms: Sequence[float]) -> float:
+    """
+    The logarithm of a sum of numbers given by their logarithms, without overflow.
+    """
+    most = max(terms)
+    if most == -math.inf:
+        return most
+    return most + math.log(sum(math.exp(term - most) for term in terms))
+
+
 def log_ratio(other: Mapping[str, float], weights: Mapping[str, float], counts: Mapping[str, int]) -> float:
     """
     The logarithm of the likelihood of the counts under the other split, divided by that under the declared one.
@@ -53,5 +63,4 @@ def log_mixture(
         uniform += math.lgamma(1 + n) - n * math.log(weights[track] / 100)
     ratios = [log_ratio(other, weights, counts) for other in alternatives]
     terms = [uniform - math.log(2), *(ratio - math.log(2 * len(ratios)) for ratio in ratios)]
-    most = max(terms)
-    return most + math.log(sum(math.exp(term - most) for term in terms))
+    return log_sum(terms)

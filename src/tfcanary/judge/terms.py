@@ -1,0 +1,128 @@
+"""
+What a verdict on a canary promises, and how its evidence is spread. Every constant of the judge is here, by name.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from tfcanary.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """
+    How much worse a canary may be: less than `times` stable's rate, or less than `points` more, whichever is larger.
+
+    Attributes:
+        times: two is the least factor that ordinary traffic can tell from one within the hour.
+        points: a share, not per cent. 0.005 is the smallest that 2 requests a second prove within the hour.
+    """
+
+    times: float = 2.0
+    points: float = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """
+    Error rates, tolerances, and the spread of the evidence over alternatives.
+
+    Whatever the spread is, the error rates hold: it decides only how soon which fault is found.
+
+    Attributes:
+        alpha: probability of ever rolling back a canary that is no worse than stable, over all looks and signals.
+        beta: probability of ever promoting a canary outside a tolerance.
+        delta: probability that the ramp's bound on the harm is ever too low, within one step.
+        errors: the tolerance for requests that fail.
+        slow: the tolerance for requests slower than the limit.
+        disagreement: the tolerated share of paired requests whose answers name another class.
+        accuracy: the tolerated loss of accuracy on paired requests with labels, as a share.
+        shift: how many times stable's share a class may have among the canary's answers.
+        ceiling: above this error rate of stable nothing is promoted; the comparison would call equally broken equal.
+        least, most, grid, tilt: "worse by r" for so many r, evenly in log r, with a weight of r to the power -tilt.
+        nothing: share of the evidence on "the canary answers nothing".
+        nothing_stable: stable's error rate in that alternative.
+        start: share of the evidence on faults that are there from the start. The rest is for faults that begin later.
+        patience: that rest after n epochs is in proportion to the square root of patience / (patience + n).
+        epoch: seconds of traffic after which a fault that begins then is given its part of the evidence.
+        proof: for "not worse", pairs of a rate as a multiple of stable's, and its weight. Half is on "equal".
+        budget: for "fewer than `points`", pairs of a rate as a multiple of points, and its weight.
+        budget_none: the weight of "no failure at all" beside those.
+    """
+
+    alpha: float = 0.01
+    beta: float = 0.05
+    delta: float = 0.05
+    errors: Tolerance = Tolerance()
+    slow: Tolerance = Tolerance()
+    disagreement: float = 0.1
+    accuracy: float = 0.02
+    shift: float = 1.5
+    ceiling: float = 0.05
+    least: float = 1.5
+    most: float = 100.0
+    grid: int = 24
+    tilt: float = 0.25
+    nothing: float = 0.2
+    nothing_stable: float = 0.01
+    start: float = 0.8
+    patience: float = 4.0
+    epoch: float = 30.0
+    proof: tuple[tuple[float, float], ...] = (
+        (1.0, 1 / 2),
+        *((times, 1 / 12) for times in (0.1, 0.3, 0.6, 0.8, 1.25, 1.5)),
+    )
+    budget: tuple[tuple[float, float], ...] = tuple(
+        (part, 1 / 12) for part in (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
+    )
+    budget_none: float = 1 / 2
+
+    def __post_init__(self) -> None:
+        """
+        Refuse terms under which an error rate would not hold.
+        """
+        for name in (
+            *("alpha", "beta", "delta", "ceiling", "nothing", "nothing_stable", "start", "budget_none"),
+            *("accuracy",),
+        ):
+            _between(name, getattr(self, name), 0, 1)
+        # `above` bets on four times the tolerated rate.
+        _between("disagreement", self.disagreement, 0, 0.25)
+        for name in ("errors", "slow"):
+            tolerance = getattr(self, name)
+            _between(f"{name}.times", tolerance.times, max(times for times, _ in self.proof), 100)
+            _between(f"{name}.points", tolerance.points, 0, 1)
+        _between("shift", self.shift, 1, 100)
+        _between("least", self.least, 1, self.most)
+        _between("epoch", self.epoch, 0, math.inf)
+        _between("patience", self.patience, 0, math.inf)
+        if self.grid < 2:
+            raise UsageError(f"grid: expected at least 2 points, got {self.grid}")
+        for name, weights in (
+            ("proof", [weight for _, weight in self.proof]),
+            ("budget and budget_none", [self.budget_none, *(weight for _, weight in self.budget)]),
+        ):
+            if not math.isclose(sum(weights), 1) or min(weights) < 0:
+                raise UsageError(f"{name}: expected weights that sum to 1, got {sum(weights):g}")
+
+    @property
+    def worse(self) -> tuple[tuple[float, float], ...]:
+        """
+        The alternatives "worse by r", each with its weight.
+        """
+        step = (self.most / self.least) ** (1 / (self.grid - 1))
+        ratios = [self.least * step**i for i in range(self.grid)]
+        total = sum(r**-self.tilt for r in ratios)
+        return tuple((r, r**-self.tilt / total) for r in ratios)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """
+        The names of all constants.
+        """
+        return [field.name for field in fields(cls)]
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise UsageError(f"{name}: expected more than {low:g} and less than {high:g}, got {value:g}")

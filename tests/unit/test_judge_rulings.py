@@ -1,0 +1,360 @@
+"""
+What the judge says, in which order, and that nothing but evidence promotes.
+"""
+
+import dataclasses
+import math
+
+import pytest
+from streams import looks
+
+from tfcanary.errors import UsageError
+from tfcanary.judge.counters import Reading, difference
+from tfcanary.judge.counts import Counts, Pairs
+from tfcanary.judge.judge import Judge
+from tfcanary.judge.look import Look
+from tfcanary.judge.plan import Plan
+from tfcanary.judge.ruling import Action
+from tfcanary.judge.terms import Terms
+
+CLEAN = Counts(0, 900, 0, 900)
+PLAN = Plan()
+
+
+def after(*given, plan=PLAN, now=None):
+    """
+    The ruling after these looks.
+    """
+    judge = Judge(plan)
+    for look in given:
+        judge.look(look)
+    return judge.ruling(now)
+
+
+def at(second, weight=50, errors=CLEAN, **more):
+    return Look(at=second, weight=weight, errors=errors, **more)
+
+
+def test_clean_answers_at_the_top_weight_promote():
+    ruling = after(at(1), at(20))
+
+    assert Action.PROMOTE is ruling.action
+    assert (
+        "promote: at most 0.5 points more errors than stable, 95 % sure, from 1,800 clean canary answers"
+        == ruling.sentence
+    )
+
+
+def test_792_clean_answers_are_enough():
+    """
+    The figure that the specification gives for half a point.
+    """
+    assert Action.WAIT is after(at(1, errors=Counts()), at(0), at(20, errors=Counts(0, 785, 0, 785))).action
+    assert (
+        Action.PROMOTE
+        is after(at(1, errors=Counts(0, 1, 0, 1)), at(20, errors=Counts(0, 791, 0, 791))).action
+    )
+
+
+def test_a_proof_by_the_ratio_says_so():
+    """
+    5 % of both tracks fail: more than half a point, and much less than twice as much.
+    """
+    ruling = after(at(1, errors=Counts(100, 1900, 100, 1900)), at(20, errors=Counts(40, 760, 40, 760)))
+
+    assert Action.PROMOTE is ruling.action
+    assert ruling.sentence.startswith(
+        "promote: less than 2 times stable's share of errors, 95 % sure: canary 140 of 2,800 (5 %), stable 140 of 2,800"
+    )
+
+
+def test_a_worse_canary_is_rolled_back_with_its_numbers():
+    ruling = after(at(1, errors=Counts(30, 970, 3, 997)))
+
+    assert Action.ROLLBACK is ruling.action
+    assert (
+        "roll back: errors worse than stable: canary 30 of 1,000 (3 %), stable 3 of 1,000 (0.3 %); a canary that is no worse "
+        "ever shows this with probability 1 % at most" == ruling.sentence
+    )
+    assert 1e-4 > ruling.p_value > 0
+
+
+def test_rolling_back_comes_before_promoting():
+    """
+    Bad in the end, after a long good time that proves the tolerance.
+    """
+    good = [at(second) for second in range(1, 20)]
+
+    assert Action.PROMOTE is after(*good).action
+    assert Action.ROLLBACK is after(*good, at(40, errors=Counts(20, 0, 0, 20))).action
+
+
+def test_a_canary_that_answers_nothing_is_a_black_hole():
+    ruling = after(at(1, weight=5, errors=Counts(0, 0, 0, 140)))
+
+    assert Action.ROLLBACK is ruling.action
+    assert (
+        "roll back: none of 140 answers is the canary's: nothing that it gets is answered" == ruling.sentence
+    )
+
+
+def test_a_fault_of_one_answer_rolls_back_without_statistics():
+    ruling = after(at(1, faults={"NaN": (1, 0)}))
+
+    assert Action.ROLLBACK is ruling.action
+    assert "roll back: NaN in 1 answers of the canary, which no input explains" == ruling.sentence
+
+
+def test_a_fault_of_both_tracks_is_none_of_the_canary():
+    assert Action.INCONCLUSIVE is after(at(1, faults={"NaN": (1, 1)})).action
+    assert Action.WAIT is after(at(1, faults={"NaN": (0, 1)})).action
+
+
+def test_a_split_that_is_not_the_declared_one_voids_the_evidence():
+    """
+    15 % of the answers at a declared 10 %: each track fails equally often, and the canary seems worse.
+    """
+    ruling = after(at(1, weight=10, errors=Counts(75, 1425, 425, 8075)))
+
+    assert Action.INCONCLUSIVE is ruling.action
+    assert (
+        "inconclusive: the canary gave 1,500 of 10,000 (15 %) answers of this step, and a weight of 10 %"
+        in ruling.sentence
+    )
+
+
+def test_answers_of_a_track_without_weight_void_the_evidence():
+    assert Action.INCONCLUSIVE is after(at(1, weight=0, errors=Counts(0, 1, 0, 50))).action
+    assert Action.INCONCLUSIVE is after(at(1, weight=100, errors=Counts(0, 50, 0, 1))).action
+    assert Action.WAIT is after(at(1, weight=0, errors=Counts(0, 0, 0, 50))).action
+
+
+def test_the_split_is_tested_at_each_weight():
+    """
+    What was drawn at 10 % fits 10 %, and would not fit 50 %.
+    """
+    first = at(1, weight=10, errors=Counts(0, 500, 0, 4500))
+
+    assert Action.INCONCLUSIVE is not after(first, at(2, weight=50)).action
+
+
+def test_a_stable_track_that_fails_too_promotes_nothing():
+    ruling = after(at(1, errors=Counts(600, 400, 600, 400)), at(20))
+
+    assert Action.INCONCLUSIVE is ruling.action
+    assert ruling.sentence.startswith(
+        "inconclusive: stable fails too: 600 of 1,900 (32 %) of its requests, and the ceiling is 5 %"
+    )
+
+
+def test_stable_at_exactly_the_ceiling_is_not_above_it():
+    assert Action.PROMOTE is after(at(1, errors=Counts(1000, 19000, 1000, 19000)), at(20)).action
+
+
+def test_what_is_not_decided_within_the_horizon_is_inconclusive():
+    early = at(1, weight=5, errors=Counts(0, 10, 0, 190))
+    late = dataclasses.replace(early, at=4 * 3600.0 + 1)
+
+    ruling = after(early, late)
+
+    assert Action.INCONCLUSIVE is ruling.action
+    assert ruling.sentence.startswith("inconclusive: not decided within 4 h: the weight is 5 % of 50 %; ")
+    assert Action.WAIT is after(early, dataclasses.replace(early, at=4 * 3600.0)).action
+
+
+@pytest.mark.parametrize(
+    ("plan", "given", "waits"),
+    [
+        (
+            Plan(),
+            [at(1, 25, Counts(0, 450, 0, 1350)), at(20, 25, Counts(0, 450, 0, 1350))],
+            "wait: the weight is 25 % of 50 %",
+        ),
+        (Plan(), [at(1), at(10)], "wait: the step is 9 s of 10 s old"),
+        (Plan(least_requests=2000), [at(1), at(20)], "wait: 1,800 of 2,000 canary answers in this step"),
+        (
+            Plan(),
+            [at(1, errors=Counts(0, 50, 0, 50)), at(20, errors=Counts(0, 60, 0, 60))],
+            "wait: errors: evidence ",
+        ),
+        (Plan(), [at(1), at(20, weight=25), at(21), at(22)], "wait: the step is 1 s of 10 s old"),
+        (
+            Plan(signals=("errors", "slow"), required=("errors", "slow")),
+            [at(1), at(20)],
+            "wait: slow: evidence 1 of 20",
+        ),
+    ],
+    ids=["weight", "seconds", "requests", "proof", "new step", "second signal"],
+)
+def test_what_is_missing_is_said(plan, given, waits):
+    ruling = after(*given, plan=plan)
+
+    assert Action.WAIT is ruling.action
+    assert ruling.sentence.startswith(waits)
+
+
+NAN = float("nan")
+# Each is what the last look, or the time of the question, may be, after looks that would promote.
+NO_DATA = {
+    "no look at all": None,
+    "nothing counted": {"errors": Counts()},
+    "the source was not reached": {"problem": "metrics cannot be reached"},
+    "half of the records": {"problem": "3 of 6 gateway pods answered"},
+    "NaN failures": {"errors": Counts(NAN, 900, 0, 900)},
+    "NaN successes": {"errors": Counts(0, NAN, 0, 900)},
+    "infinite": {"errors": Counts(0, math.inf, 0, 900)},
+    "negative: a counter was reset": {"errors": Counts(0, -900, 0, 900)},
+    "a fraction: a rate and no count": {"errors": Counts(0, 900.5, 0, 900)},
+    "true is no number": {"errors": Counts(canary_good=True, stable_good=900)},
+    "text": {"errors": Counts(0, "900", 0, 900)},
+    "NaN slow": {"slow": Counts(NAN, 1, 1, 1)},
+    "NaN pairs": {"pairs": Pairs(NAN, 0)},
+    "NaN class": {"classes": {"cat": (NAN, 3)}},
+    "NaN cohort": {"cohorts": {"europe": Counts(NAN)}},
+    "NaN fault": {"faults": {"NaN": (NAN, 0)}},
+    "NaN routed": {"routed": (NAN, 900)},
+    "NaN weight": {"weight": NAN},
+    "weight of another unit": {"weight": 5000},
+    "negative weight": {"weight": -50},
+    "no time": {"at": NAN},
+    "time without end": {"at": math.inf},
+    "a look from before": {"at": 5},
+    "stable's answers alone": {"at": 21, "weight": 45, "errors": Counts(0, 0, 0, 5)},
+}
+
+
+@pytest.mark.parametrize("case", NO_DATA)
+def test_missing_data_is_never_good_news(case):
+    """
+    The looks before would promote. With a last look that is no data, nothing does.
+    """
+    before = [at(1), at(20)]
+    changed = NO_DATA[case]
+
+    assert Action.PROMOTE is after(*before).action
+    last = [] if changed is None else [*before, dataclasses.replace(at(21), **changed)]
+    assert after(*last).action in (Action.WAIT, Action.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("changed", [case for case in NO_DATA.values() if case])
+def test_missing_data_alone_never_promotes(changed):
+    given = [dataclasses.replace(at(second), **{"at": second, **changed}) for second in range(1, 60)]
+
+    assert after(*given).action is not Action.PROMOTE
+
+
+def test_a_look_that_is_too_old_does_not_promote():
+    assert Action.PROMOTE is after(at(1), at(20), now=79).action
+    assert "wait: the last look is 60 s old" == after(at(1), at(20), now=80).sentence
+    assert Action.WAIT is after(at(1), at(20), now=NAN).action
+
+
+def test_a_step_with_many_gaps_does_not_promote():
+    """
+    What is missing may be what failed. One look in twenty may be missing, and not more.
+    """
+    good, gap = [at(second) for second in range(1, 20)], dataclasses.replace(at(19), problem="no answer")
+
+    assert Action.PROMOTE is after(gap, *good).action
+    ruling = after(gap, gap, *good)
+    assert "wait: 2 of 21 looks of this step were no evidence" == ruling.sentence
+
+
+def test_missing_data_does_not_hide_a_fault():
+    """
+    What was seen before it counts.
+    """
+    bad, gap = at(1, errors=Counts(30, 970, 3, 997)), dataclasses.replace(at(2), problem="no answer")
+
+    assert Action.ROLLBACK is after(bad, gap).action
+
+
+BEFORE = Reading(at=10, weight=10, totals={"bad": 3, "good": 100})
+
+
+@pytest.mark.parametrize(
+    ("after_that", "why"),
+    [
+        (Reading(25, 10, {"bad": 2, "good": 150}), "bad: reset, from 3 to 2"),
+        (Reading(25, 10, {"bad": NAN, "good": 150}), "bad: expected a finite total, got nan"),
+        (Reading(25, 10, {"bad": -1, "good": 150}), "bad: expected a finite total, got -1"),
+        (Reading(25, 10, {"bad": True, "good": 150}), "bad: expected a finite total, got True"),
+        (Reading(10, 10, {"bad": 3, "good": 100}), "stale: the reading of 10 s is not after that of 10 s"),
+        (Reading(NAN, 10, {"bad": 3, "good": 100}), "stale: "),
+        (Reading(25, 50, {"bad": 3, "good": 150}), "the weight changed from 10 to 50 % within the scrape"),
+        (Reading(25, 10, {"good": 150}), "expected the counters bad, good, got good"),
+        (Reading(25, 10), "expected the counters bad, good, got none"),
+    ],
+)
+def test_a_reading_that_cannot_be_used_says_why(after_that, why):
+    found = difference(BEFORE, after_that)
+
+    assert isinstance(found, str)
+    assert found.startswith(why)
+
+
+def test_two_readings_give_what_was_counted_between_them():
+    assert {"bad": 0, "good": 50} == difference(BEFORE, Reading(25, 10, {"bad": 3, "good": 150.0}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"signals": ()}, "signals: expected some of errors, slow"),
+        ({"signals": ("errors", "errors")}, "signals: expected some of"),
+        ({"signals": ("p99",)}, "signals: expected some of"),
+        ({"required": ()}, "required: expected some of errors, each once, got none"),
+        ({"required": ("slow",)}, "required: expected some of errors"),
+        ({"signals": ("errors", "classes"), "required": ("classes",)}, "required: expected some of errors,"),
+        ({"top": 100}, "top: expected per cent"),
+        ({"horizon": 0}, "horizon: expected seconds above 0"),
+        ({"horizon": math.inf}, "horizon: expected seconds above 0"),
+        ({"stale": NAN}, "stale: expected seconds above 0"),
+        ({"least_seconds": 4 * 3600}, "least_seconds: expected seconds from 0"),
+        ({"least_requests": -1}, "least_requests: expected"),
+        ({"missing": 1}, "missing: expected a share"),
+        ({"unit": "session"}, "unit: expected request or user, got 'session'"),
+    ],
+)
+def test_a_plan_that_cannot_be_judged_is_refused(changed, message):
+    with pytest.raises(UsageError) as raised:
+        Plan(**changed)
+
+    assert str(raised.value).startswith(message)
+
+
+def test_signals_share_alpha_by_their_weights():
+    """
+    A signal without evidence keeps its part: twice the evidence of one is needed if it has half of the weight.
+    """
+    plan = Plan(signals=("errors", "slow"))
+    both = Judge(plan)
+    both.look(at(1, errors=Counts(8, 100, 0, 100)))
+    alone = Judge(Plan())
+    alone.look(at(1, errors=Counts(8, 100, 0, 100)))
+
+    shares = {"errors": 5 / 7, "slow": 2 / 7}
+    assert pytest.approx(shares) == plan.shares
+    assert pytest.approx(5 / 7 * math.exp(alone.evidence()) + 2 / 7) == math.exp(both.evidence())
+
+
+def test_base_rates_of_5_per_cent_at_200_requests_a_second_promote():
+    """
+    The case in which a ramp by the bound on the harm alone would never leave 25 %.
+    """
+    judge = Judge(PLAN)
+    stream = looks(1, per_second=200, weight=50, canary=0.05, stable=0.05)
+    ruling = judge.ruling()
+    while ruling.action is Action.WAIT:
+        judge.look(next(stream))
+        ruling = judge.ruling()
+
+    assert Action.PROMOTE is ruling.action
+    assert 60 > ruling.at
+
+
+def test_terms_decide_how_sure_one_is():
+    strict = Plan(terms=Terms(alpha=1e-6))
+
+    assert Action.ROLLBACK is after(at(1, errors=Counts(14, 970, 1, 997))).action
+    assert Action.WAIT is after(at(1, errors=Counts(14, 970, 1, 997)), plan=strict).action
