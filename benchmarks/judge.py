@@ -1,0 +1,287 @@
+"""
+How the judge performs: exact figures, simulated rollouts, and two peers' published rules on the same requests.
+
+    python benchmarks/judge.py exact            # seconds: requests until a verdict, by dynamic programming
+    python benchmarks/judge.py nulls            # about 30 minutes: 20 x 10,000 canaries that are no worse
+    python benchmarks/judge.py ramp             # about 20 minutes: 5,000 whole rollouts of each kind
+    python benchmarks/judge.py peers            # about 20 minutes: beside Flagger and Argo Rollouts
+    python benchmarks/judge.py late cost        # a minute: late faults, and what a look costs
+
+Everything is seeded. No network, no cluster.
+"""
+
+import argparse
+import math
+import statistics
+import time
+
+import nulls
+import numpy as np
+import rollouts
+from scipy.special import betaincinv
+
+from tfcanary.judge.counts import Counts
+from tfcanary.judge.judge import Judge
+from tfcanary.judge.look import Look
+from tfcanary.judge.passage import information, proof, proof_information, rollback, rollback_nothing
+from tfcanary.judge.plan import Plan
+from tfcanary.judge.ruling import Action
+from tfcanary.judge.terms import Terms
+
+TERMS = Terms()
+ALPHA = math.log(1 / TERMS.alpha)
+
+
+def main() -> None:
+    """
+    Measure, and print.
+    """
+    parts = {
+        "exact": exact,
+        "nulls": simulated_nulls,
+        "ramp": ramp,
+        "peers": peers,
+        "late": late,
+        "cost": cost,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", nargs="+", choices=parts)
+    parser.add_argument("--runs", type=int, help="simulated runs of each kind (default: as above)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)d)")
+    options = parser.parse_args()
+    for part in options.part:
+        print(f"\n{part}, seed {options.seed}", flush=True)
+        parts[part](options)
+
+
+def exact(_options: argparse.Namespace) -> None:
+    """
+    Requests until a verdict: medians, 95th percentiles, and the mean beside what no valid test can beat.
+    """
+    for base, canary in (
+        (0.001, 0.005),
+        (0.001, 0.009),
+        (0.001, 0.02),
+        (0.001, 0.05),
+        (0.01, 0.02),
+        (0.01, 0.05),
+        (0.01, 0.1),
+    ):
+        for chance in (0.05, 0.1, 0.25, 0.5):
+            found = rollback(TERMS, canary=canary, stable=base, chance=chance)
+            least = ALPHA / information(canary=canary, stable=base, chance=chance)
+            print(
+                _row(
+                    f"{base:.1%} to {canary:.1%} at {chance:.0%}",
+                    found.quantile(0.5),
+                    found.quantile(0.95),
+                    found.mean / least,
+                )
+            )
+    for base in (0.001, 0.01):
+        for chance in (0.05, 0.1, 0.25, 0.5):
+            found = rollback_nothing(TERMS, stable=base, chance=chance)
+            least = ALPHA / information(canary=1, stable=base, chance=chance)
+            print(
+                _row(
+                    f"{base:.1%} to 100 % at {chance:.0%}",
+                    found.quantile(0.5),
+                    found.quantile(0.95),
+                    found.mean / least,
+                )
+            )
+    for chance in (0.1, 0.25, 0.5):
+        found = proof(TERMS, TERMS.errors, canary=0.01, stable=0.01, chance=chance)
+        least = math.log(1 / TERMS.beta) / proof_information(rate=0.01, times=2, chance=chance)
+        print(
+            _row(
+                f"equal at 1 %, proven, at {chance:.0%}",
+                found.quantile(0.5),
+                found.quantile(0.95),
+                found.mean / least,
+            )
+        )
+
+
+def _row(name: str, median: float, most: float, ratio: float) -> str:
+    return f"{name:>36}: median {median:>9,.0f}, 95 % within {most:>9,.0f}, mean / bound {ratio:.2f}"
+
+
+def upper(found: int, of: int, sure: float = 0.99) -> float:
+    """
+    The exact upper bound on a probability (Clopper and Pearson).
+    """
+    return 1.0 if found == of else float(betaincinv(found + 1, of - found, sure))
+
+
+def simulated_nulls(options: argparse.Namespace) -> None:
+    """
+    False rollbacks, at the judge's alpha and at 5 %, over base rates and weights of every kind.
+    """
+    runs = options.runs or 10_000
+    rates = {
+        "constant 1 %": lambda: nulls.constant(0.01, runs),
+        "constant 0.1 %": lambda: nulls.constant(0.001, runs),
+        "diurnal 0.2-5 %": lambda: nulls.diurnal(runs),
+        "outages 50 %": lambda: nulls.outages(runs),
+        "storms 0.1-30 %": lambda: nulls.storms(runs),
+    }
+    weights = {
+        "10 %": nulls.fixed(0.1),
+        "50 %": nulls.fixed(0.5),
+        "1-5-25-50 %": nulls.stepped,
+        "adversarial": nulls.adversarial,
+    }
+    for i, (base, made) in enumerate(rates.items()):
+        for k, (weight, policy) in enumerate(weights.items()):
+            peak = nulls.most_evidence(
+                options.seed + 10 * i + k, runs=runs, requests=20_000, rates=made(), weights=policy
+            )
+            cells = []
+            for alpha in (TERMS.alpha, 0.05):
+                found = int((peak >= math.log(1 / alpha)).sum())
+                cells.append(f"{found / runs:.2%} at {alpha:.0%} (99 % bound {upper(found, runs):.2%})")
+            print(f"{base:>16}, weight {weight:>12}: {'; '.join(cells)}", flush=True)
+
+
+def ramp(options: argparse.Namespace) -> None:
+    """
+    Whole rollouts: false rollbacks of equal canaries, and false promotions exactly at the edge of the tolerance.
+    """
+    runs = options.runs or 5000
+    for name, canary, stable, wrong in (
+        ("equal at 0.1 %", 0.001, 0.001, Action.ROLLBACK),
+        ("equal at 1 %", 0.01, 0.01, Action.ROLLBACK),
+        ("1 to 2 %, the edge", 0.02, 0.01, Action.PROMOTE),
+        ("0.1 to 0.6 %, the edge", 0.006, 0.001, Action.PROMOTE),
+    ):
+        ended = [
+            rollouts.ours(rollouts.Stream((options.seed, i), 20, canary, stable), per_second=20)
+            for i in range(runs)
+        ]
+        found = sum(run.action is wrong for run in ended)
+        said = {action.value: sum(run.action is action for run in ended) for action in Action}
+        seconds = statistics.median(run.seconds for run in ended)
+        print(
+            f"{name:>24}: false {wrong.value} {found / runs:.2%} (99 % bound {upper(found, runs):.2%}) of {runs}; {said}; "
+            f"median {seconds:.0f} s",
+            flush=True,
+        )
+    for per_second in (20, 200):
+        ended = [
+            rollouts.ours(rollouts.Stream((options.seed, i), per_second, 1.0, 0.001), per_second=per_second)
+            for i in range(min(runs, 1000))
+        ]
+        excess = sorted(run.excess for run in ended)
+        print(
+            f"dead at {per_second} rps: excess bad answers mean {statistics.mean(excess):.1f}, 95 % within "
+            f"{excess[int(0.95 * len(excess))]:.0f}, most {excess[-1]:.0f}",
+            flush=True,
+        )
+    ended = [
+        rollouts.ours(rollouts.Stream((options.seed, i), 200, 0.05, 0.05), per_second=200)
+        for i in range(min(runs, 200))
+    ]
+    print(
+        f"base 5 % at 200 rps: {sum(run.action is Action.PROMOTE for run in ended)} of {len(ended)} promote, median "
+        f"{statistics.median(run.seconds for run in ended):.0f} s"
+    )
+
+
+def peers(options: argparse.Namespace) -> None:
+    """
+    Our judge, Flagger's and Argo Rollouts' published rules, on the same requests.
+    """
+    runs = options.runs or 200
+    for per_second in (20, 2, 200):
+        for stable, rates in ((0.001, (0.001, 0.005, 0.009, 0.02, 0.05, 1.0)), (0.01, (0.01,))):
+            for canary in rates:
+                cells = []
+                for name, policy in rollouts.POLICIES.items():
+                    ended = [
+                        policy(rollouts.Stream((options.seed, i), per_second, canary, stable), per_second)
+                        for i in range(runs)
+                    ]
+                    promoted = sum(run.action is Action.PROMOTE for run in ended) / runs
+                    seconds = statistics.mean(run.seconds for run in ended)
+                    excess = statistics.mean(run.in_an_hour(per_second, canary - stable) for run in ended)
+                    cells.append(f"{name} promotes {promoted:.1%}, {seconds:.0f} s, {excess:.0f} bad")
+                print(f"{per_second} rps, {stable:.1%} to {canary:.1%}: {' | '.join(cells)}", flush=True)
+
+
+def late(options: argparse.Namespace) -> None:
+    """
+    A canary that is healthy for so many requests at 10 % and then dies: requests from then until the rollback.
+    """
+    runs = options.runs or 300
+    # An epoch of 30 seconds has just ended in the first case of each pair, and not in the second.
+    for per_second, healthy in (
+        (20, 20_400),
+        (20, 20_000),
+        (200, 24_000),
+        (200, 20_000),
+        (20, 200_400),
+        (20, 200_000),
+    ):
+        took = sorted(
+            rollouts.late_death((options.seed, i), healthy=healthy, per_second=per_second)
+            for i in range(runs)
+        )
+        print(
+            f"dead after {healthy:>7,} healthy requests at {per_second} rps: mean {statistics.mean(took):.0f}, 95 % within {took[int(0.95 * runs)]}",
+            flush=True,
+        )
+
+
+def cost(_options: argparse.Namespace) -> None:
+    """
+    What a look costs, with its ruling and its saved state, beside the same counts added by themselves.
+    """
+    judge = Judge(
+        Plan(signals=("errors", "slow", "disagreement", "accuracy", "classes"), required=("errors",))
+    )
+    look = Look(
+        at=0.0,
+        weight=10.0,
+        errors=Counts(1, 20, 2, 200),
+        slow=Counts(1, 20, 2, 200),
+        classes={"cat": (10, 100)},
+    )
+    for name, once in (
+        ("look", lambda: judge.look(look)),
+        ("ruling", judge.ruling),
+        ("bound on the harm", judge.errors.most_excess),
+        ("saved", judge.saved),
+    ):
+        took = []
+        for _ in range(200):
+            began = time.perf_counter()
+            once()
+            took.append(time.perf_counter() - began)
+        print(f"{name:>20}: median {1e3 * statistics.median(took):.3f} ms")
+    print(f"{'state':>20}: {len(judge.saved())} bytes; errors alone {len(_errors_alone())} bytes")
+
+
+def _errors_alone() -> str:
+    judge, rng = Judge(Plan()), np.random.default_rng(1)
+    for second in range(3600):
+        to_canary = int(rng.binomial(200, 0.1))
+        judge.look(
+            Look(
+                at=float(second),
+                weight=10.0,
+                errors=Counts(
+                    int(rng.binomial(to_canary, 0.02)),
+                    to_canary,
+                    int(rng.binomial(200 - to_canary, 0.01)),
+                    200 - to_canary,
+                ),
+            )
+        )
+    return judge.saved()
+
+
+if __name__ == "__main__":
+    main()
