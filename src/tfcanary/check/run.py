@@ -24,21 +24,28 @@ from tfcanary.check.subject import Options, Subject
 from tfcanary.client.given import Given
 from tfcanary.client.pictures import Picture
 from tfcanary.errors import UnreachableError
-from tfcanary.traffic.records import joined
+from tfcanary.traffic.records import Records, joined
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Model:
+class _Seen:
     """
-    What the run found out about the model.
+    What a run has found so far.
 
     Attributes:
-        profile: None until its interface is known.
-        asked: the predictions that it is asked for.
+        revision: that of the routes that arrived.
+        records: every request, once the last was sent.
+        interrupted: why the run ended early, if it did.
+        profile: None until the model's interface is known.
+        asked: the predictions that the model is asked for.
     """
 
+    findings: list[Finding]
+    revision: str | None = None
+    records: Records = field(default_factory=lambda: joined([]))
+    interrupted: str = ""
     profile: Profile | None = None
     asked: inputs.Asked = field(default_factory=lambda: inputs.Asked(""))
 
@@ -64,10 +71,32 @@ def check_gateway(
     """
     options = options or Options()
     context = Context.of(subject, options, pictures, given)
-    findings = list(subject.findings)
-    model = _Model()
-    interrupted = ""
-    with context.clients(subject.gateway) as (rest, grpc):
+    seen = _Seen(list(subject.findings))
+    _look(context, seen)
+    return Report(
+        model=subject.routing.model,
+        gateway=subject.gateway,
+        host=subject.host,
+        release=subject.release,
+        routes=subject.routing.routes,
+        revision=seen.revision,
+        options=options,
+        findings=tuple(seen.findings),
+        lost=(*subject.lost, *seen.asked.unasked),
+        seconds=time.monotonic() - context.start,
+        records=seen.records,
+        interrupted=seen.interrupted,
+        profile=seen.profile.name if seen.profile else "",
+        source=seen.asked.source,
+    )
+
+
+def _look(context: Context, seen: _Seen) -> None:
+    """
+    Ask the gateway everything. One finding after another is kept: an interruption leaves those that came before it.
+    """
+    options = context.options
+    with context.clients(context.subject.gateway) as (rest, grpc):
         ledgers = [
             Ledger(
                 client,
@@ -78,35 +107,20 @@ def check_gateway(
             for client in (rest, grpc)
         ]
         arrival = propagation.arrival(context, ledgers)
+        seen.revision = arrival.revision
         _require_fitting(context, arrival.ledgers)
-        findings += _logged(arrival.findings)
-        findings += _logged(propagation.gateway_pods(context, arrival.revision))
+        seen.findings += _logged(arrival.findings)
+        seen.findings += _logged(propagation.gateway_pods(context, arrival.revision))
         try:
-            # One by one: an interruption keeps those that came before it.
-            for finding in _logged(_findings(context, arrival.ledgers, model)):
-                findings.append(finding)
+            for finding in _logged(_findings(context, arrival.ledgers, seen)):
+                seen.findings.append(finding)
             if options.security:
-                findings += _logged(refusals.closed(context.routing.model, rest, grpc))
+                seen.findings += _logged(refusals.closed(context.routing.model, rest, grpc))
         except UnreachableError as exc:
-            interrupted = str(exc)
+            seen.interrupted = str(exc)
         for ledger in arrival.ledgers:
-            findings += _logged(totals.totals(context, ledger, arrival.revision))
-    return Report(
-        model=subject.routing.model,
-        gateway=subject.gateway,
-        host=subject.host,
-        release=subject.release,
-        routes=subject.routing.routes,
-        revision=arrival.revision,
-        options=options,
-        findings=tuple(findings),
-        lost=(*subject.lost, *model.asked.unasked),
-        seconds=time.monotonic() - context.start,
-        records=joined([ledger.records() for ledger in ledgers]),
-        interrupted=interrupted,
-        profile=model.profile.name if model.profile else "",
-        source=model.asked.source,
-    )
+            seen.findings += _logged(totals.totals(context, ledger, arrival.revision))
+        seen.records = joined([ledger.records() for ledger in ledgers])
 
 
 def _require_fitting(context: Context, ledgers: Sequence[Ledger]) -> None:
@@ -119,7 +133,7 @@ def _require_fitting(context: Context, ledgers: Sequence[Ledger]) -> None:
             context.given.require_fitting(interface)
 
 
-def _findings(context: Context, ledgers: Sequence[Ledger], model: _Model) -> Iterator[Finding]:
+def _findings(context: Context, ledgers: Sequence[Ledger], seen: _Seen) -> Iterator[Finding]:
     """
     The findings that rest on requests, over the APIs that show the routes.
     """
@@ -132,9 +146,9 @@ def _findings(context: Context, ledgers: Sequence[Ledger], model: _Model) -> Ite
     described: Interfaces = {}
     for ledger in ledgers:
         described = {**described, **answers.interfaces(context, ledger)}
-    profile = model.profile = answers.profile_of(described)
+    profile = seen.profile = answers.profile_of(described)
     # One interface for both APIs, so that both are asked the same.
-    asked = model.asked = inputs.asked_with(context, profile, next(iter(described.values()), {}))
+    asked = seen.asked = inputs.asked_with(context, profile, next(iter(described.values()), {}))
     yield answers.same_interface(context, described, profile, asked)
     given: Answers = {}
     for ledger in ledgers:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tfcanary import cli
 from tfcanary.cluster import layout as layouts
@@ -41,25 +42,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "local_cluster.py") -
     logs = commands.add_parser("logs", help="the end of a component's log")
     logs.add_argument("component", help="a name from `status`")
     logs.add_argument("--lines", type=int, default=50, help="how many (default: 50)")
-    publish = commands.add_parser(
-        "publish", help="copy one version of a model to where the cluster's pods find it"
-    )
-    publish.add_argument("model", type=Path, metavar="DIR", help="a version's directory")
-    publish.add_argument(
-        "--model",
-        required=True,
-        metavar="NAME",
-        dest="model_name",
-        help="the model's public name: model.name",
-    )
-    publish.add_argument(
-        "--namespace",
-        metavar="NAME",
-        help="of the release, made if there is none (default: the model's name)",
-    )
-    publish.add_argument(
-        "--version", type=int, metavar="N", help="the version's number (default: the directory's name)"
-    )
+    publish = _publishing(commands)
     models = commands.add_parser("models", help="list what is published")
     down = commands.add_parser("down", help="end every process and remove everything but the caches")
     down.add_argument("--all", action="store_true", help="every cluster of this user, and not only --name")
@@ -79,6 +62,32 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "local_cluster.py") -
     for command in (up, status, models):
         command.add_argument("--json", action="store_true", help="print JSON")
     return cli.run(parser, lambda arguments: arguments.action(arguments), argv)
+
+
+def _publishing(commands: Any) -> argparse.ArgumentParser:
+    """
+    The arguments of `publish`.
+    """
+    publish: argparse.ArgumentParser = commands.add_parser(
+        "publish", help="copy one version of a model to where the cluster's pods find it"
+    )
+    publish.add_argument("model", type=Path, metavar="DIR", help="a version's directory")
+    publish.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        dest="model_name",
+        help="the model's public name: model.name",
+    )
+    publish.add_argument(
+        "--namespace",
+        metavar="NAME",
+        help="of the release, made if there is none (default: the model's name)",
+    )
+    publish.add_argument(
+        "--version", type=int, metavar="N", help="the version's number (default: the directory's name)"
+    )
+    return publish
 
 
 def _print(text: str) -> None:

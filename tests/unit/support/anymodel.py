@@ -57,7 +57,7 @@ class AnyModel(Double):
     spoilt: Callable[[Api, str, Arrays], Arrays] = lambda _api, _track, outputs: outputs
     asked: list[tuple[Api, str, str]] = field(default_factory=list)
 
-    def rest_metadata(self, track: str) -> object:
+    def rest_metadata(self, track: str) -> dict[str, Any]:
         """
         As TensorFlow Serving writes it.
         """
