@@ -1,5 +1,5 @@
 """
-The check of ten kinds of models, by the real answers of a model server over REST and gRPC; and each planted fault.
+The check of every kind of model in the zoo, by the real answers of a model server over REST and gRPC; and each planted fault.
 """
 
 import contextlib
@@ -87,7 +87,16 @@ def check(zoo_server: Any) -> Iterator[Callable[..., Report]]:
         yield run
 
 
-@pytest.mark.parametrize("kind", zoo.MODELS)
+def requests_of(kind: str, folder: Path) -> Given:
+    """
+    The requests of a kind, through a file.
+    """
+    file = folder / "requests.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in zoo.MODELS[kind].requests))
+    return given_by(file, None)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, one in zoo.MODELS.items() if one.takes_made])
 def test_a_model_of_any_kind_holds_with_made_inputs(check: Callable[..., Report], kind: str) -> None:
     report = check(kind, kind, AGREE)
 
@@ -102,10 +111,7 @@ def test_a_model_of_any_kind_holds_with_requests(
     """
     Rows and columns, text and base64: what REST is sent, gRPC gets as tensors, and both answer the same.
     """
-    file = tmp_path / "requests.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in zoo.MODELS[kind].requests))
-
-    report = check(kind, kind, AGREE, given_by(file, None))
+    report = check(kind, kind, AGREE, requests_of(kind, tmp_path))
 
     assert report.held, str(findings_table(report))
     right = [one.observed for one in report.findings if one.name == "labels given"]
@@ -125,8 +131,13 @@ FOUND = {
 @pytest.mark.parametrize(
     ("kind", "fault"), [(kind, fault) for kind, one in zoo.MODELS.items() for fault in one.faults]
 )
-def test_a_fault_of_a_model_of_any_kind_is_found(check: Callable[..., Report], kind: str, fault: str) -> None:
-    report = check(kind, f"{kind}-{fault}", AGREE)
+def test_a_fault_of_a_model_of_any_kind_is_found(
+    check: Callable[..., Report], tmp_path: Path, kind: str, fault: str
+) -> None:
+    # The requests of others are in the test above.
+    given = None if zoo.MODELS[kind].takes_made else requests_of(kind, tmp_path)
+
+    report = check(kind, f"{kind}-{fault}", AGREE, given)
 
     # What takes the place of probabilities is none.
     none = (kind, fault) == ("tabular", "swapped")
@@ -174,3 +185,15 @@ def test_signatures_for_examples_are_not_asked_without_requests(check: Callable[
 
     assert Outcome.HELD in {one.outcome for one in report.findings}
     assert [True, True] == ["takes serialised tf.Examples" in lost for lost in report.lost]
+
+
+def test_a_model_that_takes_no_made_input_asks_for_requests(check: Callable[..., Report]) -> None:
+    """
+    Where rows begin and end is nothing that a type and a shape say.
+    """
+    report = check("ragged-parts", "ragged-parts")
+
+    assert 4 == report.exit_code
+    assert set() == kinds(report)
+    rows = [one for one in report.findings if one.name == "answers"]
+    assert [True, True] == ["--requests FILE" in one.detail for one in rows]

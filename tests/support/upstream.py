@@ -64,6 +64,8 @@ class Upstream(Double):
         try:
             return self._call("predict", request, protos().predict_pb2.PredictResponse)
         except grpc.RpcError as exc:
+            if exc.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
             raise RefusedError(exc.details()) from exc
 
     def _call(self, method: str, request: Any, answer: Any) -> Any:

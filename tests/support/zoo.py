@@ -1,5 +1,5 @@
 """
-Ten small models of the kinds that people serve, each also with one fault of each kind.
+Small models of the kinds that people serve, each also with one fault of each kind.
 
     MODELS["string"]           what the model is
     build(folder)              folder/string/1, and folder/string-nan/1 and so on, as TensorFlow saves them
@@ -27,12 +27,14 @@ class Kind:
         faults: those that it is also built with.
         requests: bodies of REST predictions that it answers, as lines of a file of requests.
         profile: that of the check.
+        takes_made: whether it answers inputs that are made from its signature alone.
     """
 
     about: str
     requests: Sequence[dict[str, Any]]
     faults: Sequence[str] = FAULTS
     profile: str = "plain"
+    takes_made: bool = True
 
 
 MODELS = {
@@ -42,6 +44,11 @@ MODELS = {
             {"instances": [[3, 1, 2], [4, 0, 0]]},
             {"inputs": {"tokens": [[5]]}},
         ],
+    ),
+    "ragged-parts": Kind(
+        "a ragged tensor as TensorFlow exports it: its values, and where each row begins and ends",
+        [{"inputs": {"rows": [1.5, 2, 3, 4], "rows_1": [0, 1, 4]}}],
+        takes_made=False,
     ),
     "string": Kind(
         "strings in and out",

@@ -12,10 +12,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 from zoo import FAULTS
 
 Outputs = dict[str, Any]
-FUNCTIONS: dict[str, tuple[list[tf.TensorSpec], Callable[..., Outputs]]] = {}
+FUNCTIONS: dict[str, tuple[list[tf.TypeSpec], Callable[..., Outputs]]] = {}
 
 
-def model(*specs: tf.TensorSpec) -> Callable[[Callable[..., Outputs]], Callable[..., Outputs]]:
+def model(*specs: tf.TypeSpec) -> Callable[[Callable[..., Outputs]], Callable[..., Outputs]]:
     """
     Put a function into the zoo, by its name; the first two outputs of one type and shape are those to be swapped.
     """
@@ -37,6 +37,11 @@ def ragged(tokens):
         "most": tf.reduce_max(numbers, axis=1) + 1,
         "length": rows.row_lengths(),
     }
+
+
+@model(tf.RaggedTensorSpec([None, None], tf.float32))
+def ragged_parts(rows):
+    return {"total": tf.reduce_sum(rows, axis=1), "most": tf.reduce_max(rows, axis=1) + 1}
 
 
 @model(tf.TensorSpec([None], tf.string, "text"))
@@ -179,8 +184,9 @@ def save(path: Path, kind: str, fault: str) -> None:
         outputs = function(**inputs)
         return spoilt(outputs, fault) if fault else outputs
 
-    # The names of a signature's inputs are those of the arguments.
-    serve = tf.function(run).get_concrete_function(**{spec.name: spec for spec in specs})
+    # The names of a signature's inputs are those of the arguments; a ragged one has no name of its own.
+    named = {getattr(spec, "name", "rows"): spec for spec in specs}
+    serve = tf.function(run).get_concrete_function(**named)
     signatures = {"serving_default": serve}
     if kind == "half-plus-two":
         signatures |= examples()

@@ -394,3 +394,24 @@ def test_a_file_and_a_folder_are_read(tmp_path):
     assert "1 request of requests.jsonl" == given_by(file, None).source
     assert given_by(None, tmp_path).source.endswith("has no warm-up records of predictions")
     assert Given() == given_by(None, None)
+
+
+def test_a_model_of_pictures_is_asked_with_requests_too(gateway, user_group):
+    given = lines(
+        {"body": {"instances": [{"image_bytes": {"b64": "YQ=="}}]}, "signature": "serving_preprocess"}
+    )
+    double = gateway(user_group)
+
+    report = check_gateway(subject(double, user_group), QUICK, given=given)
+
+    assert report.held, str(findings_table(report))
+    assert ("pictures", "requests of a.jsonl") == (report.profile, report.source)
+    assert {"serving_preprocess"} == {one.about for one in report.findings if one.name == "answers"}
+    assert ("signature serving_default: no request is for it",) == report.lost
+
+
+def test_pictures_for_a_model_that_takes_none_are_said_to_be_left_out(gateway, user_group, pictures):
+    report = check_gateway(subject(gateway(user_group, kind=AnyModel), user_group), QUICK, pictures)
+
+    assert report.held
+    assert ("the pictures that were named: the model takes none",) == report.lost

@@ -207,8 +207,8 @@ def test_warmup_records_are_requests(model):
     assert ("serving_default", "two") == (first.signature, second.signature)
     assert "tf_serving_warmup_requests record 3" == second.where
     request = first.prepared(HALF)
-    assert {"signature_name": "serving_default", "instances": [{"x": 1.0}, {"x": 2.0}]} == request.rest_body()
-    assert second.prepared(HALF).rows
+    assert {"signature_name": "serving_default", "inputs": {"x": [1.0, 2.0]}} == request.rest_body()
+    assert (3, 2) == second.prepared(HALF).inputs["a"].values.shape
 
 
 def test_only_the_first_records_are_read(model, monkeypatch):

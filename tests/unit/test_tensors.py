@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfcanary.client.answer import Signature, Tensor, TensorValue
+from tfcanary.client.answer import Tensor, TensorValue
 from tfcanary.client.jsontensors import dense, inputs_of, outputs_of, to_body
-from tfcanary.client.request import PredictRequest, in_rows
+from tfcanary.client.request import PredictRequest
 from tfcanary.client.rest import rest_payload
 from tfcanary.client.tensors import DTYPES, as_bfloat16, from_tensor, of_strings, protos, to_tensor, value_of
 from tfcanary.errors import UsageError
@@ -196,7 +196,7 @@ def test_the_json_of_any_answer_is_read(dtype, names, row):
 def test_numbers_that_are_not_finite_are_read_and_written():
     values = TensorValue("DT_FLOAT", np.array([np.nan, np.inf, -np.inf], np.float32))
 
-    text = rest_payload(PredictRequest("s", {"x": values}))
+    text = rest_payload(PredictRequest("s", {"x": values}, rows=True))
     found = outputs_of(
         json.loads('{"predictions": [NaN, Infinity, -Infinity]}'), {"y": Tensor("DT_FLOAT", (-1,))}
     )
@@ -261,40 +261,3 @@ def test_json_that_is_no_answer_is_refused(answer, declared, error):
 )
 def test_an_output_that_is_not_declared_has_the_type_of_its_values(value, dtype):
     assert dtype == dense(value, "", "y").dtype
-
-
-@pytest.mark.parametrize(
-    ("inputs", "outputs", "rows"),
-    [
-        ([(-1, 2)], [(-1,)], True),
-        ([()], [()], False),
-        ([(-1,)], [()], False),
-        ([(-1,)], [None], False),
-        ([(3, 3)], [(-1,)], False),
-        ([(-1,), (-1,)], [(-1,)], True),
-    ],
-)
-def test_rows_are_asked_where_everything_has_a_batch(inputs, outputs, rows):
-    signature = Signature(
-        {f"x{n}": Tensor("DT_FLOAT", shape) for n, shape in enumerate(inputs)},
-        {f"y{n}": Tensor("DT_FLOAT", shape) for n, shape in enumerate(outputs)},
-    )
-    given = {
-        name: TensorValue("DT_FLOAT", np.zeros([max(size, 1) for size in tensor.shape], np.float32))
-        for name, tensor in signature.inputs.items()
-    }
-
-    assert rows is in_rows(signature, given)
-
-
-def test_inputs_of_different_lengths_are_asked_in_columns():
-    signature = Signature(
-        {"values": Tensor("DT_FLOAT", (-1,)), "lengths": Tensor("DT_INT64", (-1,))},
-        {"y": Tensor("DT_FLOAT", (-1,))},
-    )
-    inputs = {
-        "values": TensorValue("DT_FLOAT", np.zeros(3, np.float32)),
-        "lengths": TensorValue("DT_INT64", np.array([1, 2])),
-    }
-
-    assert not in_rows(signature, inputs)

@@ -117,6 +117,13 @@ class Context:
         """
         return self.routing.serving() if self.routing.attribution else (UNNAMED,)
 
+    @property
+    def has_pictures(self) -> bool:
+        """
+        Whether there are pictures already, since the user named them.
+        """
+        return bool(self._pictures)
+
     def pictures(self) -> Sequence[Picture]:
         """
         The pictures to ask about.

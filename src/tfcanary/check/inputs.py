@@ -73,10 +73,13 @@ def asked_with(context: Context, profile: Profile, interface: Interface) -> Aske
     if isinstance(profile, Pictures):
         return _of_pictures(context, interface)
     reasons = {name: why_not(signature) for name, signature in sorted(interface.items())}
+    unasked = [f"signature {name}: {reason}; {HOW_TO_GIVE}" for name, reason in reasons.items() if reason]
+    if context.has_pictures:
+        unasked.append("the pictures that were named: the model takes none")
     return Asked(
         "inputs made from the signature" + (f"; {given.source}" if given.source else ""),
         {name: [made(name, interface[name])] for name, reason in reasons.items() if not reason},
-        tuple(f"signature {name}: {reason}; {HOW_TO_GIVE}" for name, reason in reasons.items() if reason),
+        tuple(unasked),
         made=True,
     )
 

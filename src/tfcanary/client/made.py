@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcanary.client.answer import Signature, Tensor, TensorValue
-from tfcanary.client.request import PredictRequest, in_rows
+from tfcanary.client.request import PredictRequest
 from tfcanary.client.tensors import BFLOAT16, DTYPES, STRING, as_bfloat16
 
 SEED = 20
@@ -49,7 +49,7 @@ def made(name: str, signature: Signature) -> PredictRequest:
         key: TensorValue(tensor.dtype, _values(tensor, f"{name} {key}"))
         for key, tensor in signature.inputs.items()
     }
-    return PredictRequest(name, inputs, signature, rows=in_rows(signature, inputs))
+    return PredictRequest(name, inputs, signature)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

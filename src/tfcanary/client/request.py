@@ -24,7 +24,7 @@ class PredictRequest:
         signature: its name.
         inputs: by name, each as the model takes it, with the batch dimension if it has one.
         declared: the signature, by which answers over REST are read; None takes types from the values.
-        rows: whether REST is asked in rows, which all outputs must then have as their first dimension.
+        rows: whether REST is asked in rows, which every output must then have as its first dimension.
         body: what REST is asked instead of the inputs, without the signature's name.
         headers: that the request needs.
         label: the right answer, if it is known.
@@ -33,7 +33,7 @@ class PredictRequest:
     signature: str
     inputs: Mapping[str, TensorValue]
     declared: Signature | None = None
-    rows: bool = True
+    rows: bool = False
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     label: str | None = None
@@ -53,7 +53,7 @@ class PredictRequest:
             given = TensorValue("DT_STRING", of_strings([value]))
         else:
             given = TensorValue("DT_FLOAT", value[np.newaxis])
-        return cls(signature, {name: given}, declared)
+        return cls(signature, {name: given}, declared, rows=True)
 
     def rest_body(self) -> dict[str, Any]:
         """
@@ -71,14 +71,3 @@ class PredictRequest:
             sum(map(len, value.values.ravel())) if value.values.dtype == object else value.values.nbytes
             for value in self.inputs.values()
         )
-
-
-def in_rows(signature: Signature, inputs: Mapping[str, TensorValue]) -> bool:
-    """
-    Whether REST can be asked in rows: every input and output has an open first dimension, and these inputs agree on it.
-    """
-    tensors = (*signature.inputs.values(), *signature.outputs.values())
-    if not inputs or not all(tensor.shape and tensor.shape[0] == -1 for tensor in tensors):
-        return False
-    sizes = {value.values.shape[:1] for value in inputs.values()}
-    return len(sizes) == 1 and sizes.isdisjoint({(), (0,)})

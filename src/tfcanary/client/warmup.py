@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcanary.client.answer import Interface, TensorValue
-from tfcanary.client.request import PredictRequest, in_rows
+from tfcanary.client.request import PredictRequest
 from tfcanary.client.tensors import protos, value_of
 from tfcanary.client.tfrecord import records
 from tfcanary.contract import SERVING_DEFAULT
@@ -50,7 +50,7 @@ class WarmupRecord:
                 f"{self.where}: signature {self.signature}: expected inputs {_in_words(wanted)}, "
                 f"got {_in_words(got)}; is it the model that is served?"
             )
-        return PredictRequest(self.signature, self.inputs, declared, rows=in_rows(declared, self.inputs))
+        return PredictRequest(self.signature, self.inputs, declared)
 
 
 def read_warmup(saved_model: Path) -> tuple[WarmupRecord, ...]:
