@@ -15,12 +15,14 @@ from tfcanary.check.run import check_gateway
 from tfcanary.check.subject import Options
 from tfcanary.client.given import Given, given_by
 from tfcanary.client.requestfile import RequestLine
+from tfcanary.commands import check
 from tfcanary.contract import SERVING_DEFAULT, Api
 from tfcanary.errors import UsageError
 from tfcanary.judge.verdict import Outcome
 from tfcanary.report.as_json import as_json
 from tfcanary.report.html import html
 from tfcanary.report.table import findings_table
+from tfcanary.routing.parse import from_values
 
 TWO = {
     SERVING_DEFAULT: signature(
@@ -415,3 +417,44 @@ def test_pictures_for_a_model_that_takes_none_are_said_to_be_left_out(gateway, u
 
     assert report.held
     assert ("the pictures that were named: the model takes none",) == report.lost
+
+
+def test_a_bound_is_held_by_every_request(checked):
+    """
+    The tracks differ in the second request only.
+    """
+    given = lines({"body": {"instances": [1.0]}}, {"body": {"instances": [50.0]}})
+
+    def later(track, _signature, inputs):
+        return {
+            "y": np.where(inputs["x"] > 10, 1, 2).astype(np.float32)
+            if track == "canary"
+            else inputs["x"] * 0 + 2
+        }
+
+    without, bound = (checked(later, given=given, options=options) for options in (QUICK, with_agree(0.9)))
+
+    assert without.held
+    assert {("agreement", None)} == kinds(bound)
+    assert [6, 6] == [one.n for one in bound.findings if one.name == "answers"]
+
+
+def test_the_command_reads_requests_and_names_their_source(gateway, values, tmp_path, capsys):
+    expected = values(
+        {
+            "name": "group",
+            "match": {"headers": {"user-group": {"exact": "canary"}}},
+            "weights": {"canary": 100},
+        },
+        {"name": "everyone", "weights": {"stable": 100}},
+    )
+    double = gateway(from_values(expected), kind=AnyModel)
+    file, requests = tmp_path / "values.yaml", tmp_path / "requests.jsonl"
+    file.write_text(json.dumps(expected))
+    requests.write_text('{"instances": [1.0, 2.0]}\n')
+    arguments = ["--gateway", double.address, "--values", str(file), "--requests", str(requests), "--json"]
+
+    code = check.main([*arguments, "--alpha", "1e-4", "--power", "0.99", "--detect", "40", "--agree", "1"])
+
+    made = json.loads(capsys.readouterr().out)
+    assert (0, "plain", "1 request of requests.jsonl") == (code, made["profile"], made["requestsFrom"])

@@ -109,12 +109,13 @@ def predictions(
     problems = list(_problems(profile, answers, request))
     good = [answer for answer in answers if answer.ok and answer.prediction is not None]
     for number, other in enumerate(others, 1):
-        answer = ledger.record(ledger.client.predict(other, other.headers), "predict")
-        if answer.ok and answer.prediction is not None:
-            good.append(answer)
-            if profile.compares_all:
-                firsts[ledger.api, name_of(signature, number), answer.track or UNNAMED] = answer
-        problems += _problems(profile, [answer], other)
+        more = [
+            one for one in _more(context, ledger, profile, other) if one.ok and one.prediction is not None
+        ]
+        for answer in more if profile.compares_all else ():
+            firsts.setdefault((ledger.api, name_of(signature, number), answer.track or UNNAMED), answer)
+        good += more
+        problems += _problems(profile, more, other)
     seen = {answer.track or UNNAMED for answer in good}
     missing = [track for track in context.expected_tracks() if track not in seen]
     finding = Finding(
@@ -130,6 +131,15 @@ def predictions(
     if profile.times == 1:
         return [finding], firsts
     return [finding, repeats(ledger.api, signature, by_track, context.expected_tracks())], firsts
+
+
+def _more(context: Context, ledger: Ledger, profile: Profile, request: PredictRequest) -> Iterator[Answer]:
+    """
+    Ask any track a later request; every track, if a bound on their agreement needs the evidence.
+    """
+    if context.options.agree is None or not profile.compares_all:
+        return iter([ledger.record(ledger.client.predict(request, request.headers), "predict")])
+    return _each_track(context, ledger, _asking(context, ledger, request), "predict")
 
 
 def _problems(profile: Profile, answers: Sequence[Answer], request: PredictRequest) -> Iterator[str]:
