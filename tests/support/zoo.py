@@ -71,7 +71,11 @@ MODELS = {
     "recurrent": Kind("an LSTM over sequences of any length", [{"instances": [[[0.1, 0.2], [0.3, 0.4]]]}]),
     "half-plus-two": Kind(
         "TensorFlow Serving's own example, with signatures for classify and regress",
-        [{"instances": [1.0, 2.0, 5.0]}],
+        # The string is a serialised tf.Example whose feature x is 1.0.
+        [
+            {"instances": [1.0, 2.0, 5.0]},
+            {"signature_name": "regress_x_to_y", "inputs": [{"b64": "Cg8KDQoBeBIIEgYKBAAAgD8="}]},
+        ],
         # Its only output has nothing to be swapped with.
         faults=("nan", "dtype", "shape"),
     ),

@@ -141,6 +141,18 @@ def test_tracks_may_differ_and_say_how_far():
     assert "first label the same in 0, probabilities 0.1 apart at most (0 to 1)" == finding.observed
 
 
+def test_tracks_that_agree_less_than_they_must_are_found():
+    """
+    The same first label over one API of two.
+    """
+    swapped = answer(track="canary", labels=("b", "a", "c", "d", "e"))
+    given = {**answers(), (Api.REST, SERVING_DEFAULT, "canary"): swapped}
+
+    assert [Outcome.HELD, Outcome.FAILED] == [
+        tracks_agree(given, "stable", "canary", agree).outcome for agree in (0.75, 0.8)
+    ]
+
+
 def test_apis_that_differ_are_found_with_the_distance():
     given = answers()
     key = (Api.GRPC, SERVING_DEFAULT, "stable")

@@ -2,6 +2,7 @@
 The check of any model: what it is asked, what its answers must be, and what the report says about both.
 """
 
+import dataclasses
 import itertools
 import json
 
@@ -12,7 +13,7 @@ from checking import QUICK, kinds, subject, titles
 from double import RefusedError
 
 from tfcanary.check.run import check_gateway
-from tfcanary.check.subject import Options
+from tfcanary.check.subject import Options, Subject
 from tfcanary.client.given import Given, given_by
 from tfcanary.client.requestfile import RequestLine
 from tfcanary.commands import check
@@ -458,3 +459,15 @@ def test_the_command_reads_requests_and_names_their_source(gateway, values, tmp_
 
     made = json.loads(capsys.readouterr().out)
     assert (0, "plain", "1 request of requests.jsonl") == (code, made["profile"], made["requestsFrom"])
+
+
+def test_without_attribution_no_track_is_compared(gateway, user_group):
+    unnamed = dataclasses.replace(user_group, attribution=False)
+    double = gateway(user_group, kind=AnyModel, attribute=lambda *_: {})
+
+    report = check_gateway(Subject(routing=unnamed, gateway=double.address), QUICK)
+
+    assert set() == titles(report)
+    assert 4 == report.exit_code
+    assert {"same answer twice", "REST = gRPC"} < {name for name, _ in kinds(report, Outcome.NOT_ENOUGH)}
+    assert ("answers", "REST") in kinds(report, Outcome.HELD)

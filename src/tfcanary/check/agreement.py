@@ -13,7 +13,7 @@ import numpy as np
 from tfcanary.check.finding import OFF, SHOWN_FAILURES, UNNAMED, Finding, outcome_of
 from tfcanary.check.profile import AGREEMENT_TOLERANCE, ROUNDING, Answers, farthest, where_of
 from tfcanary.client.answer import Answer
-from tfcanary.client.pictures import Classified, classified
+from tfcanary.client.pictures import Classified, classification, classified
 from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS, Api
 from tfcanary.judge.verdict import Outcome
 
@@ -49,7 +49,7 @@ def same_classes(answers: Answers) -> Finding:
     classes = {
         where_of(key): found.class_probabilities.size
         for key, answer in answers.items()
-        if (found := _classified(answer)) is not None
+        if (found := classification(answer)) is not None
     }
     counts = sorted(set(classes.values()))
     odd = len(counts) > 1
@@ -97,7 +97,7 @@ def _labelled(answer: Answer) -> Iterator[tuple[int, str]]:
     """
     The classes that an answer names, each with its label; an answer with problems names none.
     """
-    given = _classified(answer)
+    given = classification(answer)
     if given is None or any(prediction_problems(answer)):
         return
     every = given.class_probabilities
@@ -117,7 +117,7 @@ def tracks_agree(answers: Answers, one: str, other: str, agree: float | None = N
         second = answers.get((api, signature, other))
         if track != one or second is None:
             continue
-        left, right = _classified(answer), _classified(second)
+        left, right = classification(answer), classification(second)
         if left is None or right is None:
             continue
         unlike = left.class_probabilities.shape != right.class_probabilities.shape
@@ -146,7 +146,7 @@ def apis_agree(answers: Answers, track: str) -> Finding:
     for signature in (SERVING_DEFAULT, SERVING_PREPROCESS):
         rest = answers.get((Api.REST, signature, track))
         grpc = answers.get((Api.GRPC, signature, track))
-        left, right = rest and _classified(rest), grpc and _classified(grpc)
+        left, right = rest and classification(rest), grpc and classification(grpc)
         if left and right:
             distances.append(distance(left, right))
     worst = max(distances, default=math.nan)
@@ -162,16 +162,6 @@ def apis_agree(answers: Answers, track: str) -> Finding:
         2 * len(distances),
         detail=OFF if unnamed else "",
     )
-
-
-def _classified(answer: Answer) -> Classified | None:
-    """
-    What an answer says of its picture; None if it is not of the form.
-    """
-    try:
-        return None if answer.prediction is None else classified(answer.prediction)
-    except ValueError:
-        return None
 
 
 def prediction_problems(answer: Answer) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcanary import samples
-from tfcanary.client.answer import Prediction, Signature
+from tfcanary.client.answer import Answer, Prediction, Signature
 from tfcanary.client.tensors import STRING
 from tfcanary.contract import SERVING_DEFAULT
 from tfcanary.errors import UsageError
@@ -153,3 +153,13 @@ def classified(prediction: Prediction) -> Classified:
         rows[PROBABILITIES].astype(np.float64),
         rows[CLASS_PROBABILITIES].astype(np.float64),
     )
+
+
+def classification(answer: Answer) -> Classified | None:
+    """
+    What an answer says of its picture; None if it says nothing, or not in this form.
+    """
+    try:
+        return None if answer.prediction is None else classified(answer.prediction)
+    except ValueError:
+        return None

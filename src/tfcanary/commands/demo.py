@@ -19,7 +19,7 @@ from tfcanary import cli
 from tfcanary.check.report import Report
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release, releases_in
-from tfcanary.client.pictures import classified
+from tfcanary.client.pictures import classification
 from tfcanary.client.request import PredictRequest
 from tfcanary.client.rest import RestClient
 from tfcanary.cluster import binaries, lifecycle, store
@@ -249,9 +249,10 @@ def _right(client: RestClient, track: str, headers: dict[str, str], model: Path)
     for path in pictures:
         request = PredictRequest.one(SERVING_PREPROCESS, "image_bytes", path.read_bytes())
         answer = client.predict(request, headers)
-        if answer.prediction is None or answer.track != track:
+        found = classification(answer)
+        if found is None or answer.track != track:
             elsewhere += 1
-        elif classified(answer.prediction).labels[0] == path.parent.name:
+        elif found.labels[:1] == (path.parent.name,):
             right += 1
     wanted = round(facts["held_out"] * facts["pictures"])
     return Right(track, right, wanted, len(pictures), elsewhere)
