@@ -8,6 +8,7 @@ import itertools
 import pytest
 from anymodel import AnyModel
 from checking import QUICK, kinds, subject, titles
+from double import RefusedError
 from faults import BOTH
 
 from tfcanary.check import mirrors
@@ -140,10 +141,21 @@ def test_any_input_is_mirrored(gateway, values):
     assert all(row.observed.endswith("arrived, 4 bytes of input each") for row in rows)
 
 
+def refusing(*_):
+    raise RefusedError("not this input")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param({"signatures_of": lambda _track: {}}, id="no-signature"),
+        pytest.param({"run_model": refusing}, id="refuses-made-inputs"),
+    ],
+)
 @pytest.mark.usefixtures("at_once")
-def test_a_mirror_of_a_model_that_cannot_be_asked_is_not_enough_evidence(gateway, values):
+def test_a_mirror_of_a_model_that_cannot_be_asked_is_not_enough_evidence(gateway, values, model):
     expected = mirroring(values)
-    double = gateway(expected, kind=AnyModel, signatures_of=lambda _track: {})
+    double = gateway(expected, kind=AnyModel, **model)
 
     report = check_gateway(subject(double, expected, predictions_run=counting(double)), QUICK)
 

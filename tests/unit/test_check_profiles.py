@@ -400,9 +400,8 @@ def test_a_file_and_a_folder_are_read(tmp_path):
 
 
 def test_a_model_of_pictures_is_asked_with_requests_too(gateway, user_group):
-    given = lines(
-        {"body": {"instances": [{"image_bytes": {"b64": "YQ=="}}]}, "signature": "serving_preprocess"}
-    )
+    picture = {"body": {"instances": [{"image_bytes": {"b64": "YQ=="}}]}, "signature": "serving_preprocess"}
+    given = lines(picture, {**picture, "label": "none"})
     double = gateway(user_group)
 
     report = check_gateway(subject(double, user_group), QUICK, given=given)
@@ -411,6 +410,7 @@ def test_a_model_of_pictures_is_asked_with_requests_too(gateway, user_group):
     assert ("pictures", "requests of a.jsonl") == (report.profile, report.source)
     assert {"serving_preprocess"} == {one.about for one in report.findings if one.name == "answers"}
     assert ("signature serving_default: no request is for it",) == report.lost
+    assert "stable 0 of 2" == row(report, "labels given").observed
 
 
 def test_pictures_for_a_model_that_takes_none_are_said_to_be_left_out(gateway, user_group, pictures):

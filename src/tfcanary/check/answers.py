@@ -112,7 +112,7 @@ def predictions(
         more = [
             one for one in _more(context, ledger, profile, other) if one.ok and one.prediction is not None
         ]
-        for answer in more if profile.compares_all else ():
+        for answer in more if profile.compares_all or context.given.requests else ():
             firsts.setdefault((ledger.api, name_of(signature, number), answer.track or UNNAMED), answer)
         good += more
         problems += _problems(profile, more, other)
@@ -137,7 +137,7 @@ def _more(context: Context, ledger: Ledger, profile: Profile, request: PredictRe
     """
     Ask any track a later request; every track, if a bound on their agreement needs the evidence.
     """
-    if context.options.agree is None or not profile.compares_all:
+    if context.options.agree is None or not (profile.compares_all or context.given.requests):
         return iter([ledger.record(ledger.client.predict(request, request.headers), "predict")])
     return _each_track(context, ledger, _asking(context, ledger, request), "predict")
 

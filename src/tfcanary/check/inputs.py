@@ -2,7 +2,7 @@
 What predictions are asked with: requests of a file, warm-up records, pictures, or inputs made from the signature.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tfcanary.check.context import Context
@@ -47,13 +47,16 @@ class Asked:
             for number, request in enumerate(requests)
         }
 
-    @property
-    def mirrored(self) -> PredictRequest | None:
+    def mirrored(self, answered: Collection[str]) -> PredictRequest | None:
         """
         The request that mirrors are counted with; None if there is none.
+
+        Args:
+            answered: the signatures whose requests were answered; no track may take a made input.
         """
-        every = self.requests.get(SERVING_DEFAULT) or next(iter(self.requests.values()), ())
-        return next(iter(every), None)
+        names = [name for name in self.requests if name in answered or not self.made]
+        best = SERVING_DEFAULT if SERVING_DEFAULT in names else next(iter(names), None)
+        return None if best is None else self.requests[best][0]
 
 
 def name_of(signature: str, number: int) -> str:

@@ -6,10 +6,18 @@ from collections.abc import Iterator, Sequence
 
 from tfcanary.check.agreement import TOP, agreement, prediction_problems
 from tfcanary.check.finding import Finding
+from tfcanary.check.plain import known_answers
 from tfcanary.check.profile import Answers, Profile, Requests
 from tfcanary.check.signatures import inputs_in_words
-from tfcanary.client.answer import Answer, Interface
-from tfcanary.client.pictures import CLASS_PROBABILITIES, LABELS, MOST_SIZE, PROBABILITIES, picture_size
+from tfcanary.client.answer import Answer, Interface, Prediction
+from tfcanary.client.pictures import (
+    CLASS_PROBABILITIES,
+    LABELS,
+    MOST_SIZE,
+    PROBABILITIES,
+    classified,
+    picture_size,
+)
 from tfcanary.client.request import PredictRequest
 from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS
 
@@ -63,7 +71,7 @@ class Pictures(Profile):
     def agreement(
         self,
         answers: Answers,
-        requests: Requests,  # noqa: ARG002 - all are alike
+        requests: Requests,
         tracks: Sequence[str],
         *,
         both_apis: bool,
@@ -72,4 +80,12 @@ class Pictures(Profile):
         """
         Whether classes, labels, tracks and APIs agree.
         """
-        return agreement(answers, tracks, both_apis=both_apis, agree=agree)
+        yield from agreement(answers, tracks, both_apis=both_apis, agree=agree)
+        yield from known_answers(answers, requests, tracks, _label)
+
+
+def _label(given: Prediction, request: PredictRequest) -> str | None:  # noqa: ARG001 - all are alike
+    try:
+        return next(iter(classified(given).labels), None)
+    except ValueError:
+        return None

@@ -4,7 +4,7 @@ The profile of any model: outputs as they are declared, finite numbers, and answ
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -72,8 +72,7 @@ class Plain(Profile):
         if both_apis:
             for track in tracks:
                 yield _apis_agree(answers, track)
-        if any(request.label is not None for request in requests.values()):
-            yield self._right(answers, requests, tracks)
+        yield from known_answers(answers, requests, tracks, self.label)
 
     def label(self, given: Prediction, request: PredictRequest) -> str | None:  # noqa: ARG002
         """
@@ -126,16 +125,23 @@ class Plain(Profile):
             detail=f"less than that: {', '.join(below)}" if below else "",
         )
 
-    def _right(self, answers: Answers, requests: Requests, tracks: Sequence[str]) -> Finding:
-        """
-        How many requests with a known answer each track answered rightly, as information.
-        """
-        asked: dict[str, list[bool]] = {track: [] for track in tracks}
-        for (_, key, track), answer in answers.items():
-            if requests[key].label is not None and answer.prediction is not None and track in asked:
-                asked[track].append(self.label(answer.prediction, requests[key]) == requests[key].label)
+
+def known_answers(
+    answers: Answers,
+    requests: Requests,
+    tracks: Sequence[str],
+    label: Callable[[Prediction, PredictRequest], str | None],
+) -> Iterator[Finding]:
+    """
+    How many requests with a known answer each track answered rightly, as information; nothing if there are none.
+    """
+    asked: dict[str, list[bool]] = {track: [] for track in tracks}
+    for (_, key, track), answer in answers.items():
+        if requests[key].label is not None and answer.prediction is not None and track in asked:
+            asked[track].append(label(answer.prediction, requests[key]) == requests[key].label)
+    if any(request.label is not None for request in requests.values()):
         seen = [f"{track} {sum(found)} of {len(found)}" for track, found in asked.items() if found]
-        return Finding(
+        yield Finding(
             "labels given",
             "",
             None,

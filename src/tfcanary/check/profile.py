@@ -36,7 +36,7 @@ class Profile(abc.ABC):
         signatures: what the interface must have.
         answers: what each answer must be.
         times: how often each track is asked the first request of a signature, at least.
-        compares_all: whether answers to later requests are compared too.
+        compares_all: whether answers to later requests are compared too, where they are not the user's.
     """
 
     name: ClassVar[str]

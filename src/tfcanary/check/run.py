@@ -165,7 +165,7 @@ def _findings(context: Context, ledgers: Sequence[Ledger], seen: _Seen) -> Itera
     )
     for ledger in ledgers:
         what = "picture" if isinstance(profile, Pictures) else "input"
-        yield from mirrors(context, ledger, asked.mirrored, what)
+        yield from mirrors(context, ledger, asked.mirrored({key for _, key, _ in given}), what)
         yield from refusals.forged_tokens(context, ledger)
 
 
