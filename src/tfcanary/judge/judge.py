@@ -96,6 +96,7 @@ class Judge:
         weight: the canary's weight in per cent.
         looks: how many looks the present step has had.
         missing: how many of them were no evidence.
+        unnamed: how many answers of the present step named no track.
         problem: why the last look was no evidence; empty if it was.
         faults: by kind, how many answers of each track were wrong whatever the input is.
         peak: the most evidence for "worse" so far.
@@ -110,7 +111,7 @@ class Judge:
         terms = plan.terms
         self.at: float | None = None
         self.began = self.step_began = self.weight = self.peak = 0.0
-        self.epoch = self.looks = self.missing = 0
+        self.epoch = self.looks = self.missing = self.unnamed = 0
         self.problem = "nothing was looked at"
         self.faults: dict[str, tuple[int, int]] = {}
         self.errors = Event("errors", terms)
@@ -136,6 +137,7 @@ class Judge:
             return
         self._move_to(look)
         self.looks += 1
+        self.unnamed += look.unnamed
         self.split.add(*look.answers)
         for kind, (canary, stable) in look.faults.items():
             before = self.faults.get(kind, (0, 0))
@@ -167,7 +169,7 @@ class Judge:
             for test in self._all():
                 test.begin_step()
             self.split.begin_step()
-            self.step_began, self.looks, self.missing = look.at, 0, 0
+            self.step_began, self.looks, self.missing, self.unnamed = look.at, 0, 0, 0
         self.at, self.weight, self.epoch = look.at, look.weight, epoch
 
     def evidence(self) -> float:
@@ -239,6 +241,7 @@ class Judge:
             "weight": self.weight,
             "looks": self.looks,
             "missing": self.missing,
+            "unnamed": self.unnamed,
             "problem": self.problem,
             "peak": self.peak,
             "errors": self.errors.as_json(),
@@ -279,6 +282,7 @@ def restored(plan: Plan, text: str) -> Judge:
             count(state["looks"]),
             count(state["missing"]),
         )
+        judge.unnamed = count(state["unnamed"])
         judge.problem = str(state["problem"])
         judge.errors.restore(state["errors"])
         for name, test in judge.tests.items():

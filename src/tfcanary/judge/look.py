@@ -26,6 +26,7 @@ class Look:
         faults: by kind, how many answers of the canary and of stable are wrong whatever the input is.
         cohorts: by region, group or class of users, what `errors` counts.
         routed: answers of the canary and of stable, of every kind; by default those of `errors`.
+        unnamed: answers that name no track.
         problem: why the data is incomplete; it is then no evidence.
     """
 
@@ -38,6 +39,7 @@ class Look:
     faults: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     cohorts: Mapping[str, Counts] = field(default_factory=dict)
     routed: tuple[int, int] | None = None
+    unnamed: int = 0
     problem: str = ""
 
     @property
@@ -74,6 +76,7 @@ class Look:
             ("slow", self.slow),
             ("pairs", self.pairs),
             ("routed", self.routed or ()),
+            ("unnamed", (self.unnamed,)),
             *((f"class {name}", counts) for name, counts in self.classes.items()),
             *((f"fault {name}", counts) for name, counts in self.faults.items()),
             *((f"cohort {name}", counts) for name, counts in self.cohorts.items()),
@@ -94,6 +97,8 @@ class Look:
                 }
         if self.routed is not None:
             made["routed"] = [_number(count) for count in self.routed]
+        if self.unnamed:
+            made["unnamed"] = _number(self.unnamed)
         if self.problem:
             made["problem"] = self.problem
         return made
@@ -119,6 +124,7 @@ class Look:
                     name: Counts(*map(_read, counts)) for name, counts in given.get("cohorts", {}).items()
                 },
                 routed=_two(given["routed"]) if "routed" in given else None,
+                unnamed=_read(given.get("unnamed", 0)),
                 problem=str(given.get("problem", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as exc:

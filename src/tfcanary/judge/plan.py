@@ -33,7 +33,8 @@ class Plan:
         least_seconds: how long the present step lasts at least before a promotion.
         least_requests: how many requests of the present step the canary answers at least before a promotion.
         stale: seconds after which the last look is too old to promote on.
-        missing: the share of looks without data above which nothing is promoted in this step.
+        missing: the share of looks without data, and of answers without a track, above which nothing is promoted in
+            this step.
         unit: what is counted: requests, or users where a route sends a user always to the same track.
     """
 

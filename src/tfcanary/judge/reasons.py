@@ -109,6 +109,9 @@ def waiting_for(judge: "Judge", now: float | None) -> list[str]:
         waits.append(f"the last look is {now - judge.at:g} s old")
     if judge.missing > plan.missing * judge.looks:
         waits.append(f"{judge.missing:,} of {judge.looks:,} looks of this step were no evidence")
+    answers = judge.split.canary + judge.split.stable + judge.unnamed
+    if judge.unnamed > plan.missing * answers:
+        waits.append(f"{of(judge.unnamed, answers)} answers of this step name no track")
     if judge.weight < plan.top:
         waits.append(f"the weight is {judge.weight:g} % of {plan.top:g} %")
     if judge.at is not None and judge.at - judge.step_began < plan.least_seconds:
