@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import zoo
-from checking import QUICK, kinds, subject
+from checking import QUICK, kinds, subject, with_agree
 from double import start
 from upstream import Upstream
 
@@ -27,7 +27,7 @@ from tfcanary.judge.verdict import Outcome
 from tfcanary.report.table import findings_table
 from tfcanary.routing.parse import from_values
 
-AGREE = Options(QUICK.alpha, QUICK.power, QUICK.detect, QUICK.timeout_seconds, agree=0.9)
+AGREE = with_agree(0.9)
 ROUTES = from_values(
     {
         "model": {"name": "resnet"},

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anymodel import HALF, AnyModel
+from checking import QUICK, subject
 from double import Double, serve, start
 
+from tfcanary.check.run import check_gateway
 from tfcanary.client.pictures import Picture, default_pictures
 from tfcanary.paths import CHART
 from tfcanary.routing.parse import from_values
@@ -96,6 +99,21 @@ def gateway() -> Iterator[Callable[..., Double]]:
             return start(stack, kind(actual, **faults))
 
         yield make
+
+
+@pytest.fixture
+def checked(gateway, user_group):
+    """
+    Check a model whose canary answers the users of a group.
+    """
+
+    def check(model=None, signatures=HALF, *, options=QUICK, given=None, **faults):
+        signatures_of = signatures if callable(signatures) else lambda _track: signatures
+        models = {"run_model": model} if model else {}
+        double = gateway(user_group, kind=AnyModel, signatures_of=signatures_of, **models, **faults)
+        return check_gateway(subject(double, user_group), options, given=given)
+
+    return check
 
 
 @pytest.fixture

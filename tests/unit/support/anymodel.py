@@ -34,6 +34,35 @@ def signature(inputs: dict[str, Any], outputs: dict[str, Any], method: str = PRE
 HALF = {SERVING_DEFAULT: signature({"x": ("FLOAT", (-1,))}, {"y": ("FLOAT", (-1,))})}
 
 
+TWO = {
+    SERVING_DEFAULT: signature(
+        {"x": ("FLOAT", (-1, 3))},
+        {"mean": ("FLOAT", (-1,)), "most": ("FLOAT", (-1,)), "word": ("STRING", (-1,))},
+    )
+}
+CLASSES = {
+    SERVING_DEFAULT: signature(
+        {"x": ("FLOAT", (-1, 3))}, {"probabilities": ("FLOAT", (-1, 3)), "labels": ("STRING", (-1, 3))}
+    )
+}
+SCALAR = {SERVING_DEFAULT: signature({"x": ("FLOAT", ())}, {"y": ("FLOAT", ())})}
+LABELS = np.array([[b"ant", b"bee", b"cat"]], object)
+
+
+def two(_track, _signature, inputs):
+    x = inputs["x"]
+    words = np.array([b"high" if row.sum() > 1 else b"low" for row in x], object)
+    return {"mean": x.mean(axis=1), "most": x.max(axis=1) + 1, "word": words}
+
+
+def classes(_track, _signature, inputs):
+    every = np.exp(inputs["x"])
+    return {
+        "probabilities": every / every.sum(axis=1, keepdims=True),
+        "labels": LABELS.repeat(len(every), axis=0),
+    }
+
+
 def half_plus_two(_track: str, _signature: str, inputs: Arrays) -> Arrays:
     """
     The model that TensorFlow Serving ships.

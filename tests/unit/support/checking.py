@@ -39,3 +39,26 @@ def kinds(report: Report, outcome: Outcome = Outcome.FAILED) -> set[tuple[str, s
         for finding in report.findings
         if finding.outcome is outcome
     }
+
+
+def row(report, name):
+    """
+    The one finding of this kind.
+    """
+    (found,) = (finding for finding in report.findings if finding.name == name)
+    return found
+
+
+def row_of(report, name, api):
+    """
+    The one finding of this kind over this API.
+    """
+    (found,) = (one for one in report.findings if (one.name, one.api) == (name, api))
+    return found
+
+
+def with_agree(agree):
+    """
+    The same error rates, and a bound on how far tracks may differ.
+    """
+    return Options(QUICK.alpha, QUICK.power, QUICK.detect, QUICK.timeout_seconds, agree=agree)
