@@ -98,7 +98,7 @@ def requests_of(kind: str, folder: Path) -> Given:
 
 @pytest.mark.parametrize("kind", [kind for kind, one in zoo.MODELS.items() if one.takes_made])
 def test_a_model_of_any_kind_holds_with_made_inputs(check: Callable[..., Report], kind: str) -> None:
-    report = check(kind, kind, AGREE)
+    report = check(kind, f"{kind}-{zoo.NEXT}", AGREE)
 
     assert report.held, str(findings_table(report))
     assert (zoo.MODELS[kind].profile, "inputs made from the signature") == (report.profile, report.source)
@@ -111,11 +111,11 @@ def test_a_model_of_any_kind_holds_with_requests(
     """
     Rows and columns, text and base64: what REST is sent, gRPC gets as tensors, and both answer the same.
     """
-    report = check(kind, kind, AGREE, requests_of(kind, tmp_path))
+    report = check(kind, f"{kind}-{zoo.NEXT}", AGREE, requests_of(kind, tmp_path))
 
     assert report.held, str(findings_table(report))
     right = [one.observed for one in report.findings if one.name == "labels given"]
-    assert right in ([], ["stable 4 of 4, canary 2 of 2"])
+    assert right in ([], ["stable 4 of 4, canary 4 of 4"])
     assert bool(right) == any("label" in line for line in zoo.MODELS[kind].requests)
 
 
@@ -148,6 +148,18 @@ def test_a_fault_of_a_model_of_any_kind_is_found(
         assert "look swapped" in row.observed
 
 
+@pytest.mark.parametrize("kind", zoo.MODELS)
+def test_a_wrong_version_of_any_kind_is_found(
+    check: Callable[..., Report], tmp_path: Path, kind: str
+) -> None:
+    """
+    The canary's pods serve version 1, which answers as version 2 would.
+    """
+    report = check(kind, kind, AGREE, requests_of(kind, tmp_path))
+
+    assert {("version", "REST"), ("version", "gRPC")} == kinds(report), str(findings_table(report))
+
+
 def test_an_interface_that_differs_is_named_by_its_output(check: Callable[..., Report]) -> None:
     report = check("scalar", "scalar-dtype")
 
@@ -174,14 +186,14 @@ def test_warm_up_records_are_what_is_asked(
     with tf.io.TFRecordWriter(str(tmp_path / FILE)) as writer:
         writer.write(log.SerializeToString())
 
-    report = check("multi-input", "multi-input", QUICK, given_by(None, tmp_path))
+    report = check("multi-input", "multi-input-next", QUICK, given_by(None, tmp_path))
 
     assert report.held, str(findings_table(report))
     assert f"1 warm-up record of {tmp_path}" == report.source
 
 
 def test_signatures_for_examples_are_not_asked_without_requests(check: Callable[..., Report]) -> None:
-    report = check("half-plus-two", "half-plus-two")
+    report = check("half-plus-two", "half-plus-two-next")
 
     assert Outcome.HELD in {one.outcome for one in report.findings}
     assert [True, True] == ["takes serialised tf.Examples" in lost for lost in report.lost]
@@ -191,7 +203,7 @@ def test_a_model_that_takes_no_made_input_asks_for_requests(check: Callable[...,
     """
     Where rows begin and end is nothing that a type and a shape say.
     """
-    report = check("ragged-parts", "ragged-parts")
+    report = check("ragged-parts", "ragged-parts-next")
 
     assert 4 == report.exit_code
     assert set() == kinds(report)

@@ -29,11 +29,21 @@ class Upstream(Double):
     channel: grpc.Channel | None = None
     served: Mapping[str, str] = field(default_factory=dict)
 
-    def rest_metadata(self, track: str) -> object:
+    def __post_init__(self) -> None:
         """
-        What the server says.
+        Answers name the version that the server says.
         """
-        return self.rest.get(f"/v1/models/{self.served[track]}/metadata").raise_for_status().content
+        versions = {track: self.rest_metadata(track)["model_spec"]["version"] for track in self.served}
+        self.version = lambda _api, track: versions[track]
+
+    def rest_metadata(self, track: str) -> dict[str, Any]:
+        """
+        What the server says, its own version with it.
+        """
+        found: dict[str, Any] = (
+            self.rest.get(f"/v1/models/{self.served[track]}/metadata").raise_for_status().json()
+        )
+        return found
 
     def rest_prediction(self, track: str, body: bytes) -> object:
         """

@@ -2,7 +2,8 @@
 Small models of the kinds that people serve, each also with one fault of each kind.
 
     MODELS["string"]           what the model is
-    build(folder)              folder/string/1, and folder/string-nan/1 and so on, as TensorFlow saves them
+    build(folder)              folder/string/1 and folder/string-next/2, which are the same, and folder/string-nan/2 and
+                               so on, as TensorFlow saves them
 
 TensorFlow builds them in a process of its own: it takes seconds to import, and warns meanwhile.
 """
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = ("nan", "dtype", "shape", "swapped")
+# The same model once more, as the next version.
+NEXT = "next"
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,18 @@ MODELS = {
 
 def names() -> list[str]:
     """
-    Every model that `build` makes: a kind, or a kind and its fault.
+    Every model that `build` makes: a kind, its next version, and that with a fault.
     """
     return [
-        name for kind, one in MODELS.items() for name in (kind, *(f"{kind}-{fault}" for fault in one.faults))
+        name
+        for kind, one in MODELS.items()
+        for name in (kind, *(f"{kind}-{which}" for which in (NEXT, *one.faults)))
     ]
 
 
 def build(folder: Path, *wanted: str) -> None:
     """
-    Build models as folder/NAME/1.
+    Build models as folder/NAME/1, and next versions as folder/NAME/2.
 
     Args:
         folder: where they are put.

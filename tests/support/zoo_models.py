@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from zoo import FAULTS
+from zoo import FAULTS, NEXT
 
 Outputs = dict[str, Any]
 FUNCTIONS: dict[str, tuple[list[tf.TypeSpec], Callable[..., Outputs]]] = {}
@@ -217,10 +217,11 @@ def main(folder: Path, wanted: list[str]) -> None:
     """
     tf.random.set_seed(0)
     for name in wanted:
-        kind, _, fault = name.rpartition("-")
-        if fault not in FAULTS:
-            kind, fault = name, ""
-        save(folder / name / "1", kind, fault)
+        kind, _, which = name.rpartition("-")
+        if which not in (NEXT, *FAULTS):
+            save(folder / name / "1", name, "")
+        else:
+            save(folder / name / "2", kind, which if which in FAULTS else "")
 
 
 main(Path(sys.argv[1]), sys.argv[2:])
