@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from planting import Kubectl
 from pytest_kubernetes.providers.base import AClusterManager
 
 from tfcanary.chart.values import merge
@@ -307,3 +308,8 @@ def stage(releases: Releases, target: Target, gateway: Gateway, models: Path) ->
     made = Stage(releases, target, gateway, models)
     yield made
     made.play("stable")
+
+
+@pytest.fixture
+def kubectl(manager: AClusterManager, namespace: str, tmp_path: Path) -> Kubectl:
+    return Kubectl(manager, namespace, tmp_path)

@@ -75,6 +75,7 @@ def page():
         model="resnet",
         gateway="gateway.example.test:80",
         host=None,
+        hosts=("*",),
         release=LONG,
         routes=parsed.routes,
         revision="7dd2b2ce81",

@@ -69,6 +69,17 @@ def service(address):
 GATEWAY = {"spec": {"selector": {"istio": "ingressgateway"}, "servers": [{"port": {"number": 80}}]}}
 
 
+RULE = {"metadata": {"name": "resnet", "namespace": "default"}, "spec": {"host": "resnet"}}
+
+
+def model_pod(track):
+    return {
+        "metadata": {"name": f"resnet-{track}-0", "labels": {"app": "resnet", "track": track}},
+        "spec": {"containers": [{"name": "model-server"}, {"name": "istio-proxy"}]},
+        "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
 RELEASED = [
     {
         "apiVersion": "networking.istio.io/v1",
@@ -91,7 +102,9 @@ def live(gateway, cluster, fake_helm):
             f"{OBJECTS}/gateways/resnet": GATEWAY,
             "/api/v1/services": {"items": [service(double.address)]},
             "/api/v1/namespaces/istio-system/pods": {"items": pods or []},
-            "/api/v1/namespaces/default/pods": {"items": []},
+            f"{OBJECTS}/destinationrules": {"items": [RULE]},
+            "/api/v1/namespaces/default/services/resnet": {"spec": {"selector": {"app": "resnet"}}},
+            "/api/v1/namespaces/default/pods": {"items": [model_pod("stable"), model_pod("canary")]},
         }
         helm = fake_helm(
             stdout=json.dumps(values), history=json.dumps(history), get_manifest=yaml.safe_dump_all(released)
@@ -171,7 +184,9 @@ def test_retries_that_hide_failures_are_a_finding(live, capsys):
     code = check.main(live(objects=virtual_service(stable=90, canary=10, retries=2)))
 
     assert 1 == code
-    assert re.search(r"failed +live retries +0 on every route", capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert re.search(r"failed +live retries +0 on every route", output)
+    assert "not checked: the gateway pods' own configuration" in output, "and only the object says it"
 
 
 def test_the_strategy_file_is_what_must_be(live, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from double import serve
 
 from tfcanary.check import pods as module
-from tfcanary.check.pods import as_declared, pod_versions, tracks_pods
+from tfcanary.check.pods import as_declared, by_address, pod_versions, sidecars, tracks_pods
 from tfcanary.errors import UnreachableError
 from tfcanary.judge.verdict import Outcome
 from tfcanary.kube.objects import LiveObjects
@@ -23,15 +23,33 @@ SELECTOR = {"app": "resnet"}
 RULE = "/apis/networking.istio.io/v1/namespaces/models/destinationrules/resnet"
 
 
-def pod(name, *, track, ready=True, app="resnet", going=False):
+def pod(
+    name,
+    *,
+    track,
+    ready=True,
+    going=False,
+    containers=("model-server", "istio-proxy"),
+    init=(),
+    **annotations,
+):
     return {
         "metadata": {
             "name": name,
-            "labels": {"app": app, "track": track},
+            "labels": {"app": "resnet", "track": track},
+            "annotations": {key.replace("__", "/"): value for key, value in annotations.items()},
             **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {}),
         },
-        "status": {"conditions": [{"type": "Ready", "status": str(ready)}]},
+        "spec": {
+            "containers": [{"name": one} for one in containers],
+            "initContainers": [{"name": one} for one in init],
+        },
+        "status": {"podIP": f"10.0.0.{ord(name)}", "conditions": [{"type": "Ready", "status": str(ready)}]},
     }
+
+
+def names(tracks):
+    return {track: [one.metadata.name for one in pods] for track, pods in tracks.items()}
 
 
 @pytest.fixture
@@ -69,11 +87,12 @@ def test_the_pods_of_a_track_are_those_that_get_its_requests(live, tenth):
         subsets=subsets,
     )
 
-    assert {"stable": ["a"], "canary": ["e"]} == dict(tracks_pods(found, "resnet", tenth))
+    assert {"stable": ["a"], "canary": ["e"]} == names(tracks_pods(found, "resnet", tenth))
+    assert {"10.0.0.97": "a"} == by_address(tracks_pods(found, "resnet", tenth))["stable"]
 
 
 def test_a_service_that_selects_nothing_has_no_pods(live, tenth):
-    assert {"stable": [], "canary": []} == dict(
+    assert {"stable": [], "canary": []} == names(
         tracks_pods(live(pod("a", track="stable"), selector={}), "resnet", tenth)
     )
 
@@ -116,7 +135,7 @@ def test_a_pod_that_cannot_be_asked_is_lost_and_the_others_count(live, tenth, mo
     monkeypatch.setattr(module, "version_states", states)
     found = live(pod("a", track="stable"), pod("b", track="stable"), pod("c", track="canary"))
 
-    findings, lost = pod_versions(found, "resnet", tenth)
+    findings, lost = pod_versions(found, tenth, tracks_pods(found, "resnet", tenth))
 
     assert [("stable", Outcome.HELD, 1), ("canary", Outcome.FAILED, 1)] == [
         (row.about, row.outcome, row.n) for row in findings
@@ -128,32 +147,52 @@ def test_without_the_right_to_forward_ports_all_is_lost(live, tenth):
     """
     The real port-forward, which this apiserver refuses: no finding is made up, and what opens a way is said.
     """
-    findings, lost = pod_versions(live(pod("a", track="stable"), pod("c", track="canary")), "resnet", tenth)
+    found = live(pod("a", track="stable"), pod("c", track="canary"))
+
+    findings, lost = pod_versions(found, tenth, tracks_pods(found, "resnet", tenth))
 
     assert () == findings
     assert all("pods/portforward" in line for line in lost)
     assert 2 == len(lost)
 
 
-def test_without_the_right_to_read_the_service_all_is_lost(cluster, tenth):
-    refused = cluster({"/api/v1/namespaces/models/services/resnet": 403})
-    found = LiveObjects(Target(namespace="models", kubeconfig=refused))
-
-    findings, (lost,) = pod_versions(found, "resnet", tenth)
-
-    assert () == findings
-    assert "answered 403" in lost
-
-
 def test_mirrored_tracks_need_pods_too(live, values):
     mirror = {"track": "canary", "percent": 50}
     routing = from_values(values({"name": "everyone", "mirror": mirror, "weights": {"stable": 100}}))
 
-    findings, _ = pod_versions(live(), "resnet", routing)
+    found = live()
+    findings, _ = pod_versions(found, routing, tracks_pods(found, "resnet", routing))
 
     assert {"stable": Outcome.FAILED, "canary": Outcome.FAILED} == {
         row.about: row.outcome for row in findings
     }
+
+
+@pytest.mark.parametrize(
+    ("bare", "observed"),
+    [
+        pytest.param({}, "in each of 2 pods", id="injected"),
+        pytest.param(
+            {"containers": ("model-server",), "init": ("istio-proxy",)}, "in each of 2", id="native"
+        ),
+        pytest.param(
+            {"containers": ("model-server",), "ambient.istio.io__redirection": "enabled"},
+            "each",
+            id="ambient",
+        ),
+        pytest.param({"containers": ("model-server",)}, "no istio-proxy in pod b", id="without"),
+    ],
+)
+def test_a_pod_without_a_sidecar_is_named(live, tenth, bare, observed):
+    """
+    A namespace without injection answers all the same, and no policy holds in it.
+    """
+    found = live(pod("a", track="stable"), pod("b", track="canary", **bare))
+
+    row = sidecars(tracks_pods(found, "resnet", tenth))
+
+    assert (Outcome.FAILED if observed.startswith("no ") else Outcome.HELD) is row.outcome
+    assert observed in row.observed
 
 
 @pytest.mark.parametrize(

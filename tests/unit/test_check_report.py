@@ -119,6 +119,7 @@ def test_a_report_of_nothing_has_not_held(tenth):
         model=tenth.model,
         gateway="gateway:80",
         host=None,
+        hosts=tenth.hosts,
         release="",
         routes=tenth.routes,
         revision=None,

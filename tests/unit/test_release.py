@@ -14,7 +14,7 @@ from tfcanary.errors import CanaryError, DoesNotHoldError, UnreachableError, Usa
 from tfcanary.helm.baseline import Baseline, restore
 from tfcanary.helm.baseline import baseline as baseline_of
 from tfcanary.helm.drift import DriftError
-from tfcanary.helm.failures import HelmError, ValuesRefusedError
+from tfcanary.helm.failures import ConflictError, HelmError, ValuesRefusedError
 from tfcanary.helm.releases import Releases
 from tfcanary.target import Target
 
@@ -388,3 +388,18 @@ def test_a_baseline_is_returned_to_however_long_ago(helm, kept, command):
     assert {"rollback", "upgrade"} & set(asked) == {command}
     assert ("3" in asked[command][0]) is (command == "rollback")
     assert "--reset-then-reuse-values" not in asked[command][0]
+
+
+def test_a_conflict_of_helm_4_names_the_repair(helm, tmp_path):
+    """
+    Someone patched a route: the fields are kubectl's, until they are put back as Helm's own.
+    """
+    stderr = (
+        "Error: UPGRADE FAILED: conflict occurred while applying object models/resnet: Apply failed with 1 conflict: "
+        'conflict with "kubectl-patch" using networking.istio.io/v1: .spec.http'
+    )
+
+    with pytest.raises(
+        ConflictError, match=r'conflict with "kubectl-patch".*--force-conflicts --field-manager=helm'
+    ):
+        helm(stderr=stderr, code=1, version="v4.3.1").apply("resnet", chart=tmp_path)

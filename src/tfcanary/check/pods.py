@@ -5,7 +5,7 @@ The pods of a track are those that the mesh sends its requests to now: the ready
 have the labels of the track's subset.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,40 +16,42 @@ from tfcanary.metrics.tfserving import version_states
 from tfcanary.routing.route import Routing
 
 AVAILABLE = "AVAILABLE"
+_PROXY = "istio-proxy"
+# Of pods whose node has the proxy.
+_AMBIENT = "ambient.istio.io/redirection"
 _AT_A_TIME = 8
 
 # By pod, its versions with their states; or why it cannot be asked.
 States = Mapping[str, Mapping[str, str] | UnreachableError]
+# By track, its pods as the Kubernetes API gives them.
+Tracks = Mapping[str, Sequence[Any]]
 
 
 def pod_versions(
-    cluster: LiveObjects, name: str, expected: Routing
+    cluster: LiveObjects, expected: Routing, tracks: Tracks
 ) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
     """
     A finding for each track, and what could not be asked, in words.
 
     Args:
         cluster: the live objects.
-        name: the release.
         expected: the tracks and their versions.
+        tracks: the pods of each track.
     """
-    try:
-        tracks = dict(tracks_pods(cluster, name, expected))
-    except UnreachableError as exc:
-        return (), (f"which version each pod of a track has: {exc}",)
+    names = {track: [pod.metadata.name for pod in pods] for track, pods in tracks.items()}
+    every = {name for some in names.values() for name in some}
+
+    def ask(pod: str) -> Mapping[str, str] | UnreachableError:
+        try:
+            return version_states(cluster, pod, expected.model)
+        except UnreachableError as exc:
+            return exc
+
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-
-        def ask(pod: str) -> Mapping[str, str] | UnreachableError:
-            try:
-                return version_states(cluster, pod, expected.model)
-            except UnreachableError as exc:
-                return exc
-
-        every = {pod for pods in tracks.values() for pod in pods}
         states = dict(zip(every, pool.map(ask, every), strict=True))
     findings = [
         as_declared(
-            track, version, {pod: states[pod] for pod in tracks[track]}, needed=track in _used(expected)
+            track, version, {pod: states[pod] for pod in names[track]}, needed=track in _used(expected)
         )
         for track, version in expected.versions.items()
     ]
@@ -57,9 +59,12 @@ def pod_versions(
     return tuple(one for one in findings if one), tuple(unasked)
 
 
-def tracks_pods(cluster: LiveObjects, name: str, expected: Routing) -> Iterator[tuple[str, Sequence[str]]]:
+def tracks_pods(cluster: LiveObjects, name: str, expected: Routing) -> Tracks:
     """
-    The pods that get each track's requests, by name.
+    For each track of a release, the pods that get its requests.
+
+    Raises:
+        UnreachableError: if the cluster does not say.
     """
     service, rule = (
         cluster.read({"apiVersion": version, "kind": kind, "metadata": {"name": name}})
@@ -70,9 +75,50 @@ def tracks_pods(cluster: LiveObjects, name: str, expected: Routing) -> Iterator[
     subsets = {
         one["name"]: one.get("labels") or {} for one in ((rule or {}).get("spec") or {}).get("subsets") or ()
     }
-    for track in expected.tracks:
-        labels = subsets.get(track, {"track": track})
-        yield track, sorted(pod.metadata.name for pod in pods if _gets_requests(pod, labels))
+    return {
+        track: [pod for pod in pods if _gets_requests(pod, subsets.get(track, {"track": track}))]
+        for track in expected.tracks
+    }
+
+
+def by_address(tracks: Tracks) -> dict[str, dict[str, str]]:
+    """
+    For each track, the names of its pods by their addresses.
+    """
+    return {
+        track: {pod.status.pod_ip: pod.metadata.name for pod in pods if pod.status.pod_ip}
+        for track, pods in tracks.items()
+    }
+
+
+def sidecars(tracks: Tracks) -> Finding:
+    """
+    Every pod is part of the mesh. Policies do not hold in a pod without a sidecar.
+    """
+    pods = {pod.metadata.name: pod for some in tracks.values() for pod in some}
+    bare = sorted(name for name, pod in pods.items() if not _in_mesh(pod))
+    more = f" and {len(bare) - SHOWN_FAILURES} more" if len(bare) > SHOWN_FAILURES else ""
+    return Finding(
+        "sidecars",
+        "",
+        None,
+        outcome_of(bare),
+        f"{_PROXY} in every pod",
+        f"no {_PROXY} in pod {', '.join(bare[:SHOWN_FAILURES])}{more}"
+        if bare
+        else f"in each of {len(pods)} pods",
+        len(pods),
+        detail="the mesh's policies do not hold there: label the namespace istio-injection=enabled, or with the "
+        "istio.io/rev of your Istio, and start the pods again"
+        if bare
+        else "",
+    )
+
+
+def _in_mesh(pod: Any) -> bool:
+    containers = (*pod.spec.containers, *(pod.spec.init_containers or ()))
+    redirected = (pod.metadata.annotations or {}).get(_AMBIENT)
+    return redirected == "enabled" or any(one.name == _PROXY for one in containers)
 
 
 def _gets_requests(pod: Any, labels: Mapping[str, str]) -> bool:

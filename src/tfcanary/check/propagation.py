@@ -110,6 +110,8 @@ def _watch(context: Context, about: str, client: Client, revision: str | None, d
         )
     except WaitTimeoutError as exc:
         observed, detail = exc.observed, f"not within {context.options.timeout_seconds:g} s"
+        reason = context.subject.reason(seen[-1], revision) if context.subject.reason else ""
+        detail += f"; {reason}" if reason else ""
         outcome = Outcome.FAILED
     else:
         observed = f"{seen[-1].revision or 'no revision'} after {time.monotonic() - start:.1f} s"

@@ -26,6 +26,7 @@ class Report:
 
     Attributes:
         host: the host name that requests asked for; None is the gateway's address.
+        hosts: the gateway's hosts; any other name of theirs was not asked for.
         release: the Helm release; empty where only files were given.
         revision: the route revision that answers must carry; None if no answer named one.
         lost: what could not be checked, in words.
@@ -39,6 +40,7 @@ class Report:
     model: str
     gateway: str
     host: str | None
+    hosts: tuple[str, ...]
     release: str
     routes: tuple[Route, ...]
     revision: str | None

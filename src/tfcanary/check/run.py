@@ -40,6 +40,7 @@ class _Seen:
         interrupted: why the run ended early, if it did.
         profile: None until the model's interface is known.
         asked: the predictions that the model is asked for.
+        lost: what could not be looked at around the release.
     """
 
     findings: list[Finding]
@@ -48,6 +49,16 @@ class _Seen:
     interrupted: str = ""
     profile: Profile | None = None
     asked: inputs.Asked = field(default_factory=lambda: inputs.Asked(""))
+    lost: tuple[str, ...] = ()
+
+    def look_around(self, context: Context) -> None:
+        """
+        Look at what else shapes the traffic, whether the routes arrived or not.
+        """
+        if context.subject.around is not None:
+            around = context.subject.around(context.options.timeout_seconds)
+            self.findings += _logged(around.findings)
+            self.lost = around.lost
 
 
 def check_gateway(
@@ -77,12 +88,13 @@ def check_gateway(
         model=subject.routing.model,
         gateway=subject.gateway,
         host=subject.host,
+        hosts=subject.routing.hosts,
         release=subject.release,
         routes=subject.routing.routes,
         revision=seen.revision,
         options=options,
         findings=tuple(seen.findings),
-        lost=(*subject.lost, *seen.asked.unasked),
+        lost=(*subject.lost, *seen.lost, *seen.asked.unasked),
         seconds=time.monotonic() - context.start,
         records=seen.records,
         interrupted=seen.interrupted,
@@ -111,6 +123,7 @@ def _look(context: Context, seen: _Seen) -> None:
         _require_fitting(context, arrival.ledgers)
         seen.findings += _logged(arrival.findings)
         seen.findings += _logged(propagation.gateway_pods(context, arrival.revision))
+        seen.look_around(context)
         try:
             for finding in _logged(_findings(context, arrival.ledgers, seen)):
                 seen.findings.append(finding)

@@ -10,15 +10,18 @@ from typing import Any
 
 from tfcanary.chart.schema import require_known_keys, require_types
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
-from tfcanary.check.finding import BY_VERSION, OFF
-from tfcanary.check.live import live_objects, live_retries, live_routes, live_values
-from tfcanary.check.pods import pod_versions
+from tfcanary.check.finding import BY_VERSION, OFF, Finding
+from tfcanary.check.live import live_objects, live_routes, live_values
+from tfcanary.check.pods import pod_versions, sidecars, tracks_pods
+from tfcanary.check.reasons import Reasons
 from tfcanary.check.subject import GatewayPod, Subject
+from tfcanary.check.surroundings import Surroundings
 from tfcanary.client.endpoint import Tls
 from tfcanary.contract import Api
-from tfcanary.errors import MissingValueError, UsageError
+from tfcanary.errors import MissingValueError, NotFoundError, UnreachableError, UsageError
+from tfcanary.helm.drift import Drift, DriftError
 from tfcanary.helm.releases import TIMEOUT_SECONDS, Releases
-from tfcanary.kube.gateway import gateway_address, gateway_pods
+from tfcanary.kube.gateway import gateway_accounts, gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import forwarded
 from tfcanary.kube.virtualservice import route_revision
@@ -86,6 +89,7 @@ def from_release(
     each_pod: bool = True,
     tokens: Sequence[Token] = (),
     tls: Tls | None = None,
+    allowed_filters: Sequence[str] = (),
 ) -> Subject:
     """
     What the live release says, and values files over it; a difference between the two is a finding.
@@ -93,6 +97,7 @@ def from_release(
     Raises:
         UsageError: if there is no such release, or a file has a key or a value that cannot be right.
         UnreachableError: if the cluster, helm or the gateway's address cannot be found.
+        DriftError: if the release's VirtualService or Gateway is gone.
     """
     given = read_files(files)
     require_known_keys(given, chart)
@@ -101,37 +106,72 @@ def from_release(
     live = _parse(installed, model, chart)
     values = coalesce(installed, given)
     expected = _parse(values, model, chart)
-    cluster = LiveObjects(target)
-    virtual_service = cluster.virtual_service(name)
+    cluster, drift = LiveObjects(target), releases.drift(name)
+    secure = tls is not None
+    try:
+        virtual_service = cluster.virtual_service(name)
+        gateways = gateway_pods(cluster, name, tls=secure) if each_pod else ()
+        address = gateway or gateway_address(cluster, name, tls=secure)
+    except NotFoundError as exc:
+        if not drift.differences:
+            raise
+        raise DriftError(name, target.namespace, drift.differences) from exc
     findings = [live_values(live, expected, files)] if files else []
     findings += [live_routes(virtual_service, expected, api) for api in Api]
-    drift = releases.drift(name)
-    findings += [live_retries(virtual_service, values), live_objects(drift)]
+    findings.append(live_objects(drift))
     before, unread = _before(releases, name, model, chart)
-    pods = _gateway_pods(cluster, name, tls=tls is not None) if each_pod else ()
-    served, unasked = pod_versions(cluster, name, expected) if each_pod else ((), ())
+    served, unasked = _pods(cluster, name, expected, each_pod=each_pod)
+    host = host or _host(expected)
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
         tls=tls,
         predictions_run=functools.partial(predictions, cluster, name) if each_pod else None,
-        gateway=gateway or gateway_address(cluster, name, tls=tls is not None),
-        host=host or _host(expected),
+        gateway=address,
+        host=host,
         release=name,
         revision=route_revision(virtual_service) if expected.attribution and live.attribution else None,
         before=before,
         findings=(*findings, *served),
-        lost=(
-            *unasked,
-            *_unattributed(expected),
-            *_unversioned(expected),
-            *(f"the live {kind}s of the release: no right to read them" for kind in drift.unread),
-            *unread,
-            *(() if each_pod else ("each gateway pod by itself, and which version each pod of a track has",)),
+        lost=(*unasked, *_lost(expected, drift), *unread),
+        gateway_pods=tuple(
+            GatewayPod(pod.name, functools.partial(forwarded, cluster, pod)) for pod in gateways
         ),
-        gateway_pods=pods,
         pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
+        around=Surroundings(
+            cluster, name, values, expected, gateways, host or address, tuple(allowed_filters)
+        ).look,
+        reason=Reasons(cluster, name, functools.partial(gateway_accounts, cluster, name, tls=secure)).of,
     )
+
+
+def _pods(
+    cluster: LiveObjects, name: str, expected: Routing, *, each_pod: bool
+) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """
+    Findings about the pods of the tracks, and what is lost.
+    """
+    try:
+        tracks = tracks_pods(cluster, name, expected)
+    except UnreachableError as exc:
+        return (), (f"the pods of each track: {exc}",)
+    if not each_pod:
+        return (sidecars(tracks),), (_NO_POD,)
+    served, unasked = pod_versions(cluster, expected, tracks)
+    return (sidecars(tracks), *served), unasked
+
+
+_NO_POD = "each gateway pod by itself, and which version each pod of a track has"
+
+
+def _lost(expected: Routing, drift: Drift) -> Iterator[str]:
+    """
+    What values without versions, routes without attribution, and missing rights take away, in words.
+    """
+    yield from _unattributed(expected)
+    yield from _unversioned(expected)
+    for kind in drift.unread:
+        yield f"whether each live {kind} is as released: no right to read it"
 
 
 def _unattributed(expected: Routing) -> Iterator[str]:
@@ -156,13 +196,6 @@ def _unversioned(expected: Routing) -> Iterator[str]:
             f"which version answers for {', '.join(unknown)}: no values name it; "
             "add the file with tracks.NAME.version, such as values/models/resnet.yaml"
         )
-
-
-def _gateway_pods(cluster: LiveObjects, name: str, *, tls: bool) -> tuple[GatewayPod, ...]:
-    return tuple(
-        GatewayPod(pod.name, functools.partial(forwarded, cluster, pod))
-        for pod in gateway_pods(cluster, name, tls=tls)
-    )
 
 
 def _before(

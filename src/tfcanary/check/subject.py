@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from tfcanary.check.finding import Finding
+from tfcanary.client.answer import Answer
 from tfcanary.client.endpoint import CONCURRENCY, Tls
 from tfcanary.judge import split
 from tfcanary.routing.route import Routing
@@ -29,6 +30,16 @@ class GatewayPod:
 
 
 @dataclass(frozen=True, slots=True)
+class Around:
+    """
+    What else shapes the traffic: what was found, and what could not be looked at, in words.
+    """
+
+    findings: tuple[Finding, ...]
+    lost: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """
     What is checked, and against what.
@@ -43,6 +54,8 @@ class Subject:
         predictions_run: says how many predictions a track's pods have run so far; None if they cannot be asked.
         tokens: clients' tokens, for routes that ask for one.
         tls: how the gateway's certificate is verified; None uses no TLS.
+        around: looks at what else shapes the traffic, for at most so many seconds.
+        reason: says why an answer is not one under a revision; empty where it does not know.
     """
 
     routing: Routing
@@ -58,6 +71,8 @@ class Subject:
     predictions_run: Callable[[str], int] | None = None
     tokens: tuple[Token, ...] = ()
     tls: Tls | None = None
+    around: Callable[[float], Around] | None = None
+    reason: Callable[[Answer, str | None], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

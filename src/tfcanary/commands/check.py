@@ -78,8 +78,15 @@ def parser(prog: str) -> cli.Parser:
     where.add_argument(
         "--no-gateway-pods",
         action="store_true",
-        help="do not ask single pods (each gateway pod for its routes, the model's pods for mirrored "
-        "predictions), which takes the right to pods/portforward",
+        help="do not ask single pods (each gateway pod for its routes and its configuration, the model's pods for their "
+        "versions and for mirrored predictions), which takes the right to pods/portforward",
+    )
+    where.add_argument(
+        "--allow-filter",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an HTTP filter of others that may be on the way, by the name that it has in Envoy; may be repeated",
     )
     _add_requests(made.add_argument_group("how"))
     _add_predictions(made.add_argument_group("which predictions"))
@@ -248,6 +255,7 @@ def _subject(arguments: argparse.Namespace, chart: Path) -> Subject:
         model=arguments.model,
         chart=chart,
         each_pod=not arguments.no_gateway_pods,
+        allowed_filters=arguments.allow_filter,
         tokens=tokens,
         tls=tls,
     )

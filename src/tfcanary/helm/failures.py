@@ -23,6 +23,12 @@ class PendingError(HelmError):
     """
 
 
+class ConflictError(HelmError):
+    """
+    Another program owns fields of live objects that Helm 4 would set.
+    """
+
+
 class ValuesRefusedError(UsageError):
     """
     The chart, its schema or the Kubernetes API refuses the values.
@@ -60,6 +66,8 @@ _UNREACHABLE = re.compile(
     r"|must be logged in to the server",
     re.IGNORECASE,
 )
+# What the Kubernetes API says to Helm 4, which applies server-side: `Apply failed with 2 conflicts: conflicts with "x"`.
+_CONFLICT = re.compile(r"Apply failed with [0-9]+ conflicts?: conflicts? with ")
 _PENDING = "another operation (install/upgrade/rollback) is in progress"
 # The end of a message that quotes nothing: a refused value may be these very words.
 _NOT_FOUND = re.compile(r"\AError: [^\"']*\brelease: not found\Z", re.IGNORECASE)
@@ -79,6 +87,8 @@ def classified(what: str, failure: Failure) -> CanaryError:
             return ValuesRefusedError(f"{what}: {said}")
         if _PENDING in said.lower():
             return PendingError(f"{what}: {said} (exit code {failure.returncode})")
+        if _CONFLICT.search(said):
+            return ConflictError(f"{what}: {said} (exit code {failure.returncode})")
         if not _UNREACHABLE.search(said):
             return HelmError(f"{what}: {said} (exit code {failure.returncode})")
     return UnreachableError(

@@ -21,8 +21,8 @@ from pyhelm3.command import Command
 
 from tfcanary.chart.values import merge, read_files
 from tfcanary.errors import UnreachableError
-from tfcanary.helm.drift import ROUTING_KINDS, Drift, DriftError, Live, drift
-from tfcanary.helm.failures import HelmError, PendingError, classified, is_not_found, not_found
+from tfcanary.helm.drift import ROUTING_KINDS, Drift, DriftError, Live, drift, repair
+from tfcanary.helm.failures import ConflictError, HelmError, PendingError, classified, is_not_found, not_found
 from tfcanary.paths import CHART
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
@@ -131,6 +131,7 @@ class Releases:
 
         Raises:
             DriftError: if the live routes are not what the release now says.
+            ConflictError: if another program owns what Helm 4 would set.
             UsageError: for values or a chart that Helm refuses.
             UnreachableError: if the cluster cannot be reached.
             HelmError: if it did not come up in time and was rolled back.
@@ -149,6 +150,8 @@ class Releases:
         except PendingError:
             self.recover(name)
             found = upgrade()
+        except ConflictError as exc:
+            raise ConflictError(f"{exc}; {repair(name, self._namespace)}") from exc
         changed = self.drift(name, ROUTING_KINDS).differences
         if changed:
             raise DriftError(name, self._namespace, changed)

@@ -46,8 +46,35 @@ def gateway_pods(live: LiveObjects, name: str, *, tls: bool = False) -> tuple[Po
         UnreachableError: if there is none, or they cannot be listed.
         UsageError: as `gateway_address`.
     """
+    found = {
+        pod.metadata.name: PodPort(pod.metadata.name, pod.metadata.namespace, _target_port(entry, pod))
+        for entry, pod in _pods(live, name, tls=tls)
+    }
+    if not found:
+        raise UnreachableError(f"gateway: expected ready pods behind Gateway {name!r}, got none")
+    return tuple(found[key] for key in sorted(found))
+
+
+def gateway_accounts(live: LiveObjects, name: str, *, tls: bool = False) -> tuple[tuple[str, str], ...]:
+    """
+    The identities of a gateway's pods: namespace and service account of each.
+
+    Raises:
+        UnreachableError: if they cannot be listed.
+        UsageError: as `gateway_address`.
+    """
+    found = {
+        (pod.metadata.namespace, pod.spec.service_account_name or "default")
+        for _, pod in _pods(live, name, tls=tls)
+    }
+    return tuple(sorted(found))
+
+
+def _pods(live: LiveObjects, name: str, *, tls: bool) -> Iterator[tuple[Any, Any]]:
+    """
+    The ready pods of a gateway that stay, each with the Service's port that leads to it.
+    """
     services, port = _services(live, name, tls=tls)
-    found = {}
     for service in services:
         entry = next((entry for entry in service.spec.ports if entry.port == port), None)
         if entry is None:
@@ -56,10 +83,7 @@ def gateway_pods(live: LiveObjects, name: str, *, tls: bool = False) -> tuple[Po
         what = f"pods of Service {namespace}/{service.metadata.name}"
         for pod in live.pods_labelled(what, namespace, service.spec.selector):
             if is_ready(pod) and pod.metadata.deletion_timestamp is None:
-                found[pod.metadata.name] = PodPort(pod.metadata.name, namespace, _target_port(entry, pod))
-    if not found:
-        raise UnreachableError(f"gateway: expected ready pods behind Gateway {name!r}, got none")
-    return tuple(found[key] for key in sorted(found))
+                yield entry, pod
 
 
 def _services(live: LiveObjects, name: str, *, tls: bool) -> tuple[list[Any], int]:

@@ -99,6 +99,26 @@ class LiveObjects:
             ) from exc
         return found
 
+    def istio_objects(self, kind: str, namespace: str | None = None) -> Sequence[dict[str, Any]]:
+        """
+        The live objects of a kind of Istio's networking API, of one namespace or of all.
+
+        Raises:
+            ForbiddenError: if they may not be listed.
+        """
+        plural = f"{kind.lower()}s"
+        where = (namespace,) if namespace else ()
+        listing = (
+            self._custom.list_namespaced_custom_object if where else self._custom.list_cluster_custom_object
+        )
+        try:
+            found: Sequence[dict[str, Any]] = self._call(
+                f"{kind}s", listing, _GROUP, _VERSION, *where, plural
+            )["items"]
+        except LookupError:
+            return ()
+        return found
+
     def read(self, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         """
         The live object of an object of a manifest, of any kind; None if there is none.

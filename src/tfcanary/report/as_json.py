@@ -25,6 +25,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "model": report.model,
         "gateway": report.gateway,
         "host": report.host,
+        "hosts": list(report.hosts),
         "routeRevision": report.revision,
         "profile": report.profile or None,
         "requestsFrom": report.source or None,

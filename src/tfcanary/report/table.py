@@ -164,6 +164,7 @@ def findings_table(report: Report) -> Table:
         tuple(rows),
         above=(
             f"model {report.model} at {report.gateway}, route {report.revision or 'unknown'}",
+            f"asked for host {report.host or report.gateway}, of the gateway's hosts {', '.join(report.hosts)}",
             *(f"  {route.name}: {route}" for route in report.routes),
             *([f"predictions: {predictions_in_words(report)}"] if report.profile else []),
             "",
