@@ -55,12 +55,19 @@ class Kubectl:
         found.pop("status", None)
         return found
 
-    def file(self, one: Mapping[str, Any]) -> str:
+    def patch(self, kind: str, name: str, *changes: Mapping[str, Any], namespace: str | None = None) -> None:
         """
-        An object as a file.
+        Add or replace what stands at some paths of a live object.
+        """
+        file = self.file([{"op": "add", **one} for one in changes])
+        self("patch", kind, name, "--type=json", f"--patch-file={file}", namespace=namespace)
+
+    def file(self, one: Any) -> str:
+        """
+        An object, or a list, as a file.
         """
         path = self.folder / f"{uuid.uuid4().hex}.yaml"
-        path.write_text(yaml.safe_dump(dict(one)))
+        path.write_text(yaml.safe_dump(one))
         return str(path)
 
     @contextmanager

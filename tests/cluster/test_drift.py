@@ -5,7 +5,6 @@ Faults are planted with kubectl, past Helm, and taken back.
 """
 
 import functools
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -158,8 +157,7 @@ def test_an_object_that_was_edited_is_named(
     name = name or f"{namespace}-{RELEASE}"
     kept = kubectl.get(kind, name, where)
 
-    patch = json.dumps([{"op": "add", **one} for one in change])
-    kubectl("patch", kind, name, "--type=json", f"--patch={patch}", namespace=where)
+    kubectl.patch(kind, name, *change, namespace=where)
     try:
         finding = live_objects(subject)
     finally:
@@ -207,8 +205,7 @@ def test_the_repair_that_the_error_names_works(
 
     try:
         assert 0 == upgrade("stable").returncode
-        patch = json.dumps([{"op": "replace", "path": "/spec/http/0/timeout", "value": "5s"}])
-        kubectl("patch", "virtualservice", "repair", "--type=json", f"--patch={patch}")
+        kubectl.patch("virtualservice", "repair", {"path": "/spec/http/0/timeout", "value": "5s"})
         command = repair("repair", namespace).partition("(")[2].partition(")")[0]
         get, apply = (part.split() for part in command.split(" | "))
         get[0] = program

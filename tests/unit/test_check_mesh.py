@@ -260,6 +260,14 @@ OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
             id="mirror",
         ),
         pytest.param(
+            lambda made: made.action().update(
+                request_mirror_policies=[{"cluster": CANARY.replace("resnet", "digits")}]
+            ),
+            "live mirrors",
+            "everyone-rest 100 % to outbound|8501|canary|digits.models.svc.cluster.local",
+            id="mirror-to-another-service",
+        ),
+        pytest.param(
             lambda made: made.host.update(request_mirror_policies=[{"cluster": "elsewhere"}]),
             "live mirrors",
             "everyone-grpc 100 % to elsewhere; everyone-rest 100 % to elsewhere",

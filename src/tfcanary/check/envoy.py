@@ -105,9 +105,13 @@ class Proxy:
         # Envoy tries once where the policy does not say how often.
         return max((int(policy.get("num_retries", 1)) for policy in policies if policy), default=0)
 
-    def mirrors(self, route: Mapping[str, Any]) -> frozenset[Mirrored]:
+    def mirrors(self, route: Mapping[str, Any], service: str) -> frozenset[Mirrored]:
         """
         Where copies of a route's requests go, whoever asks for it: route, host, table or cluster.
+
+        Args:
+            route: one of the host's.
+            service: NAME.NAMESPACE of the Service whose subsets are called by their names alone.
         """
         action = route.get("route") or {}
         key = "request_mirror_policies"
@@ -116,7 +120,9 @@ class Proxy:
             *policies,
             *(one for name in clusters_of(action) for one in self._options(name).get(key) or ()),
         ]
-        return frozenset(Mirrored(_subset(one.get("cluster", "")), _percent(one)) for one in policies)
+        return frozenset(
+            Mirrored(_subset(one.get("cluster", ""), service), _percent(one)) for one in policies
+        )
 
     def _options(self, cluster: str) -> Mapping[str, Any]:
         options = (self.clusters.get(cluster) or {}).get("typed_extension_protocol_options") or {}
@@ -268,9 +274,9 @@ def _addresses(endpoints: Mapping[str, Any]) -> Iterator[str]:
                 yield (address.get("socket_address") or {}).get("address", "")
 
 
-def _subset(cluster: str) -> str:
+def _subset(cluster: str, service: str) -> str:
     parts = cluster.split("|")
-    return parts[2] if len(parts) == 4 and parts[2] else cluster
+    return parts[2] if len(parts) == 4 and parts[2] and parts[3].startswith(f"{service}.") else cluster
 
 
 def _percent(policy: Mapping[str, Any]) -> float:

@@ -200,12 +200,13 @@ class Gateways:
         """
         Copies go where the release says, and nowhere else.
         """
-        wanted = self._released.mirrors
+        wanted, (namespace, name) = self._released.mirrors, self._released.owner
         problems = self._each(
             lambda proxy: (
-                f"{route.get('name', '')} {_listed(proxy.mirrors(route))}"
+                f"{route.get('name', '')} {_listed(seen)}"
                 for route in self._ours(proxy)
-                if proxy.mirrors(route) != wanted.get(route.get("name", ""), frozenset())
+                if (seen := proxy.mirrors(route, f"{name}.{namespace}"))
+                != wanted.get(route.get("name", ""), frozenset())
             )
         )
         every = frozenset(one for some in wanted.values() for one in some)

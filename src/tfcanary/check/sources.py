@@ -70,11 +70,17 @@ def from_files(
         gateway=gateway,
         host=host or _host(expected),
         lost=(
-            "the live release and VirtualService, since only --gateway and --values are given; add --release NAME",
+            _ONLY_FILES,
             "which revision the routes have: that of the first answer is taken, and must stay",
             *_unversioned(expected),
         ),
     )
+
+
+_ONLY_FILES = (
+    "the live release and VirtualService, its pods, and the gateway's own configuration, "
+    "since only --gateway and --values are given; add --release NAME"
+)
 
 
 def from_release(
