@@ -3,8 +3,9 @@ How the judge performs: exact figures, simulated rollouts, and two peers' publis
 
     python benchmarks/judge.py exact            # seconds: requests until a verdict, by dynamic programming
     python benchmarks/judge.py nulls            # about 30 minutes: 20 x 10,000 canaries that are no worse
-    python benchmarks/judge.py ramp             # about 20 minutes: 5,000 whole rollouts of each kind
-    python benchmarks/judge.py peers            # about 20 minutes: beside Flagger and Argo Rollouts
+    python benchmarks/judge.py ramp edge        # about an hour: 5,000 whole rollouts of each kind
+    python benchmarks/judge.py harm             # minutes: what a dead canary costs
+    python benchmarks/judge.py peers            # about an hour: beside Flagger and Argo Rollouts
     python benchmarks/judge.py late cost        # a minute: late faults, and what a look costs
 
 Everything is seeded. No network, no cluster.
@@ -40,6 +41,8 @@ def main() -> None:
         "exact": exact,
         "nulls": simulated_nulls,
         "ramp": ramp,
+        "edge": edge,
+        "harm": harm,
         "peers": peers,
         "late": late,
         "cost": cost,
@@ -148,45 +151,54 @@ def simulated_nulls(options: argparse.Namespace) -> None:
 
 def ramp(options: argparse.Namespace) -> None:
     """
-    Whole rollouts: false rollbacks of equal canaries, and false promotions exactly at the edge of the tolerance.
+    Whole rollouts of equal canaries: false rollbacks.
     """
+    for name, rate in (("equal at 0.1 %", 0.001), ("equal at 1 %", 0.01)):
+        _whole(options, name, rate, rate, Action.ROLLBACK)
+
+
+def edge(options: argparse.Namespace) -> None:
+    """
+    Whole rollouts exactly at the edge of the tolerance: false promotions.
+    """
+    for name, canary, stable in (("1 to 2 %", 0.02, 0.01), ("0.1 to 0.5 %", 0.005, 0.001)):
+        _whole(options, name, canary, stable, Action.PROMOTE)
+
+
+def _whole(options: argparse.Namespace, name: str, canary: float, stable: float, wrong: Action) -> None:
     runs = options.runs or 5000
-    for name, canary, stable, wrong in (
-        ("equal at 0.1 %", 0.001, 0.001, Action.ROLLBACK),
-        ("equal at 1 %", 0.01, 0.01, Action.ROLLBACK),
-        ("1 to 2 %, the edge", 0.02, 0.01, Action.PROMOTE),
-        ("0.1 to 0.6 %, the edge", 0.006, 0.001, Action.PROMOTE),
-    ):
-        ended = [
-            rollouts.ours(rollouts.Stream((options.seed, i), 20, canary, stable), per_second=20)
-            for i in range(runs)
-        ]
-        found = sum(run.action is wrong for run in ended)
-        said = {action.value: sum(run.action is action for run in ended) for action in Action}
-        seconds = statistics.median(run.seconds for run in ended)
-        print(
-            f"{name:>24}: false {wrong.value} {found / runs:.2%} (99 % bound {upper(found, runs):.2%}) of {runs}; {said}; "
-            f"median {seconds:.0f} s",
-            flush=True,
-        )
+    ended = [rollouts.ours(rollouts.Stream((options.seed, i), 20, canary, stable), 20) for i in range(runs)]
+    found = sum(run.action is wrong for run in ended)
+    said = {action.value: sum(run.action is action for run in ended) for action in Action}
+    seconds = statistics.median(run.seconds for run in ended)
+    print(
+        f"{name:>16}: false {wrong.value} {found / runs:.2%} (99 % bound {upper(found, runs):.2%}) of {runs}; {said}; "
+        f"median {seconds:.0f} s",
+        flush=True,
+    )
+
+
+def harm(options: argparse.Namespace) -> None:
+    """
+    Bad answers that a dead canary costs, and the base rate at which a ramp by the bound on the harm alone would stop.
+    """
+    runs = options.runs or 1000
     for per_second in (20, 200):
         ended = [
-            rollouts.ours(rollouts.Stream((options.seed, i), per_second, 1.0, 0.001), per_second=per_second)
-            for i in range(min(runs, 1000))
+            rollouts.ours(rollouts.Stream((options.seed, i), per_second, 1.0, 0.001), per_second)
+            for i in range(runs)
         ]
         excess = sorted(run.excess for run in ended)
         print(
             f"dead at {per_second} rps: excess bad answers mean {statistics.mean(excess):.1f}, 95 % within "
-            f"{excess[int(0.95 * len(excess))]:.0f}, most {excess[-1]:.0f}",
+            f"{excess[int(0.95 * runs)]:.0f}, most {excess[-1]:.0f}",
             flush=True,
         )
-    ended = [
-        rollouts.ours(rollouts.Stream((options.seed, i), 200, 0.05, 0.05), per_second=200)
-        for i in range(min(runs, 200))
-    ]
+    some = min(runs, 200)
+    ended = [rollouts.ours(rollouts.Stream((options.seed, i), 200, 0.05, 0.05), 200) for i in range(some)]
+    promoted = sum(run.action is Action.PROMOTE for run in ended)
     print(
-        f"base 5 % at 200 rps: {sum(run.action is Action.PROMOTE for run in ended)} of {len(ended)} promote, median "
-        f"{statistics.median(run.seconds for run in ended):.0f} s"
+        f"base 5 % at 200 rps: {promoted} of {some} promote, median {statistics.median(run.seconds for run in ended):.0f} s"
     )
 
 

@@ -13,8 +13,13 @@ from tfcanary.check.report import Report, split_request
 from tfcanary.check.subject import Options
 from tfcanary.contract import Api
 from tfcanary.judge import split
+from tfcanary.judge.counts import Counts, Pairs
+from tfcanary.judge.log import Log
+from tfcanary.judge.look import Look
+from tfcanary.judge.plan import PROVABLE, SHARES, Plan
 from tfcanary.judge.verdict import Outcome
 from tfcanary.report.html import html
+from tfcanary.report.verdict import verdict_page
 from tfcanary.routing.parse import from_values
 from tfcanary.traffic.records import NO_CODE, Recorder
 
@@ -116,8 +121,42 @@ def drops():
     return zero_drop([run, run])
 
 
-@pytest.fixture(params=["page", "drops"])
+@pytest.fixture(scope="module")
+def verdict():
+    """
+    A verdict with every signal, several weights, a gap, long names, and a cohort that is worse.
+    """
+    log = Log(Plan(signals=tuple(SHARES), required=PROVABLE))
+    draw = random.Random(4)  # noqa: S311 - a picture to look at
+    for second in range(1, 120):
+        weight = 5 if second < 60 else 25
+        mine = 2 * weight
+        bad, worse = (
+            sum(draw.random() < 0.05 for _ in range(mine)),
+            sum(draw.random() < 0.01 for _ in range(200)),
+        )
+        counts = Counts(bad, mine - bad, worse, mine * (100 - weight) // weight - worse)
+        look = Look(
+            float(second),
+            weight,
+            counts,
+            slow=Counts(0, counts.canary, 0, counts.stable),
+            pairs=Pairs(9, 1, 1, 0, 9),
+            classes={LONG: (mine, 0), "cat": (0, counts.stable)} if second > 100 else {},
+            cohorts={LONG: counts, "asia": Counts(0, counts.canary, 0, counts.stable)},
+            problem=LONG if second == 30 else "",
+        )
+        log.look(look)
+    return verdict_page(log)
+
+
+@pytest.fixture(params=["page", "drops", "verdict"])
 def text(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["page", "verdict"])
+def charted(request):
     return request.getfixturevalue(request.param)
 
 
@@ -182,8 +221,22 @@ def test_charts_are_drawn_inside_their_frames(opened, page, width):
 
 
 @WIDTHS
-def test_labels_of_a_chart_do_not_overlap(opened, page, width):
-    browser = opened(page, width)
+def test_evidence_is_drawn_between_its_bounds(opened, verdict, width):
+    """
+    Two charts: all signals together and five of them, and the four that can be proven; each with two levels.
+    """
+    browser = opened(verdict, width)
+
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('figure > svg')].map(svg =>"
+        " [svg.querySelectorAll('polyline').length, svg.querySelectorAll('line.wanted').length])"
+    )
+    assert [[6, 2], [4, 2]] == drawn
+
+
+@WIDTHS
+def test_labels_of_a_chart_do_not_overlap(opened, charted, width):
+    browser = opened(charted, width)
 
     overlapping = browser.execute_script(
         "const found = [];"
@@ -197,6 +250,16 @@ def test_labels_of_a_chart_do_not_overlap(opened, page, width):
         "return found;"
     )
     assert [] == overlapping
+
+
+def test_the_reason_of_a_verdict_is_on_a_phones_first_screen(opened, verdict):
+    browser = opened(verdict, PHONE)
+
+    bottom = browser.execute_script(
+        "return document.querySelector('.verdict').getBoundingClientRect().bottom"
+    )
+    assert 844 > bottom
+    assert "Roll the canary back" == browser.title
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

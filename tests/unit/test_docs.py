@@ -26,6 +26,9 @@ FILE = re.compile(
 COMMANDS = (
     "check",
     "explain",
+    "judge explain",
+    "judge records",
+    "judge replay",
     "export",
     "export manifest",
     "export warmup",
@@ -244,6 +247,21 @@ def test_the_keys_of_explain(tfcanary, documents):
     assert (set(), set()) == documents.differences(
         "tfcanary explain", *(json.loads(one.stdout) for one in seen)
     )
+
+
+def test_the_keys_of_judge(tfcanary, documents, tmp_path):
+    """
+    A forecast, and a verdict on a file of requests.
+    """
+    file = tmp_path / "requests.csv"
+    file.write_text("time,track,weight,status,latency\n1,canary,50,200,0.1\n1,stable,50,200,0.1\n")
+
+    explained = tfcanary("judge", "explain", "--per-second", "20", "--weight", "50", "--json")
+    judged = tfcanary("judge", "records", str(file), "--json")
+
+    assert (0, 4) == (explained.returncode, judged.returncode)
+    assert (set(), set()) == documents.differences("tfcanary judge explain", json.loads(explained.stdout))
+    assert (set(), set()) == documents.differences("tfcanary judge records", json.loads(judged.stdout))
 
 
 def test_the_keys_of_check(tfcanary, documents, gateway, values):

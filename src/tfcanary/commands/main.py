@@ -15,6 +15,10 @@ from tfcanary import cli
 COMMANDS = {
     "check": ("tfcanary.commands.check", "prove at the gateway what a release's routes do"),
     "explain": ("tfcanary.commands.explain", "say which route takes a request, without a cluster"),
+    "judge": (
+        "tfcanary.commands.judge",
+        "judge a canary's requests, with stated error rates, without a cluster",
+    ),
     "export": (
         "tfcanary.commands.export",
         "make any SavedModel servable, inspect and compare; export a ResNet",

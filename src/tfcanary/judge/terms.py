@@ -3,7 +3,7 @@ What a verdict on a canary promises, and how its evidence is spread. Every const
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from tfcanary.errors import UsageError
 
@@ -114,13 +114,6 @@ class Terms:
         ratios = [self.least * step**i for i in range(self.grid)]
         total = sum(r**-self.tilt for r in ratios)
         return tuple((r, r**-self.tilt / total) for r in ratios)
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """
-        The names of all constants.
-        """
-        return [field.name for field in fields(cls)]
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

@@ -28,8 +28,9 @@ class Chart:
     Attributes:
         lines: the name and the points of each.
         x: what the horizontal axis measures, with its unit.
-        y: what the vertical axis measures, with its unit; it begins at 0.
+        y: what the vertical axis measures, with its unit.
         y_most: the end of the vertical axis.
+        y_least: its beginning.
         levels: heights of dotted lines across the chart.
         bands: grey areas, as (x, lowest y, highest y).
         log: whether the horizontal axis is logarithmic.
@@ -43,6 +44,7 @@ class Chart:
     levels: Sequence[float] = ()
     bands: Sequence[Sequence[tuple[float, float, float]]] = ()
     log: bool = False
+    y_least: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def drawn(chart: Chart) -> Markup:
     The chart with its legend and caption.
     """
     across = _horizontal(chart)
-    up = Axis(0, chart.y_most, _HEIGHT - _BOTTOM, _TOP)
+    up = Axis(chart.y_least, chart.y_most, _HEIGHT - _BOTTOM, _TOP)
     made = rendered(
         "chart.html.j2",
         chart=chart,
@@ -100,7 +102,7 @@ def drawn(chart: Chart) -> Markup:
         height=_HEIGHT,
         across=across,
         up=up,
-        y_ticks=[chart.y_most * part / 4 for part in range(5)],
+        y_ticks=[chart.y_least + (chart.y_most - chart.y_least) * part / 4 for part in range(5)],
         x_ticks=[(tick, _anchor(across.at(tick))) for tick in across.ticks()],
         bands=[_outline(band, across, up) for band in chart.bands],
         lines=[

@@ -1,0 +1,103 @@
+"""
+What a judgement will take, before anything starts: requests, time and bad answers for each size of a fault.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tfcanary.judge.passage import Passage, proof, rollback, rollback_nothing
+from tfcanary.judge.plan import Plan
+from tfcanary.judge.rates import below
+from tfcanary.judge.terms import Terms
+
+# How many times as bad as stable, for the table.
+TIMES = (2.0, 5.0, 10.0, 50.0)
+# A proof by clean answers that takes more of the canary's requests than this is not followed.
+_MOST_CLEAN = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """
+    One size of a fault at one weight.
+
+    Attributes:
+        canary: its failure rate.
+        stable: stable's.
+        weight: the canary's, in per cent.
+        median: requests to both tracks after which half of all rollouts have the verdict; infinite if they never do.
+        most: the same for 95 %.
+        seconds: what `most` takes at the stated traffic.
+        bad: the canary's failures until the verdict, less those that stable would have had, on average.
+        decided: whether 95 % have the verdict within the horizon.
+    """
+
+    canary: float
+    stable: float
+    weight: float
+    median: float
+    most: float
+    seconds: float
+    bad: float
+    decided: bool
+
+
+def forecasts(plan: Plan, *, stable: float, weights: Iterable[float], per_second: float) -> list[Forecast]:
+    """
+    Each fault at each weight, the dead canary last, and before them the proof of an equal canary.
+    """
+    found = []
+    for weight in weights:
+        chance = weight / 100
+        passages = {stable: _proven(plan.terms, stable, chance)}
+        for canary in (stable * times for times in TIMES if stable * times < 1):
+            passages[canary] = rollback(plan.terms, canary=canary, stable=stable, chance=chance)
+        passages[1.0] = rollback_nothing(plan.terms, stable=stable, chance=chance)
+        found += [
+            _forecast(plan, passage, canary=canary, stable=stable, weight=weight, per_second=per_second)
+            for canary, passage in passages.items()
+        ]
+    return found
+
+
+def _forecast(
+    plan: Plan, passage: Passage, *, canary: float, stable: float, weight: float, per_second: float
+) -> Forecast:
+    most = passage.quantile(0.95)
+    seconds = most / per_second
+    bad = passage.mean * weight / 100 * (canary - stable) if canary > stable else 0.0
+    decided = seconds <= plan.horizon
+    return Forecast(canary, stable, weight, passage.quantile(0.5), most, seconds, bad, decided)
+
+
+def _proven(terms: Terms, rate: float, chance: float) -> Passage:
+    """
+    The quicker of both proofs of an equal canary, each at half of beta. Together they are never slower.
+    """
+    both = replace(terms, beta=terms.beta / 2)
+    ratio = proof(both, terms.errors, canary=rate, stable=rate, chance=chance)
+    clean = _clean(both, rate, chance)
+    return min(ratio, clean, key=lambda passage: passage.quantile(0.95))
+
+
+def _clean(terms: Terms, rate: float, chance: float) -> Passage:
+    """
+    When a canary's own answers prove its budget: here each of its requests is an event.
+    """
+    bound = math.log(1 / terms.beta)
+    points = terms.errors.points
+    alive, stops, bad = np.ones(1), np.zeros(_MOST_CLEAN + 1), 0
+    for n in range(1, _MOST_CLEAN + 1):
+        alive = np.append(alive * (1 - rate), 0.0) + np.append(0.0, alive * rate)
+        # With no more than so many failures, n requests prove it.
+        while bad < n and below(points, bad, n - bad, terms) >= bound:
+            bad += 1
+        stops[n] = alive[:bad].sum()
+        alive[:bad] = 0
+        alive = alive[: bad + 200]
+        if alive.sum() < 1e-6 or rate >= points:
+            break
+    return Passage(stops[: n + 1], chance)
