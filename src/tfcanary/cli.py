@@ -38,6 +38,8 @@ def run(
     """
     Parse, run, and turn the project's errors into one line on stderr and an exit code.
 
+    Below the line come the error's notes, one line each: what is known of each track, for example.
+
     Progress is logged to stderr, so that stdout holds nothing but the result.
     """
     arguments = parser.parse_args(argv)
@@ -53,7 +55,11 @@ def run(
     try:
         return command(arguments)
     except CanaryError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        for start, text in (
+            ("error:", str(error)),
+            *((" ", note) for note in getattr(error, "__notes__", ())),
+        ):
+            sys.stderr.write(f"{start} {' '.join(text.split())}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")

@@ -63,13 +63,26 @@ def arrival(context: Context, ledgers: Sequence[Ledger]) -> Arrival:
         watched.append(_watch(context, "", ledger.client, revision, deadline))
         revision = watched[-1].revision
     if not any(one.reached for one in watched):
+        missing = list(not_up(context))
         last = " nor over ".join(f"{one.seen[-1].api.value} ({one.seen[-1]})" for one in watched)
-        raise UnreachableError(
+        unreached = UnreachableError(
             f"gateway {context.subject.gateway}: no answer within {context.options.timeout_seconds:g} s, over "
             f"{last}; is it up, and is it the address of Istio's gateway? give it with --gateway HOST:PORT"
         )
+        for finding in missing:
+            unreached.add_note(f"{finding.about}: {finding.observed}")
+        raise unreached
     arrived = tuple(ledger for ledger, one in zip(ledgers, watched, strict=True) if one.arrived)
     return Arrival(arrived, revision, tuple(one.finding for one in watched))
+
+
+def not_up(context: Context) -> Iterator[Finding]:
+    """
+    Say of each track whose pods are not up why, as the cluster has it.
+    """
+    for track, reason in sorted((context.subject.not_up or dict)().items()):
+        about = f"track {track}" if track else ""
+        yield Finding("readiness", about, None, Outcome.FAILED, "Ready, with a sidecar", reason, 0)
 
 
 def gateway_pods(context: Context, revision: str | None) -> Iterator[Finding]:

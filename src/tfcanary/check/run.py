@@ -24,6 +24,7 @@ from tfcanary.check.subject import Options, Subject
 from tfcanary.client.given import Given
 from tfcanary.client.pictures import Picture
 from tfcanary.errors import UnreachableError
+from tfcanary.judge.verdict import Outcome
 from tfcanary.traffic.records import Records, joined
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def check_gateway(
     context = Context.of(subject, options, pictures, given)
     seen = _Seen(list(subject.findings))
     _look(context, seen)
+    if any(finding.outcome is Outcome.FAILED for finding in seen.findings):
+        seen.findings += _logged(propagation.not_up(context))
     return Report(
         model=subject.routing.model,
         gateway=subject.gateway,

@@ -21,6 +21,7 @@ from tfcanary.contract import Api
 from tfcanary.errors import MissingValueError, NotFoundError, UnreachableError, UsageError
 from tfcanary.helm.drift import Drift, DriftError
 from tfcanary.helm.releases import TIMEOUT_SECONDS, Releases
+from tfcanary.kube import reasons
 from tfcanary.kube.gateway import gateway_accounts, gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import forwarded
@@ -42,7 +43,12 @@ def releases_in(target: Target, *, timeout_seconds: int = TIMEOUT_SECONDS) -> Re
     def cluster() -> LiveObjects:
         return LiveObjects(target)
 
-    return Releases(target, lambda wanted: cluster().read(wanted), timeout_seconds=timeout_seconds)
+    return Releases(
+        target,
+        lambda wanted: cluster().read(wanted),
+        not_up=lambda name: reasons.not_up(target, name),
+        timeout_seconds=timeout_seconds,
+    )
 
 
 def from_files(
@@ -148,6 +154,7 @@ def from_release(
             cluster, name, values, expected, gateways, host or address, tuple(allowed_filters)
         ).look,
         reason=Reasons(cluster, name, functools.partial(gateway_accounts, cluster, name, tls=secure)).of,
+        not_up=lambda: reasons.not_up(target, name).reasons,
     )
 
 

@@ -52,6 +52,7 @@ class Subject:
         gateway_pods: every one of them must have the routes.
         pods: how many pods each track has; any one of them may be broken.
         predictions_run: says how many predictions a track's pods have run so far; None if they cannot be asked.
+        not_up: says of each track that is not up why; None if the cluster cannot be asked.
         tokens: clients' tokens, for routes that ask for one.
         tls: how the gateway's certificate is verified; None uses no TLS.
         around: looks at what else shapes the traffic, for at most so many seconds.
@@ -69,6 +70,7 @@ class Subject:
     gateway_pods: tuple[GatewayPod, ...] = ()
     pods: Mapping[str, int] = field(default_factory=dict)
     predictions_run: Callable[[str], int] | None = None
+    not_up: Callable[[], Mapping[str, str]] | None = None
     tokens: tuple[Token, ...] = ()
     tls: Tls | None = None
     around: Callable[[float], Around] | None = None

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import shutil
 import subprocess
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,11 +23,13 @@ from tfcanary.chart.values import merge, read_files
 from tfcanary.errors import UnreachableError
 from tfcanary.helm.drift import ROUTING_KINDS, Drift, DriftError, Live, drift, repair
 from tfcanary.helm.failures import ConflictError, HelmError, PendingError, classified, is_not_found, not_found
+from tfcanary.helm.watch import NotUp, Watch, lines
 from tfcanary.paths import CHART
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 300
 # A rollout has fewer steps than this. Therefore the revision before it is not pruned meanwhile. Helm's default is 10.
@@ -69,13 +71,21 @@ class Releases:
     The releases of one namespace.
     """
 
-    def __init__(self, target: Target, live: Live, *, timeout_seconds: int = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        target: Target,
+        live: Live,
+        *,
+        not_up: Callable[[str], NotUp] | None = None,
+        timeout_seconds: int = TIMEOUT_SECONDS,
+    ) -> None:
         """
         Find helm.
 
         Args:
             target: the namespace, the cluster and the helm program.
             live: reads the live objects that an upgrade is compared with.
+            not_up: says why the tracks of a release are not up; None leaves it out of the errors.
             timeout_seconds: how long an upgrade may take.
 
         Raises:
@@ -88,6 +98,7 @@ class Releases:
             )
         self._namespace = target.namespace
         self._live = live
+        self._not_up = not_up
         self._timeout = f"{timeout_seconds}s"
         self._command = _Command(
             executable=target.helm,
@@ -134,7 +145,7 @@ class Releases:
             ConflictError: if another program owns what Helm 4 would set.
             UsageError: for values or a chart that Helm refuses.
             UnreachableError: if the cluster cannot be reached.
-            HelmError: if it did not come up in time and was rolled back.
+            HelmError: if it did not come up in time and was rolled back; a note for each track says why.
         """
         given = merge(read_files(files), values or {})
 
@@ -146,16 +157,38 @@ class Releases:
             )
 
         try:
-            found = upgrade()
+            found = self._watched(name, upgrade)
         except PendingError:
             self.recover(name)
-            found = upgrade()
+            found = self._watched(name, upgrade)
         except ConflictError as exc:
             raise ConflictError(f"{exc}; {repair(name, self._namespace)}") from exc
         changed = self.drift(name, ROUTING_KINDS).differences
         if changed:
             raise DriftError(name, self._namespace, changed)
         return _revision(found)
+
+    def _watched(self, name: str, upgrade: Callable[[], T]) -> T:
+        """
+        Upgrade, and add to its failure why the tracks did not come up.
+
+        Pods outside the mesh are Ready, and Helm is content with them: of these there is a warning.
+        """
+        if self._not_up is None:
+            return upgrade()
+        ask = self._not_up
+        with Watch(lambda: ask(name)) as watch:
+            try:
+                found = upgrade()
+            except PendingError:
+                raise
+            except HelmError as failure:
+                for line in watch.lines:
+                    failure.add_note(line)
+                raise
+        for line in lines({track: why for track, why in ask(name).reasons.items() if track}):
+            _log.warning("release %s: %s", name, line)
+        return found
 
     async def _upgrade(
         self,

@@ -72,6 +72,7 @@ class LiveObjects:
         )
         self._resources: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._core = kubernetes.client.CoreV1Api(client)
+        self._apps = kubernetes.client.AppsV1Api(client)
         self._custom = kubernetes.client.CustomObjectsApi(client)
 
     def virtual_service(self, name: str) -> dict[str, Any]:
@@ -170,6 +171,52 @@ class LiveObjects:
         found: Sequence[Any] = self._call(
             what, self._core.list_namespaced_pod, namespace, label_selector=selector
         ).items
+        return found
+
+    def listed(self, kind: str, release: str) -> list[dict[str, Any]]:
+        """
+        The pods or the deployments of a release, as JSON.
+        """
+        functions = {
+            "pods": self._core.list_namespaced_pod,
+            "deployments": self._apps.list_namespaced_deployment,
+        }
+        selector = f"app.kubernetes.io/instance={release}"
+        return self._items(kind, functions[kind], label_selector=selector)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """
+        The events about an object of the namespace, as JSON.
+        """
+        selector = f"involvedObject.name={name}"
+        return self._items("events", self._core.list_namespaced_event, field_selector=selector)
+
+    def last_line(self, pod: str, container: str, previous: bool) -> str:  # noqa: FBT001 - as the API has it
+        """
+        The last line of a container's log that is not empty; of the run before this one if asked.
+        """
+        answer = self._call(
+            f"log of pod {pod!r}",
+            self._core.read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            container=container,
+            previous=previous,
+            tail_lines=20,
+            _preload_content=False,
+        )
+        lines = [line for line in answer.data.decode("utf-8", "replace").splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def _items(self, what: str, function: Any, **options: Any) -> list[dict[str, Any]]:
+        what = f"{what} in namespace {self.namespace!r}"
+        try:
+            answer = self._call(what, function, self.namespace, _preload_content=False, **options)
+        except LookupError as exc:
+            raise UnreachableError(
+                f"{what}: the cluster at {self.configuration.host} knows no such list"
+            ) from exc
+        found: list[dict[str, Any]] = json.loads(answer.data)["items"]
         return found
 
     def services(self) -> Sequence[Any]:
