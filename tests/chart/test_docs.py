@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_helm_lines_render(documents, helm, tmp_path):
         written = files_of(page, tmp_path / page.name)
         kept = ["-f", "values/env/kind.yaml", "-f", "values/models/resnet.yaml", "-f", "values/stable.yaml"]
         for words in helm_lines(page):
-            assert ["resnet", "charts/tfserving-canary"] == words[2:4], page.name
+            assert "charts/tfserving-canary" == words[3], page.name
             assert ("--reset-then-reuse-values" in words) == (words[1] == "upgrade"), page.name
             given = [
                 word
@@ -64,18 +65,28 @@ def test_helm_lines_render(documents, helm, tmp_path):
             )
             rendered.add(page.name)
 
-    assert {"README.md", "charts/tfserving-canary/README.md", "docs/tutorial/first-canary.md"} <= rendered
+    assert {"README.md", "charts/tfserving-canary/README.md", "docs/tutorial/your-own-model.md"} <= rendered
 
 
 def files_of(page, folder):
     """
-    The files that a reader of the page has: those that are copies, and those that the page shows.
+    The files that a reader of the page has: those that are copies, and those that the page shows or has typed.
     """
     folder.mkdir(parents=True)
     (folder / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
     shown = next((body for language, body in page.blocks if language == "yaml"), "")
     (folder / "my-tokens.yaml").write_text(shown)
-    return {**GIVEN, "ca.crt": str(folder / "ca.crt"), "my-tokens.yaml": str(folder / "my-tokens.yaml")}
+    typed = "".join(body for body, _ in page.steps)
+    made = {}
+    for name, body in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", typed, re.MULTILINE | re.DOTALL):
+        made[name] = str(folder / Path(name).name)
+        Path(made[name]).write_text(body)
+    return {
+        **GIVEN,
+        **made,
+        "ca.crt": str(folder / "ca.crt"),
+        "my-tokens.yaml": str(folder / "my-tokens.yaml"),
+    }
 
 
 def here(value, written):

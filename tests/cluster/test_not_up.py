@@ -7,10 +7,8 @@ time, with short timeouts.
 
 import json
 import logging
-import os
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from half import MODEL, save
 from pytest_kubernetes.providers.base import AClusterManager
 
 from tfcanary.chart.values import merge
@@ -35,13 +34,6 @@ from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
 LOG = logging.getLogger(__name__)
-MODEL = "half"
-HALF = """
-import sys, tensorflow as tf
-module = tf.Module()
-module.call = tf.function(lambda x: {"y": x / 2}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
-tf.saved_model.save(module, sys.argv[1], signatures={"serving_default": module.call})
-"""
 GOOD, NO_MANIFEST, CHANGED, UNKNOWN_OP, BAD_WARMUP, MISSING = 1, 3, 4, 5, 6, 9
 # How long a pod takes to be made and to run its init container, and how long until the server has begun too.
 SOON, LATER = 20, 60
@@ -130,9 +122,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     One good version of a small model, and four that a pod does not serve.
     """
     folder = tmp_path_factory.mktemp(MODEL)
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     good = folder / str(GOOD)
-    subprocess.run([sys.executable, "-c", HALF, str(good)], check=True, capture_output=True, env=environment)
+    save(good)
     for version in (NO_MANIFEST, CHANGED, UNKNOWN_OP, BAD_WARMUP):
         shutil.copytree(good, folder / str(version))
     graph = folder / str(UNKNOWN_OP) / savedmodel.FILE
