@@ -52,6 +52,9 @@ def main() -> None:
     )
     parser.add_argument("part", nargs="+", choices=parts)
     parser.add_argument("--runs", type=int, help="simulated runs of each kind (default: as above)")
+    parser.add_argument(
+        "--every", type=int, default=5, help="seconds between looks, of ramp and edge (default: %(default)d)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)d)")
     options = parser.parse_args()
     for part in options.part:
@@ -167,7 +170,10 @@ def edge(options: argparse.Namespace) -> None:
 
 def _whole(options: argparse.Namespace, name: str, canary: float, stable: float, wrong: Action) -> None:
     runs = options.runs or 5000
-    ended = [rollouts.ours(rollouts.Stream((options.seed, i), 20, canary, stable), 20) for i in range(runs)]
+    ended = [
+        rollouts.ours(rollouts.Stream((options.seed, i), 20, canary, stable), 20, every=options.every)
+        for i in range(runs)
+    ]
     found = sum(run.action is wrong for run in ended)
     said = {action.value: sum(run.action is action for run in ended) for action in Action}
     seconds = statistics.median(run.seconds for run in ended)

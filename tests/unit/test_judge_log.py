@@ -5,6 +5,7 @@ The log replays to the same bytes, and a log that was changed is refused.
 import itertools
 import json
 import re
+from pathlib import Path
 
 import pytest
 from streams import looks
@@ -108,3 +109,15 @@ def test_a_replayed_log_goes_on():
 
 def test_the_canary_of_this_log_is_rolled_back():
     assert Action.ROLLBACK is LOG.entries[-1][1].action
+
+
+def test_a_log_of_an_earlier_day_is_still_replayed():
+    """
+    Seventy-two looks at three weights, with every signal, cohorts, two gaps and answers without a track.
+    """
+    golden = Path(__file__).parent / "goldens" / "judge.log"
+
+    with golden.open(encoding="utf-8") as stream:
+        log = Log.replayed(stream)
+
+    assert 72 == len(log.entries)
