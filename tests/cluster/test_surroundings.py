@@ -154,15 +154,12 @@ def test_another_release_with_the_host_is_named(
     assert first.held, str(findings_table(first))
 
 
-def test_retries_and_faults_of_others_are_named(
-    *, releases: Releases, subject: Callable[..., Subject], kubectl: Kubectl, namespace: str
-) -> None:
+def retrying(namespace: str) -> dict[str, Any]:
     """
-    F9. An EnvoyFilter retries five times at the gateway and hides a fault that another injects: both are seen there.
+    The gateway tries again five times, for one release's host.
     """
-    releases.apply(RELEASE, files=[VALUES / "canary-30.yaml"])
     retry = {"route": {"retry_policy": {"retry_on": "5xx,reset,connect-failure", "num_retries": 5}}}
-    retries = istio(
+    return istio(
         "EnvoyFilter",
         f"retries-{namespace}",
         SYSTEM,
@@ -180,13 +177,19 @@ def test_retries_and_faults_of_others_are_named(
             ],
         },
     )
+
+
+def failing(namespace: str) -> dict[str, Any]:
+    """
+    The canary's sidecars answer 30 % with 503.
+    """
     fault = {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
         "abort": {"http_status": 503, "percentage": {"numerator": 30, "denominator": "HUNDRED"}},
     }
     router = {"name": "envoy.filters.http.router"}
     manager = {"name": "envoy.filters.network.http_connection_manager", "subFilter": router}
-    chaos = istio(
+    return istio(
         "EnvoyFilter",
         "canary-chaos",
         namespace,
@@ -208,7 +211,15 @@ def test_retries_and_faults_of_others_are_named(
         },
     )
 
-    with kubectl.planted(chaos, retries):
+
+def test_retries_and_faults_of_others_are_named(
+    *, releases: Releases, subject: Callable[..., Subject], kubectl: Kubectl, namespace: str
+) -> None:
+    """
+    F9. An EnvoyFilter retries five times at the gateway and hides a fault that another injects: both are seen there.
+    """
+    releases.apply(RELEASE, files=[VALUES / "canary-30.yaml"])
+    with kubectl.planted(failing(namespace), retrying(namespace)):
         seen = check_gateway(settled(subject, "live retries", "filters at the models"), QUICK)
 
     found = failed(seen)

@@ -2,6 +2,7 @@
 What should happen at a gateway: as values files say, or as the live release does, and where the two differ.
 """
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from tfcanary.helm.releases import TIMEOUT_SECONDS, Releases
 from tfcanary.kube import reasons
 from tfcanary.kube.gateway import gateway_accounts, gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects
-from tfcanary.kube.portforward import forwarded
+from tfcanary.kube.portforward import PodPort, forwarded
 from tfcanary.kube.virtualservice import route_revision
 from tfcanary.metrics.tfserving import predictions
 from tfcanary.paths import CHART
@@ -120,14 +121,10 @@ def from_release(
     expected = _parse(values, model, chart)
     cluster, drift = LiveObjects(target), releases.drift(name)
     secure = tls is not None
-    try:
+    with _drift_first(name, target, drift):
         virtual_service = cluster.virtual_service(name)
         gateways = gateway_pods(cluster, name, tls=secure) if each_pod else ()
         address = gateway or gateway_address(cluster, name, tls=secure)
-    except NotFoundError as exc:
-        if not drift.differences:
-            raise
-        raise DriftError(name, target.namespace, drift.differences) from exc
     findings = [live_values(live, expected, files)] if files else []
     findings += [live_routes(virtual_service, expected, api) for api in Api]
     findings.append(live_objects(drift))
@@ -146,9 +143,7 @@ def from_release(
         before=before,
         findings=(*findings, *served),
         lost=(*unasked, *_lost(expected, drift), *unread),
-        gateway_pods=tuple(
-            GatewayPod(pod.name, functools.partial(forwarded, cluster, pod)) for pod in gateways
-        ),
+        gateway_pods=_opened(cluster, gateways),
         pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
         around=Surroundings(
             cluster, name, values, expected, gateways, host or address, tuple(allowed_filters)
@@ -156,6 +151,23 @@ def from_release(
         reason=Reasons(cluster, name, functools.partial(gateway_accounts, cluster, name, tls=secure)).of,
         not_up=lambda: reasons.not_up(target, name).reasons,
     )
+
+
+def _opened(cluster: LiveObjects, pods: Sequence[PodPort]) -> tuple[GatewayPod, ...]:
+    return tuple(GatewayPod(pod.name, functools.partial(forwarded, cluster, pod)) for pod in pods)
+
+
+@contextlib.contextmanager
+def _drift_first(name: str, target: Target, drift: Drift) -> Iterator[None]:
+    """
+    Where an object of the release that the check needs is gone, say what differs from the release, and the repair.
+    """
+    try:
+        yield
+    except NotFoundError as exc:
+        if not drift.differences:
+            raise
+        raise DriftError(name, target.namespace, drift.differences) from exc
 
 
 def _pods(

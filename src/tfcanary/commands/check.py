@@ -81,13 +81,6 @@ def parser(prog: str) -> cli.Parser:
         help="do not ask single pods (each gateway pod for its routes and its configuration, the model's pods for their "
         "versions and for mirrored predictions), which takes the right to pods/portforward",
     )
-    where.add_argument(
-        "--allow-filter",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="an HTTP filter of others that may be on the way, by the name that it has in Envoy; may be repeated",
-    )
     _add_requests(made.add_argument_group("how"))
     _add_predictions(made.add_argument_group("which predictions"))
     _add_outputs(made.add_argument_group("reports"))
@@ -142,6 +135,13 @@ def _add_requests(how: argparse._ArgumentGroup) -> None:
         choices=["security"],
         default=[],
         help="also request what must be closed to clients; the gateway must refuse it",
+    )
+    how.add_argument(
+        "--allow-filter",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an HTTP filter of others that may be on the way, by the name that it has in Envoy; may be repeated",
     )
 
 
