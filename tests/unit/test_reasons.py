@@ -331,7 +331,7 @@ def test_a_failed_upgrade_has_the_reasons(
     """
     The line is Helm's, and the notes are the cluster's. Values that are refused have none.
     """
-    monkeypatch.setattr("tfcanary.helm.releases.Watch", Asked)
+    monkeypatch.setattr("tfcanary.helm.watch.Watch", Asked)
 
     def error_of(stderr: str) -> BaseException:
         target = Target("models", kubeconfig=cluster(OBJECTS), helm=str(fake_helm(stderr=stderr, code=1)))

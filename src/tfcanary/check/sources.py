@@ -126,8 +126,7 @@ def from_release(
         gateways = gateway_pods(cluster, name, tls=secure) if each_pod else ()
         address = gateway or gateway_address(cluster, name, tls=secure)
     findings = [live_values(live, expected, files)] if files else []
-    findings += [live_routes(virtual_service, expected, api) for api in Api]
-    findings.append(live_objects(drift))
+    findings += [*(live_routes(virtual_service, expected, api) for api in Api), live_objects(drift)]
     before, unread = _before(releases, name, model, chart)
     served, unasked = _pods(cluster, name, expected, each_pod=each_pod)
     host = host or _host(expected)

@@ -23,14 +23,12 @@ from tfcanary.chart.values import merge, read_files
 from tfcanary.errors import UnreachableError
 from tfcanary.helm.drift import ROUTING_KINDS, Drift, DriftError, Live, drift, repair
 from tfcanary.helm.failures import ConflictError, HelmError, PendingError, classified, is_not_found, not_found
-from tfcanary.helm.watch import NotUp, Watch, lines
+from tfcanary.helm.watch import NotUp, watched
 from tfcanary.paths import CHART
 from tfcanary.target import Target
 from tfcanary.wait import NotYet, wait_until
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
-
 TIMEOUT_SECONDS = 300
 # A rollout has fewer steps than this. Therefore the revision before it is not pruned meanwhile. Helm's default is 10.
 HISTORY_MAX = 50
@@ -157,38 +155,16 @@ class Releases:
             )
 
         try:
-            found = self._watched(name, upgrade)
+            found = watched(name, self._not_up, upgrade)
         except PendingError:
             self.recover(name)
-            found = self._watched(name, upgrade)
+            found = watched(name, self._not_up, upgrade)
         except ConflictError as exc:
             raise ConflictError(f"{exc}; {repair(name, self._namespace)}") from exc
         changed = self.drift(name, ROUTING_KINDS).differences
         if changed:
             raise DriftError(name, self._namespace, changed)
         return _revision(found)
-
-    def _watched(self, name: str, upgrade: Callable[[], T]) -> T:
-        """
-        Upgrade, and add to its failure why the tracks did not come up.
-
-        Pods outside the mesh are Ready, and Helm is content with them: of these there is a warning.
-        """
-        if self._not_up is None:
-            return upgrade()
-        ask = self._not_up
-        with Watch(lambda: ask(name)) as watch:
-            try:
-                found = upgrade()
-            except PendingError:
-                raise
-            except HelmError as failure:
-                for line in watch.lines:
-                    failure.add_note(line)
-                raise
-        for line in lines({track: why for track, why in ask(name).reasons.items() if track}):
-            _log.warning("release %s: %s", name, line)
-        return found
 
     async def _upgrade(
         self,

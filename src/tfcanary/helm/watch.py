@@ -2,9 +2,15 @@
 What the tracks of a release lack while Helm waits for them: afterwards the rollback has removed the pods that knew.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
+
+from tfcanary.helm.failures import HelmError, PendingError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 2.0
 
@@ -78,3 +84,30 @@ class Watch:
                 del self._kept[track]
         for track, reason in seen.reasons.items():
             self._kept[track] = (reason, seen.generations.get(track, 0))
+
+
+def watched(name: str, not_up: Callable[[str], NotUp] | None, upgrade: Callable[[], T]) -> T:
+    """
+    Upgrade a release, and add to a failure why its tracks did not come up.
+
+    Pods outside the mesh are Ready, and Helm is content with them: of these there is a warning.
+
+    Args:
+        name: the release.
+        not_up: says why the tracks of a release are not up; None leaves it out.
+        upgrade: runs Helm.
+    """
+    if not_up is None:
+        return upgrade()
+    with Watch(lambda: not_up(name)) as watch:
+        try:
+            found = upgrade()
+        except PendingError:
+            raise
+        except HelmError as failure:
+            for line in watch.lines:
+                failure.add_note(line)
+            raise
+    for line in lines({track: why for track, why in not_up(name).reasons.items() if track}):
+        _log.warning("release %s: %s", name, line)
+    return found
