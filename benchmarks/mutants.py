@@ -28,6 +28,8 @@ TESTS = ROOT / "tests" / "unit"
 # Modules of their own tests, which are older: the exact split test and its outcomes.
 OTHERS = {"__init__", "split", "verdict"}
 SECONDS = 240
+# The judge's tests need no fixtures of others, and no plugins, which take longer to load than the tests take.
+OPTIONS = ("-x", "-q", "--noconftest", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore")
 # By module, the tests that notice most changes soonest; the rest of the judge's tests come after them.
 FIRST = {
     "terms": ["rates", "signals", "rulings"],
@@ -116,9 +118,10 @@ def noticed(module: str, tree: ast.Module, tests: Sequence[str]) -> bool:
         hypothesis.settings.register_profile("once", phases=[hypothesis.Phase.generate], database=None)
         hypothesis.settings.load_profile("once")
         signal.alarm(SECONDS)
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         sys.meta_path.insert(0, Changed(f"tfcanary.judge.{module}", tree))
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore", *tests])
+            code = pytest.main([*OPTIONS, *tests])
         os._exit(0 if code == 0 else 1)
     _, status = os.waitpid(child, 0)
     # A change that never ends is noticed as well.
