@@ -175,7 +175,9 @@ def test_only_what_quotes_would_mend_is_told_to_quote(values):
         pytest.param({"colour": "blue"}, id="unknown-key"),
         pytest.param({"gateway": {"colour": "blue", "tls": []}}, id="below-what-is-read"),
         pytest.param({"image": "tensorflow/serving:2.19", "helmTest": True}, id="another-type"),
-        pytest.param({"tracks": {"stable": {"version": 1, "replicas": "many"}, "canary": {"version": 2}}}, id="tracks"),
+        pytest.param(
+            {"tracks": {"stable": {"version": 1, "replicas": "many"}, "canary": {"version": 2}}}, id="tracks"
+        ),
     ],
 )
 def test_values_of_another_chart_are_read_as_far_as_they_matter(values, others):
