@@ -7,14 +7,18 @@ import socket
 import threading
 
 import pytest
+from kubernetes.stream.ws_client import PortForward
+from websocket import WebSocket
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION, REVISION_HEADER
 from tfcanary.errors import ForbiddenError, NoEvidenceError, UnreachableError, UsageError
+from tfcanary.kube import portforward
 from tfcanary.kube.gateway import gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects, Pod
-from tfcanary.kube.portforward import PodPort, _join, forwarded
+from tfcanary.kube.portforward import PodPort, _end, _join, forwarded
 from tfcanary.kube.virtualservice import route_revision
 from tfcanary.target import Target
+from tfcanary.wait import NotYet, wait_until
 
 GATEWAYS = "/apis/networking.istio.io/v1/namespaces/models/gateways/resnet"
 SERVICES = "/api/v1/services"
@@ -325,6 +329,33 @@ def test_joined_sockets_end_together(ending):
 
         assert not thread.is_alive()
         assert before == threading.active_count()
+
+
+def test_a_port_forward_is_closed_after_its_last_reader(monkeypatch):
+    """
+    The library's thread still waits for the other side's goodbye. Closed under it, the socket's number would go to the next
+    connection, whose first bytes the thread would take: `HTTP/` of an answer, as five bytes are a TLS record's header.
+    """
+    here, there = socket.socketpair()
+    websocket = WebSocket()
+    websocket.sock, websocket.connected = here, True
+    forward = PortForward(websocket, [80])
+
+    def watched(what, ended, **options):
+        there.recv(100)  # the library's goodbye
+        for _ in range(3):
+            with pytest.raises(NotYet):
+                ended()
+        assert here.fileno() != -1
+        there.sendall(b"\x88\x02\x03\xe8")
+        return wait_until(what, ended, **options)
+
+    monkeypatch.setattr(portforward, "wait_until", watched)
+    with here, there:
+        forward.close()
+        _end(forward)
+
+        assert -1 == here.fileno()
 
 
 def test_the_revision_is_that_of_all_routes():

@@ -18,6 +18,9 @@ from kubernetes.client.exceptions import ApiException
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
+# The library waits up to 3 s for the other side's goodbye.
+END_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class PodPort:
@@ -69,14 +72,27 @@ def _bridge(configuration: Any, near: Any, pod: PodPort) -> None:
     _join(near, far)
     forward.close()
 
-    def disconnected() -> None:
-        if forward.websocket.connected:
-            raise NotYet("connected")
+    _end(forward)
+
+
+def _end(forward: Any) -> None:
+    """
+    Close a port-forward's websocket, once the library's own thread reads from it no more.
+
+    The library leaves it open where the other side said goodbye first. Its thread may also still wait for that goodbye:
+    closed under it, the socket's number goes to the next connection of this process, and the thread takes the first
+    bytes of that one's answer. A thread that does not end keeps its socket.
+    """
+
+    def ended() -> None:
+        # Thread names repeat, and the library keeps no thread; one that has ended has no target.
+        reader = forward._proxy  # noqa: SLF001 - nothing else tells which thread is this one's
+        if any(getattr(thread, "_target", None) == reader for thread in threading.enumerate()):
+            raise NotYet("the library's thread reads from it")
 
     with contextlib.suppress(WaitTimeoutError):
-        wait_until("end of a port-forward", disconnected, timeout_seconds=5, interval_seconds=0.02)
-    # The library leaves the websocket's own socket open where the other side said goodbye first.
-    forward.websocket.shutdown()
+        wait_until("end of a port-forward", ended, timeout_seconds=END_SECONDS, interval_seconds=0.02)
+        forward.websocket.shutdown()
 
 
 def _join(near: Any, far: Any) -> None:
