@@ -4,6 +4,7 @@ The console command, and the scripts where their environment is missing.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -45,6 +46,25 @@ def test_another_word_is_one_line(
     assert said.err.startswith("error: ")
     assert message in said.err
     assert 1 == said.err.count("\n")
+
+
+def test_a_missing_extra_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    Found when the command begins its work: its help needs no extra.
+    """
+    monkeypatch.delitem(sys.modules, "tfcanary.export.resnet", raising=False)
+    monkeypatch.setitem(sys.modules, "keras", None)
+
+    code = main(
+        ["export", "--arch=resnet20", "--weights=digits", f"--output={tmp_path / 'm'}", "--version=1"]
+    )
+
+    assert 2 == code
+    assert capsys.readouterr().err == (
+        "error: tfcanary export: expected the package keras, got none; pip install 'tfserving-canary[models]'\n"
+    )
 
 
 def test_arguments_reach_the_command(capsys: pytest.CaptureFixture[str]) -> None:

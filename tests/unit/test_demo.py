@@ -9,7 +9,7 @@ import pytest
 from tfcanary.chart.values import chart_defaults, coalesce, read_files
 from tfcanary.commands import demo
 from tfcanary.errors import UnreachableError
-from tfcanary.export import resnet
+from tfcanary.export import architectures
 from tfcanary.export.cache import MODEL, RESNETS
 from tfcanary.paths import CHART
 
@@ -143,7 +143,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        monkeypatch.setattr(resnet, "CLASS_INDEX", f"http://127.0.0.1:{server.server_port}/index")
+        monkeypatch.setattr(architectures, "CLASS_INDEX", f"http://127.0.0.1:{server.server_port}/index")
         yield
         server.shutdown()
         thread.join()
@@ -151,10 +151,10 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("place")
 def test_published_weights_are_at_hand_where_their_place_answers() -> None:
-    assert resnet.published_weights_at_hand()
+    assert architectures.published_weights_at_hand()
 
 
 def test_published_weights_are_not_at_hand_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resnet, "CLASS_INDEX", "http://127.0.0.1:9/index")
+    monkeypatch.setattr(architectures, "CLASS_INDEX", "http://127.0.0.1:9/index")
 
-    assert not resnet.published_weights_at_hand()
+    assert not architectures.published_weights_at_hand()

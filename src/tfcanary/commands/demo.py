@@ -27,8 +27,8 @@ from tfcanary.cluster.layout import DEFAULT_NAME, Layout, clusters_folder
 from tfcanary.contract import SERVING_PREPROCESS
 from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
 from tfcanary.export import manifest
+from tfcanary.export.architectures import LABELLED, published_weights_at_hand
 from tfcanary.export.cache import MODEL, RESNETS, exported, exported_resnet
-from tfcanary.export.resnet import LABELLED, published_weights_at_hand
 from tfcanary.paths import ROOT
 from tfcanary.report.table import findings_table, strategies_table, write
 from tfcanary.target import Target

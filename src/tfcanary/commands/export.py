@@ -5,7 +5,7 @@ The command behind `scripts/export_resnet.py`: a ResNet is exported, or any Save
 import sys
 from collections.abc import Sequence
 
-from tfcanary.commands import servable
+from tfcanary.commands import resnet, servable
 from tfcanary.export import savedmodel
 
 
@@ -18,6 +18,4 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "export_resnet.py") -
         return servable.main(given, prog=prog)
     if given and given[0] in savedmodel.COMMANDS:
         return savedmodel.main(given, prog=prog)
-    from tfcanary.commands import resnet  # noqa: PLC0415 - it imports Keras, which the others need not wait for
-
     return resnet.main(given, prog=prog)

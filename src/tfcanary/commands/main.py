@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tfcanary import cli
+from tfcanary.errors import UsageError
 
 # By subcommand, the module whose `main` runs it, and what `tfcanary --help` says of it. A module is imported only when
 # its subcommand runs: the export alone needs TensorFlow.
@@ -26,6 +27,8 @@ COMMANDS = {
     "cluster": ("tfcanary.cluster.command", "run a real Kubernetes with Istio on this machine"),
     "demo": ("tfcanary.commands.demo", "move traffic between two ResNets, and check every move"),
 }
+# By subcommand, the extras of the distribution that it needs.
+EXTRAS = {"export": "models", "cluster": "cluster", "demo": "models,cluster"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command", choices=COMMANDS, metavar="COMMAND", help="`tfcanary COMMAND --help` says more"
     )
     arguments = parser.parse_args(given[:1])
-    module = importlib.import_module(COMMANDS[arguments.command][0])
-    code: int = module.main(given[1:], prog=f"tfcanary {arguments.command}")
+    try:
+        module = importlib.import_module(COMMANDS[arguments.command][0])
+        code: int = module.main(given[1:], prog=f"tfcanary {arguments.command}")
+    except ModuleNotFoundError as exc:
+        if arguments.command not in EXTRAS or (exc.name or "tfcanary").startswith("tfcanary"):
+            raise
+        sys.stderr.write(
+            f"error: tfcanary {arguments.command}: expected the package {exc.name}, got none; "
+            f"pip install 'tfserving-canary[{EXTRAS[arguments.command]}]'\n"
+        )
+        code = UsageError.exit_code
     return code

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfcanary import cli
-from tfcanary.export import digits, faults, manifest
-from tfcanary.export.resnet import ARCHITECTURES, export
+from tfcanary.export import faults, manifest
+from tfcanary.export.architectures import ARCHITECTURES, RECIPES
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def parser(prog: str) -> cli.Parser:
     result.add_argument(
         "--arch",
         required=True,
-        choices=sorted({*ARCHITECTURES, *digits.RECIPES}),
+        choices=sorted({*ARCHITECTURES, *RECIPES}),
         help="architecture; resnet20 has digits only",
     )
     result.add_argument(
@@ -88,6 +88,8 @@ def _command(arguments: argparse.Namespace) -> int:
     """
     Export, and print where the model lies.
     """
+    from tfcanary.export.resnet import export  # noqa: PLC0415 - it starts TensorFlow, and --help need not wait for that
+
     started = time.monotonic()
     path = export(
         arch=arguments.arch,

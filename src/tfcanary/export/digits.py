@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tfcanary import samples
 from tfcanary.errors import DoesNotHoldError
+from tfcanary.export.architectures import RECIPES, Recipe
 from tfcanary.paths import cache_folder
 
 log = logging.getLogger(__name__)
@@ -33,28 +34,6 @@ ONE_IN = 5
 SHIFT = 2
 # Certainty of one class and nothing for the others would hide a difference between two models.
 LABEL_SMOOTHING = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """
-    How one architecture is trained.
-
-    Attributes:
-        floor: the least accuracy on the held-out pictures; a model below is not exported.
-    """
-
-    epochs: int
-    rate: float
-    batch: int
-    floor: float
-
-
-RECIPES = {
-    "resnet20": Recipe(epochs=10, rate=4e-3, batch=64, floor=0.97),
-    "resnet50": Recipe(epochs=12, rate=1e-3, batch=64, floor=0.95),
-    "resnet101": Recipe(epochs=14, rate=1e-3, batch=64, floor=0.95),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import os
 import shutil
 import socket
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,9 @@ import tensorflow as tf
 
 from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
 from tfcanary.export import digits, faults, manifest, ops, savedmodel, warmup
+from tfcanary.export.architectures import ARCHITECTURES, CLASS_INDEX, LABELLED
 
 log = logging.getLogger(__name__)
-ARCHITECTURES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
-# Where the held-out pictures go: beside the versions, and no number, so that servers pass over it.
-LABELLED = "labelled"
 SIDE = 224
 CLASSES = 1000
 TOP = 5
@@ -38,8 +35,6 @@ RESIDUAL_SCALE = 0.1
 LOGIT_SPREAD = 2.5
 PLAIN, NOISE, FIRST_DETAILED = 0, 1, 2
 DOWNLOAD_TIMEOUT_SECONDS = 30.0
-# Keras' own, see keras/src/applications/imagenet_utils.py: the file that decode_predictions() fetches.
-CLASS_INDEX = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
 CLASS_INDEX_MD5 = "c2c37ea517e94d9795004a39431a14cb"
 
 
@@ -263,18 +258,6 @@ def synthetic_pictures(seed: int) -> Any:
 
     pictures = np.stack([picture(index) for index in range(CALIBRATION_PICTURES)])
     return np.clip(pictures, 0, 255).astype(np.float32)
-
-
-def published_weights_at_hand(timeout_seconds: float = 5.0) -> bool:
-    """
-    Whether the place of the published weights answers at all: a look before TensorFlow is started, no download.
-    """
-    request = urllib.request.Request(CLASS_INDEX, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_seconds):  # noqa: S310 - a constant, https
-            return True
-    except OSError:
-        return False
 
 
 def with_published_weights(keras: Any, arch: str) -> tuple[Any, list[str]]:
