@@ -118,18 +118,9 @@ def ours(
             if coming <= 0:
                 weight, since = target, 0
         elif since >= ramp.dwell and second % 5 < every:
-            target, coming = next_weight(judge, ramp, weight, per_second, reaction), up
+            target = judge.next_weight(ramp, per_second=per_second, reaction=reaction)
+            coming = up
     return Run(Action.WAIT, most, seen.canary + seen.stable, total)
-
-
-def next_weight(judge: Judge, ramp: Ramp, weight: float, per_second: float, reaction: float) -> float:
-    """
-    What the ramp allows by the judge's evidence.
-    """
-    excess = judge.errors.most_excess()
-    return ramp.next_weight(
-        weight, excess=excess, proven=judge.proven(), per_second=per_second, reaction=reaction
-    )
 
 
 def flagger(stream: Stream, _per_second: float, *, threshold: int, step: int, most: int = 2 * _HOUR) -> Run:

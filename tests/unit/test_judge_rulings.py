@@ -14,6 +14,7 @@ from tfcanary.judge.counts import Counts, Pairs
 from tfcanary.judge.judge import Judge
 from tfcanary.judge.look import Look
 from tfcanary.judge.plan import Plan
+from tfcanary.judge.ramp import Ramp
 from tfcanary.judge.ruling import Action
 from tfcanary.judge.terms import Terms
 
@@ -351,6 +352,20 @@ def test_base_rates_of_5_per_cent_at_200_requests_a_second_promote():
 
     assert Action.PROMOTE is ruling.action
     assert 60 > ruling.at
+
+
+def test_the_next_weight_follows_from_the_present_step():
+    """
+    50 clean answers bound the excess at 7 %: 10 bad answers at 20 requests a second within 5 seconds allow 25 %, and at 2,000
+    they do not. At another weight the count begins again.
+    """
+    judge = Judge(PLAN)
+    judge.look(at(1, 5, Counts(0, 50, 0, 950)))
+
+    assert 25 == judge.next_weight(Ramp(), per_second=20, reaction=5)
+    assert 5 == judge.next_weight(Ramp(), per_second=2000, reaction=5)
+    judge.look(at(2, 25, Counts(0, 1, 0, 3)))
+    assert 25 == judge.next_weight(Ramp(), per_second=200, reaction=5)
 
 
 def test_terms_decide_how_sure_one_is():

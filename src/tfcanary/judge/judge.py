@@ -23,6 +23,7 @@ from tfcanary.judge.guards import SplitGuard
 from tfcanary.judge.look import Look
 from tfcanary.judge.pairs import Accuracy, Disagreement
 from tfcanary.judge.plan import Plan, compact
+from tfcanary.judge.ramp import Ramp
 from tfcanary.judge.reading import count
 from tfcanary.judge.reasons import decide
 from tfcanary.judge.ruling import Ruling, Signal
@@ -225,6 +226,23 @@ class Judge:
             min(1.0, math.exp(-self.peak)),
             self.signals(),
             tuple(self.cohorts.worse()),
+        )
+
+    def next_weight(self, ramp: Ramp, *, per_second: float, reaction: float) -> float:
+        """
+        The largest weight that the evidence allows now; the present one if it allows no more.
+
+        Args:
+            ramp: how the weight may grow.
+            per_second: requests to both tracks.
+            reaction: seconds from a bad answer until the weight is 0, as measured.
+        """
+        return ramp.next_weight(
+            self.weight,
+            excess=self.errors.most_excess(),
+            proven=self.proven(),
+            per_second=per_second,
+            reaction=reaction,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@ What the judge says: promote, roll back, wait, or that it cannot be said, with a
 """
 
 import enum
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,4 +100,5 @@ def rounded(value: float) -> float:
     """
     A logarithm as it is logged: to six digits, which every machine computes alike.
     """
-    return round(value, 6) + 0.0 if math.isfinite(value) else math.copysign(1e308, value)
+    # Adding 0 makes -0.0 the 0.0 that it is.
+    return round(value, 6) + 0.0
