@@ -241,6 +241,11 @@ def test_the_harm_is_bounded_only_as_far_as_the_step_shows():
         ({"slow": Tolerance(points=0)}, "slow.points: expected"),
         ({"disagreement": 0.25}, "disagreement: expected more than 0 and less than 0.25"),
         ({"shift": 1}, "shift: expected more than 1"),
+        ({"shift": 100}, "shift: expected more than 1 and less than 100"),
+        ({"errors": Tolerance(times=100)}, "errors.times: expected more than 1.5 and less than 100"),
+        ({"errors": Tolerance(points=1)}, "errors.points: expected more than 0 and less than 1"),
+        ({"accuracy": 1}, "accuracy: expected more than 0 and less than 1"),
+        ({"least": 100}, "least: expected more than 1 and less than 100"),
         ({"least": 1}, "least: expected more than 1"),
         ({"grid": 1}, "grid: expected at least 2"),
         ({"epoch": 0}, "epoch: expected"),
@@ -254,3 +259,22 @@ def test_terms_without_error_rates_are_refused(changed, message):
         Terms(**changed)
 
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"epoch": 0.5},
+        {"patience": 0.5},
+        {"shift": 1.01},
+        {"shift": 99.9},
+        {"grid": 2},
+        {"least": 1.01},
+        {"disagreement": 0.249},
+        {"errors": Tolerance(times=1.51, points=1e-6)},
+    ],
+)
+def test_terms_within_their_limits_are_taken(changed):
+    terms = Terms(**changed)
+
+    assert pytest.approx(1) == sum(weight for _, weight in terms.worse)
