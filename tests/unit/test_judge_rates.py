@@ -45,6 +45,17 @@ def test_the_evidence_is_the_specifications(looks):
     assert pytest.approx(expected.excess(), rel=1e-9) == event.most_excess()
 
 
+@pytest.mark.parametrize("good", [0, 10, 800])
+@pytest.mark.parametrize("bad", [0, 1, 2, 3])
+def test_each_bet_on_a_small_rate_counts(bad, good):
+    """
+    With few failures: with many the smallest bets are lost, and nothing of them is left to be seen.
+    """
+    expected = ReferenceJudge.below(0.005, bad, good)
+
+    assert pytest.approx(expected, rel=1e-9, abs=1e-12) == below(0.005, bad, good, TERMS)
+
+
 def ways(chance, canary, stable):
     """
     What one request can be, with its probability.
