@@ -261,6 +261,19 @@ def test_a_step_with_many_gaps_does_not_promote():
     assert "wait: 2 of 21 looks of this step were no evidence" == ruling.sentence
 
 
+def test_gaps_belong_to_their_step():
+    """
+    At another weight the looks, those without evidence and the answers without a track are counted from 0.
+    """
+    judge = Judge(PLAN)
+    judge.look(at(1, unnamed=3))
+    judge.look(dataclasses.replace(at(2), problem="no answer"))
+    assert (2, 1, 3) == (judge.looks, judge.missing, judge.unnamed)
+
+    judge.look(at(3, 25, Counts(0, 10, 0, 30)))
+    assert (1, 0, 0) == (judge.looks, judge.missing, judge.unnamed)
+
+
 def test_missing_data_does_not_hide_a_fault():
     """
     What was seen before it counts.
