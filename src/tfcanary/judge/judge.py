@@ -223,7 +223,7 @@ class Judge:
             self.at,
             self.weight,
             self.evidence(),
-            min(1.0, math.exp(-self.peak)),
+            math.exp(-self.peak),
             self.signals(),
             tuple(self.cohorts.worse()),
         )
