@@ -106,6 +106,12 @@ def test_a_fault_of_one_answer_rolls_back_without_statistics():
     assert "roll back: NaN in 1 answers of the canary, which no input explains" == ruling.sentence
 
 
+def test_faults_of_all_looks_are_counted():
+    ruling = after(at(1, faults={"NaN": (2, 0)}), at(2, faults={"NaN": (3, 0)}))
+
+    assert "roll back: NaN in 5 answers of the canary, which no input explains" == ruling.sentence
+
+
 def test_a_fault_of_both_tracks_is_none_of_the_canary():
     assert Action.INCONCLUSIVE is after(at(1, faults={"NaN": (1, 1)})).action
     assert Action.WAIT is after(at(1, faults={"NaN": (0, 1)})).action
