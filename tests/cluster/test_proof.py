@@ -288,7 +288,7 @@ def test_drift_is_no_success(releases: Releases, planted: Any) -> None:
     planted("virtualservice", shift(rest=50, grpc=50), file)
 
     with pytest.raises(
-        DriftError, match=r"VirtualService resnet: spec\.http\[0\]\.route\[\d\]\.weight: expected"
+        DriftError, match=r"VirtualService resnet: spec\.http\[everyone-\w+\]\.route\[\d\]\.weight: expected"
     ):
         releases.apply(RELEASE, files=[file])
 

@@ -136,8 +136,8 @@ def test_helm_test_verifies_the_certificate(releases: Releases, kubeconfig: Path
 
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert "REST: serving_preprocess predicted" in said
-    assert "gRPC: serving_preprocess predicted" in said
+    assert "REST: serving_default predicted" in said
+    assert "gRPC: serving_default predicted" in said
     releases.apply(RELEASE, values={"helmTest": {"ca": ""}})
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert 0 != refused.returncode
