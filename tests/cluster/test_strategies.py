@@ -241,8 +241,8 @@ def test_helm_test_predicts_through_the_gateway(stage, strategy):
     said = stage.helm("test", RELEASE, "--logs")
 
     assert "Succeeded" in said
-    assert "REST: serving_preprocess predicted" in said
-    assert "gRPC: serving_preprocess predicted" in said
+    assert "REST: serving_default predicted" in said
+    assert "gRPC: serving_default predicted" in said
     stage.releases.apply(RELEASE, values={"helmTest": {"gatewayHost": "nowhere.invalid"}})
     try:
         with pytest.raises(subprocess.CalledProcessError):
