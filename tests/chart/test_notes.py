@@ -36,7 +36,8 @@ def test_notes_say_what_runs(notes, render):
 
     assert "Model resnet, release resnet, namespace models" in text
     assert "  track canary: version 2, 1 pod(s)\n  track stable: version 1, 1 pod(s)\n" in text
-    assert f"revision {render('canary-user-group').revision};" in text
+    shown = render("canary-user-group", options=("--namespace", "models")).revision
+    assert f"revision {shown};" in text
     assert (
         '  canary-users: user-group exact "canary" -> canary 100 %\n'
         "  everyone: every other request -> stable 100 %\n"
