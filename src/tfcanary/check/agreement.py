@@ -10,12 +10,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tfcanary.check.finding import OFF, SHOWN_FAILURES, UNNAMED, Finding, outcome_of
-from tfcanary.check.profile import AGREEMENT_TOLERANCE, ROUNDING, Answers, farthest, where_of
+from tfcanary.check.finding import SHOWN_FAILURES, Finding, outcome_of
+from tfcanary.check.profile import (
+    AGREEMENT_TOLERANCE,
+    ROUNDING,
+    Answers,
+    classes_alike,
+    farthest,
+    rest_is_grpc,
+    where_of,
+)
 from tfcanary.client.answer import Answer
 from tfcanary.client.pictures import Classified, classification, classified
 from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS, Api
-from tfcanary.judge.verdict import Outcome
 
 TOP = 5
 SUM_TOLERANCE = 1e-3
@@ -46,23 +53,12 @@ def same_classes(answers: Answers) -> Finding:
     """
     Every answer has the same number of classes.
     """
-    classes = {
+    sizes = {
         where_of(key): found.class_probabilities.size
         for key, answer in answers.items()
         if (found := classification(answer)) is not None
     }
-    counts = sorted(set(classes.values()))
-    odd = len(counts) > 1
-    return Finding(
-        "classes",
-        "",
-        None,
-        outcome_of(odd),
-        "same number of classes everywhere",
-        ", ".join(map(str, counts)) or "no prediction",
-        len(classes),
-        detail="; ".join(f"{where} {n}" for where, n in classes.items()) if odd else "",
-    )
+    return classes_alike([sizes])
 
 
 def same_labels(answers: Answers) -> Finding:
@@ -148,20 +144,8 @@ def apis_agree(answers: Answers, track: str) -> Finding:
         grpc = answers.get((Api.GRPC, signature, track))
         left, right = rest and classification(rest), grpc and classification(grpc)
         if left and right:
-            distances.append(distance(left, right))
-    worst = max(distances, default=math.nan)
-    unnamed = track == UNNAMED
-    apart = bool(distances) and not worst <= AGREEMENT_TOLERANCE
-    return Finding(
-        "REST = gRPC",
-        "" if unnamed else track,
-        None,
-        Outcome.NOT_ENOUGH if unnamed else outcome_of(apart, missing=not distances),
-        f"class probabilities within {100 * AGREEMENT_TOLERANCE:g} %",
-        f"at most {100 * worst:.2g} % apart" if distances else "no pair of predictions",
-        2 * len(distances),
-        detail=OFF if unnamed else "",
-    )
+            distances.append((distance(left, right), ""))
+    return rest_is_grpc(track, distances, "class probabilities")
 
 
 def prediction_problems(answer: Answer) -> Iterator[str]:

@@ -6,13 +6,13 @@ not sum to 1 in any answer. They must do so in every answer where they do in one
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from tfcanary.check.finding import SHOWN_FAILURES, Finding, outcome_of
 from tfcanary.check.plain import Plain
-from tfcanary.check.profile import Answers, Requests, where_of
+from tfcanary.check.profile import Answers, Compared, Requests, classes_alike, where_of
 from tfcanary.client.answer import Answer, Interface, Prediction, Signature, TensorValue
 from tfcanary.client.request import PredictRequest
 from tfcanary.client.tensors import STRING
@@ -66,24 +66,16 @@ class Classes(Plain):
             if ((value.values < 0) | (value.values > 1)).any():
                 yield f"output {name} is not between 0 and 1"
 
-    def agreement(
-        self,
-        answers: Answers,
-        requests: Requests,
-        tracks: Sequence[str],
-        *,
-        both_apis: bool,
-        agree: float | None,
-    ) -> Iterator[Finding]:
+    def agreement(self, seen: Compared) -> Iterator[Finding]:
         """
         Whether sums, numbers of classes and labels are the same everywhere; and what holds for any model.
         """
-        yield _sums(answers, requests)
-        yield _same_classes(answers, requests)
-        labels = _same_labels(answers, requests)
+        yield _sums(seen.answers, seen.requests)
+        yield classes_alike(_sizes(seen.answers, seen.requests))
+        labels = _same_labels(seen.answers, seen.requests)
         if labels.n:
             yield labels
-        yield from super().agreement(answers, requests, tracks, both_apis=both_apis, agree=agree)
+        yield from super().agreement(seen)
 
     def label(self, given: Prediction, request: PredictRequest) -> str | None:
         """
@@ -149,9 +141,9 @@ def _sums(answers: Answers, requests: Requests) -> Finding:
     )
 
 
-def _same_classes(answers: Answers, requests: Requests) -> Finding:
+def _sizes(answers: Answers, requests: Requests) -> Iterable[Mapping[str, int]]:
     """
-    Every answer has the same number of classes.
+    For each output with probabilities, the number of classes by who answered.
     """
     sizes: dict[tuple[str, str], dict[str, int]] = {}
     for key, answer in answers.items():
@@ -159,18 +151,7 @@ def _same_classes(answers: Answers, requests: Requests) -> Finding:
             if value.values.ndim:
                 output = (requests[key[1]].signature, name)
                 sizes.setdefault(output, {})[where_of(key)] = value.values.shape[-1]
-    odd = [found for found in sizes.values() if len(set(found.values())) > 1]
-    counts = sorted({size for found in sizes.values() for size in found.values()})
-    return Finding(
-        "classes",
-        "",
-        None,
-        outcome_of(odd),
-        "same number of classes everywhere",
-        ", ".join(map(str, counts)) or "no prediction",
-        sum(map(len, sizes.values())),
-        detail="; ".join(f"{where} {size}" for found in odd for where, size in found.items()),
-    )
+    return sizes.values()
 
 
 def _same_labels(answers: Answers, requests: Requests) -> Finding:

@@ -2,12 +2,12 @@
 The profile of models that name what is on a picture, as `tfcanary export` writes them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from tfcanary.check.agreement import TOP, agreement, prediction_problems
 from tfcanary.check.finding import Finding
 from tfcanary.check.plain import known_answers
-from tfcanary.check.profile import Answers, Profile, Requests
+from tfcanary.check.profile import Compared, Profile
 from tfcanary.check.signatures import inputs_in_words
 from tfcanary.client.answer import Answer, Interface, Prediction
 from tfcanary.client.pictures import (
@@ -68,20 +68,12 @@ class Pictures(Profile):
         """
         return prediction_problems(answer)
 
-    def agreement(
-        self,
-        answers: Answers,
-        requests: Requests,
-        tracks: Sequence[str],
-        *,
-        both_apis: bool,
-        agree: float | None,
-    ) -> Iterator[Finding]:
+    def agreement(self, seen: Compared) -> Iterator[Finding]:
         """
         Whether classes, labels, tracks and APIs agree.
         """
-        yield from agreement(answers, tracks, both_apis=both_apis, agree=agree)
-        yield from known_answers(answers, requests, tracks, _label)
+        yield from agreement(seen.answers, seen.tracks, both_apis=seen.both_apis, agree=seen.agree)
+        yield from known_answers(seen, _label)
 
 
 def _label(given: Prediction, request: PredictRequest) -> str | None:  # noqa: ARG001 - all are alike

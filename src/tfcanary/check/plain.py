@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from tfcanary.check.finding import OFF, SHOWN_FAILURES, UNNAMED, Finding, outcome_of
-from tfcanary.check.profile import AGREEMENT_TOLERANCE, ROUNDING, Answers, Profile, Requests, farthest
+from tfcanary.check.profile import (
+    AGREEMENT_TOLERANCE,
+    ROUNDING,
+    Answers,
+    Compared,
+    Profile,
+    Requests,
+    farthest,
+    rest_is_grpc,
+)
 from tfcanary.check.signatures import tensor_in_words
 from tfcanary.client.answer import Answer, Interface, Prediction, Tensor, TensorValue
 from tfcanary.client.request import PredictRequest
@@ -55,24 +64,16 @@ class Plain(Profile):
                 odd = int((~np.isfinite(value.values)).sum())
                 yield f"output {name} has {odd} of {value.values.size} numbers that are not finite"
 
-    def agreement(
-        self,
-        answers: Answers,
-        requests: Requests,
-        tracks: Sequence[str],
-        *,
-        both_apis: bool,
-        agree: float | None,
-    ) -> Iterator[Finding]:
+    def agreement(self, seen: Compared) -> Iterator[Finding]:
         """
         Whether tracks agree output by output, whether the APIs do, and which known answers were given.
         """
-        for one, other in itertools.combinations(tracks, 2):
-            yield self._tracks_agree(answers, requests, (one, other), agree)
-        if both_apis:
-            for track in tracks:
-                yield _apis_agree(answers, track)
-        yield from known_answers(answers, requests, tracks, self.label)
+        for one, other in itertools.combinations(seen.tracks, 2):
+            yield self._tracks_agree(seen.answers, seen.requests, (one, other), seen.agree)
+        if seen.both_apis:
+            for track in seen.tracks:
+                yield rest_is_grpc(track, list(_api_distances(seen.answers, track)), "outputs")
+        yield from known_answers(seen, self.label)
 
     def label(self, given: Prediction, request: PredictRequest) -> str | None:  # noqa: ARG002
         """
@@ -127,16 +128,14 @@ class Plain(Profile):
 
 
 def known_answers(
-    answers: Answers,
-    requests: Requests,
-    tracks: Sequence[str],
-    label: Callable[[Prediction, PredictRequest], str | None],
+    compared: Compared, label: Callable[[Prediction, PredictRequest], str | None]
 ) -> Iterator[Finding]:
     """
     How many requests with a known answer each track answered rightly, as information; nothing if there are none.
     """
-    asked: dict[str, list[bool]] = {track: [] for track in tracks}
-    for (_, key, track), answer in answers.items():
+    requests = compared.requests
+    asked: dict[str, list[bool]] = {track: [] for track in compared.tracks}
+    for (_, key, track), answer in compared.answers.items():
         if requests[key].label is not None and answer.prediction is not None and track in asked:
             asked[track].append(label(answer.prediction, requests[key]) == requests[key].label)
     if any(request.label is not None for request in requests.values()):
@@ -187,28 +186,14 @@ def repeats(
     )
 
 
-def _apis_agree(answers: Answers, track: str) -> Finding:
+def _api_distances(answers: Answers, track: str) -> Iterator[tuple[float, str]]:
     """
-    A track's answers over REST are those over gRPC.
+    How far a track's answers over REST are from those over gRPC, request by request.
     """
-    distances = []
     for (api, key, answered_by), rest in answers.items():
         grpc = answers.get((Api.GRPC, key, track))
         if api is Api.REST and answered_by == track and grpc and rest.prediction and grpc.prediction:
-            distances.append(prediction_distance(rest.prediction, grpc.prediction))
-    worst, name = max(distances, default=(math.nan, ""))
-    unnamed = track == UNNAMED
-    apart = bool(distances) and not worst <= AGREEMENT_TOLERANCE
-    return Finding(
-        "REST = gRPC",
-        "" if unnamed else track,
-        None,
-        Outcome.NOT_ENOUGH if unnamed else outcome_of(apart, missing=not distances),
-        f"outputs within {100 * AGREEMENT_TOLERANCE:g} %",
-        f"at most {100 * worst:.2g} % apart" if distances else "no pair of predictions",
-        2 * len(distances),
-        detail=OFF if unnamed else f"output {name}" if apart else "",
-    )
+            yield prediction_distance(rest.prediction, grpc.prediction)
 
 
 def prediction_distance(one: Prediction, other: Prediction) -> tuple[float, str]:

@@ -4,15 +4,17 @@ What a model is looked at for, beyond its routes: a profile asks more of the mod
 
 import abc
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tfcanary.check.finding import Finding
+from tfcanary.check.finding import OFF, UNNAMED, Finding, outcome_of
 from tfcanary.client.answer import Answer, Interface
 from tfcanary.client.request import PredictRequest
 from tfcanary.contract import Api
+from tfcanary.judge.verdict import Outcome
 
 # By API, request and track: its first answer. The first request of a signature has the signature's name.
 Answers = Mapping[tuple[Api, str, str], Answer]
@@ -25,6 +27,26 @@ Requests = Mapping[str, PredictRequest]
 AGREEMENT_TOLERANCE = 1e-3
 # Shares of counts are compared with bounds that decimals only approximate.
 ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """
+    The answers that are compared with each other.
+
+    Attributes:
+        answers: the first answer of each track to each request over each API.
+        requests: by the names that `answers` has.
+        tracks: those that should have answered.
+        both_apis: whether both APIs were asked.
+        agree: how far two tracks must agree, from 0 to 1; None only says how far they do.
+    """
+
+    answers: Answers
+    requests: Requests
+    tracks: Sequence[str]
+    both_apis: bool
+    agree: float | None
 
 
 class Profile(abc.ABC):
@@ -58,24 +80,9 @@ class Profile(abc.ABC):
         """
 
     @abc.abstractmethod
-    def agreement(
-        self,
-        answers: Answers,
-        requests: Requests,
-        tracks: Sequence[str],
-        *,
-        both_apis: bool,
-        agree: float | None,
-    ) -> Iterator[Finding]:
+    def agreement(self, seen: Compared) -> Iterator[Finding]:
         """
         Whether the answers fit together.
-
-        Args:
-            answers: the first answer of each track to each request over each API.
-            requests: by the names that `answers` has.
-            tracks: those that should have answered.
-            both_apis: whether both APIs were asked.
-            agree: how far two tracks must agree, from 0 to 1; None only says how far they do.
         """
 
 
@@ -97,3 +104,49 @@ def where_of(key: tuple[Api, str, str]) -> str:
     """
     api, request, track = key
     return f"{track} {request} over {api.value}"
+
+
+def classes_alike(sizes: Iterable[Mapping[str, int]]) -> Finding:
+    """
+    Every answer has the same number of classes.
+
+    Args:
+        sizes: for each output, the number by who answered.
+    """
+    found = list(sizes)
+    odd = [one for one in found if len(set(one.values())) > 1]
+    counts = sorted({size for one in found for size in one.values()})
+    return Finding(
+        "classes",
+        "",
+        None,
+        outcome_of(odd),
+        "same number of classes everywhere",
+        ", ".join(map(str, counts)) or "no prediction",
+        sum(map(len, found)),
+        detail="; ".join(f"{where} {size}" for one in odd for where, size in one.items()),
+    )
+
+
+def rest_is_grpc(track: str, distances: Sequence[tuple[float, str]], what: str) -> Finding:
+    """
+    A track's answers over REST are those over gRPC.
+
+    Args:
+        track: the track.
+        distances: of each pair of answers, and the name of the output that differs most, if it has one.
+        what: is compared.
+    """
+    worst, name = max(distances, default=(math.nan, ""))
+    unnamed = track == UNNAMED
+    apart = bool(distances) and not worst <= AGREEMENT_TOLERANCE
+    return Finding(
+        "REST = gRPC",
+        "" if unnamed else track,
+        None,
+        Outcome.NOT_ENOUGH if unnamed else outcome_of(apart, missing=not distances),
+        f"{what} within {100 * AGREEMENT_TOLERANCE:g} %",
+        f"at most {100 * worst:.2g} % apart" if distances else "no pair of predictions",
+        2 * len(distances),
+        detail=OFF if unnamed else f"output {name}" if apart and name else "",
+    )

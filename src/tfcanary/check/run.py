@@ -17,7 +17,7 @@ from tfcanary.check.finding import Finding
 from tfcanary.check.ledger import Ledger
 from tfcanary.check.mirrors import mirrors
 from tfcanary.check.pictures import Pictures
-from tfcanary.check.profile import Answers, Interfaces, Profile
+from tfcanary.check.profile import Answers, Compared, Interfaces, Profile
 from tfcanary.check.report import Report
 from tfcanary.check.sticky import sticky
 from tfcanary.check.subject import Options, Subject
@@ -173,11 +173,13 @@ def _findings(context: Context, ledgers: Sequence[Ledger], seen: _Seen) -> Itera
             given = {**given, **firsts}
             yield from findings
     yield from profile.agreement(
-        given,
-        asked.named,
-        context.expected_tracks(),
-        both_apis=len(ledgers) > 1,
-        agree=context.options.agree,
+        Compared(
+            given,
+            asked.named,
+            context.expected_tracks(),
+            both_apis=len(ledgers) > 1,
+            agree=context.options.agree,
+        )
     )
     for ledger in ledgers:
         what = "picture" if isinstance(profile, Pictures) else "input"
