@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from tfcanary.errors import CanaryError, UsageError
@@ -30,6 +31,25 @@ class Parser(argparse.ArgumentParser):
         """
         sys.stderr.write(f"error: {message}; see {self.prog} --help\n")
         raise SystemExit(UsageError.exit_code)
+
+
+def write_file(file: Path, text: str, what: str = "") -> None:
+    """
+    Write a result to a file, and make its folder if need be.
+
+    Args:
+        file: where to.
+        text: the whole content.
+        what: the subject of the error's message.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"{what} {str(file)!r}: cannot be written: {exc.strerror}".lstrip()) from exc
 
 
 def run(

@@ -27,7 +27,8 @@ from tfcanary.cluster import store
 from tfcanary.cluster.layout import Layout
 from tfcanary.export import manifest, savedmodel
 from tfcanary.helm.failures import HelmError
-from tfcanary.kube.reasons import not_up
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.readiness import not_up
 from tfcanary.paths import CHART
 from tfcanary.protos import bare_tensorflow, runtime
 from tfcanary.target import Target
@@ -283,6 +284,6 @@ def because(target: Target, release: str, part: str) -> None:
     """
     Raise NotYet until the reason of the stable track has these words.
     """
-    said = not_up(target, release).reasons.get("stable", "nothing")
+    said = not_up(lambda: LiveObjects(target), release).reasons.get("stable", "nothing")
     if part not in said:
         raise NotYet(said)

@@ -252,7 +252,7 @@ def _managers(config: EnvoyConfig, port: int, name: str) -> Iterator[Mapping[str
             continue
         for chain in listener.get("filter_chains") or ():
             names = (chain.get("filter_chain_match") or {}).get("server_names") or ()
-            if not names or any(_fits(one, name) for one in names):
+            if not names or any(host_fits(one, name) for one in names):
                 yield from _manager(chain)
 
 
@@ -262,7 +262,10 @@ def _manager(chain: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield entry.get("typed_config") or {}
 
 
-def _fits(pattern: str, name: str) -> bool:
+def host_fits(pattern: str, name: str) -> bool:
+    """
+    Whether a host is the one of a pattern, or one of those that `*` or `*.name` stands for.
+    """
     return pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
 
 

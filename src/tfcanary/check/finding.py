@@ -74,6 +74,14 @@ def outcome_of(problems: object, missing: object = ()) -> Outcome:
     return Outcome.FAILED if problems else Outcome.NOT_ENOUGH if missing else Outcome.HELD
 
 
+def shown(problems: Sequence[str]) -> str:
+    """
+    The first problems, and how many more there are; empty if there is none.
+    """
+    more = len(problems) - SHOWN_FAILURES
+    return "; ".join(problems[:SHOWN_FAILURES]) + (f"; and {more} more" if more > 0 else "")
+
+
 def listed(words: Sequence[str], none: str) -> str:
     """
     The words in order, each once, or what to say instead of none.

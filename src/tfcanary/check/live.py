@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfcanary.check.finding import SHOWN_FAILURES, Finding
+from tfcanary.check.finding import Finding, shown
 from tfcanary.contract import Api, metadata_paths
 from tfcanary.errors import NoEvidenceError
 from tfcanary.helm.drift import Drift
@@ -61,8 +61,6 @@ def live_objects(drift: Drift) -> Finding:
     Every live object of the release is what Helm released, field by field.
     """
     decision = Outcome.FAILED if drift.differences else Outcome.HELD
-    more = len(drift.differences) - SHOWN_FAILURES
-    seen = "; ".join(drift.differences[:SHOWN_FAILURES]) + (f"; and {more} more" if more > 0 else "")
     same = f"all {drift.objects} the same" if drift.objects else "nothing in the release's manifest"
     unread = f"; {', '.join(drift.unread)} may not be read" if drift.unread else ""
     return Finding(
@@ -71,7 +69,7 @@ def live_objects(drift: Drift) -> Finding:
         None,
         decision if drift.objects else Outcome.NOT_ENOUGH,
         "as Helm released them",
-        (seen or same) + unread,
+        (shown(drift.differences) or same) + unread,
         drift.objects,
         detail=_BEHIND_HELM if drift.differences else "",
     )

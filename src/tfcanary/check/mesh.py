@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tfcanary.check.envoy import Mirrored, Proxy, owner, strange_filters, takes, takes_all
-from tfcanary.check.finding import SHOWN_FAILURES, Finding, outcome_of
+from tfcanary.check.envoy import Mirrored, Proxy, host_fits, owner, strange_filters, takes, takes_all
+from tfcanary.check.finding import Finding, outcome_of, shown
 
 # An object of Istio's: its namespace and its name.
 Owner = tuple[str, str]
@@ -65,7 +65,7 @@ def within(host: str, wide: str) -> bool:
     """
     Whether a host is one of those that a pattern stands for, and not the pattern itself.
     """
-    return host != wide and (wide == "*" or (wide.startswith("*.") and host.endswith(wide[1:])))
+    return host != wide and host_fits(wide, host)
 
 
 def mirrors_of(virtual_service: Mapping[str, Any]) -> dict[str, frozenset[Mirrored]]:
@@ -332,14 +332,13 @@ def found(
     """
     A finding that failed if there are problems.
     """
-    more = f"; and {len(problems) - SHOWN_FAILURES} more" if len(problems) > SHOWN_FAILURES else ""
     return Finding(
         name,
         about,
         None,
         outcome_of(problems),
         expected,
-        "; ".join(problems[:SHOWN_FAILURES]) + more or same,
+        shown(problems) or same,
         n,
         detail=detail if problems else "",
     )

@@ -57,8 +57,10 @@ class Plain(Profile):
         if set(given.outputs) != set(declared):
             yield f"outputs {_names(given.outputs)}, expected {_names(declared)}"
         for name, value in given.outputs.items():
-            if name in declared and not _fits(value, declared[name]):
-                seen = Tensor(value.dtype, value.values.shape)
+            seen = Tensor(value.dtype, value.values.shape)
+            if name in declared and not (
+                seen.dtype == declared[name].dtype and declared[name].takes(seen.shape or ())
+            ):
                 yield f"output {name} is {tensor_in_words(seen)}, expected {tensor_in_words(declared[name])}"
             if not finite(value):
                 odd = int((~np.isfinite(value.values)).sum())
@@ -240,20 +242,6 @@ def finite(value: TensorValue) -> bool:
     Whether all numbers are; whole numbers, strings and booleans always are.
     """
     return value.values.dtype.kind != "f" or bool(np.isfinite(value.values).all())
-
-
-def _fits(value: TensorValue, declared: Tensor) -> bool:
-    """
-    Whether an output has the declared type, number of dimensions and fixed sizes.
-    """
-    shape = value.values.shape
-    return value.dtype == declared.dtype and (
-        declared.shape is None
-        or (
-            len(shape) == len(declared.shape)
-            and all(size in (-1, got) for size, got in zip(declared.shape, shape, strict=True))
-        )
-    )
 
 
 def _outputs(answer: Answer) -> Mapping[str, TensorValue]:

@@ -9,16 +9,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tfcanary.check.finding import SHOWN_FAILURES, Finding, outcome_of
+from tfcanary.check.finding import SHOWN_FAILURES, Finding, outcome_of, shown
 from tfcanary.errors import UnreachableError
-from tfcanary.kube.objects import LiveObjects, is_ready
+from tfcanary.kube.objects import SIDECAR, LiveObjects, in_mesh, is_ready
 from tfcanary.metrics.tfserving import version_states
 from tfcanary.routing.route import Routing
 
 AVAILABLE = "AVAILABLE"
-_PROXY = "istio-proxy"
-# Of pods whose node has the proxy.
-_AMBIENT = "ambient.istio.io/redirection"
 _AT_A_TIME = 8
 
 # By pod, its versions with their states; or why it cannot be asked.
@@ -103,8 +100,8 @@ def sidecars(tracks: Tracks) -> Finding:
         "",
         None,
         outcome_of(bare),
-        f"{_PROXY} in every pod",
-        f"no {_PROXY} in pod {', '.join(bare[:SHOWN_FAILURES])}{more}"
+        f"{SIDECAR} in every pod",
+        f"no {SIDECAR} in pod {', '.join(bare[:SHOWN_FAILURES])}{more}"
         if bare
         else f"in each of {len(pods)} pods",
         len(pods),
@@ -117,8 +114,7 @@ def sidecars(tracks: Tracks) -> Finding:
 
 def _in_mesh(pod: Any) -> bool:
     containers = (*pod.spec.containers, *(pod.spec.init_containers or ()))
-    redirected = (pod.metadata.annotations or {}).get(_AMBIENT)
-    return redirected == "enabled" or any(one.name == _PROXY for one in containers)
+    return in_mesh([one.name for one in containers], pod.metadata.annotations or {})
 
 
 def _gets_requests(pod: Any, labels: Mapping[str, str]) -> bool:
@@ -152,14 +148,13 @@ def as_declared(track: str, version: str, states: States, *, needed: bool) -> Fi
         if {one for one, state in said.items() if state == AVAILABLE} != {version}
     ]
     problems = odd or ([] if asked else ["no ready pod has the labels of the Service and of its subset"])
-    more = f"; and {len(odd) - SHOWN_FAILURES} more" if len(odd) > SHOWN_FAILURES else ""
     return Finding(
         "pods",
         track,
         None,
         outcome_of(problems),
         f"version {version} {AVAILABLE} on each pod",
-        "; ".join(problems[:SHOWN_FAILURES]) + more or f"version {version} on each of {len(asked)} pods",
+        shown(problems) or f"version {version} on each of {len(asked)} pods",
         len(asked),
         detail=f"requests for {track} reach these pods too; see their labels, and tracks.{track}.version"
         if odd

@@ -22,7 +22,7 @@ from tfcanary.contract import Api
 from tfcanary.errors import MissingValueError, NotFoundError, UnreachableError, UsageError
 from tfcanary.helm.drift import Drift, DriftError
 from tfcanary.helm.releases import TIMEOUT_SECONDS, Releases
-from tfcanary.kube import reasons
+from tfcanary.kube import readiness
 from tfcanary.kube.gateway import gateway_accounts, gateway_address, gateway_pods
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import PodPort, forwarded
@@ -47,7 +47,7 @@ def releases_in(target: Target, *, timeout_seconds: int = TIMEOUT_SECONDS) -> Re
     return Releases(
         target,
         lambda wanted: cluster().read(wanted),
-        not_up=lambda name: reasons.not_up(target, name),
+        not_up=lambda name: readiness.not_up(cluster, name),
         timeout_seconds=timeout_seconds,
     )
 
@@ -148,7 +148,7 @@ def from_release(
             cluster, name, values, expected, gateways, host or address, tuple(allowed_filters)
         ).look,
         reason=Reasons(cluster, name, functools.partial(gateway_accounts, cluster, name, tls=secure)).of,
-        not_up=lambda: reasons.not_up(target, name).reasons,
+        not_up=lambda: readiness.not_up(lambda: cluster, name).reasons,
     )
 
 

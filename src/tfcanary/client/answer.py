@@ -51,6 +51,15 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...] | None
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """
+        Whether a value of this shape has the number of dimensions and the fixed sizes.
+        """
+        return self.shape is None or (
+            len(shape) == len(self.shape)
+            and all(size in (-1, got) for size, got in zip(self.shape, shape, strict=True))
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:

@@ -139,12 +139,10 @@ def _columns_of(given: Any, key: str, declared: Mapping[str, Tensor]) -> Mapping
 
 def _checked(value: Any, declared: Tensor, what: str) -> TensorValue:
     made = dense(value, declared.dtype, what)
-    shape = made.values.shape
-    if declared.shape is not None and (
-        len(shape) != len(declared.shape)
-        or any(size not in (-1, got) for size, got in zip(declared.shape, shape, strict=True))
-    ):
-        raise ValueError(f"{what}: expected shape {list(declared.shape)}, got {list(shape)}")
+    if not declared.takes(made.values.shape):
+        raise ValueError(
+            f"{what}: expected shape {list(declared.shape or ())}, got {list(made.values.shape)}"
+        )
     return made
 
 

@@ -11,11 +11,10 @@ from tfcanary.client.answer import Interface, TensorValue
 from tfcanary.client.request import PredictRequest
 from tfcanary.client.tensors import protos, value_of
 from tfcanary.client.tfrecord import records
-from tfcanary.contract import SERVING_DEFAULT
+from tfcanary.contract import SERVING_DEFAULT, WARMUP
 from tfcanary.errors import UsageError
 
-# TensorFlow Serving looks for its warm-up records here and nowhere else.
-FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+FILE = Path(WARMUP)
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "model.tflite")
 # The first ones are read: each is asked of every track, and a checksum takes a second for 10 MB.
 MOST_RECORDS = 16

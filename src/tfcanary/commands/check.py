@@ -6,12 +6,11 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfcanary import cli
 from tfcanary.chart.source import opened
-from tfcanary.check.report import Report
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_files, from_release
 from tfcanary.check.subject import TIMEOUT_SECONDS, Options, Subject
@@ -197,8 +196,9 @@ def _command(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(as_json(made), indent=2) + "\n")
     write(findings_table(made), sys.stderr if arguments.json else sys.stdout)
     # The table comes first: a file that cannot be written must not hide what was found.
-    _written(arguments.junit, made, junit)
-    _written(arguments.report, made, html)
+    for file, render in ((arguments.junit, junit), (arguments.report, html)):
+        if file is not None:
+            cli.write_file(file, render(made), "report")
     if made.interrupted:
         raise UnreachableError(made.interrupted)
     return made.exit_code
@@ -259,19 +259,6 @@ def _subject(arguments: argparse.Namespace, chart: Path) -> Subject:
         tokens=tokens,
         tls=tls,
     )
-
-
-def _written(file: Path | None, made: Report, render: Callable[[Report], str]) -> None:
-    """
-    Write a report to a file, if there is one.
-    """
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(render(made), encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"report {str(file)!r}: cannot be written: {exc.strerror}") from exc
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "check_gateway.py") -> int:

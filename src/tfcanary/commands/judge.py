@@ -334,7 +334,7 @@ def _records(arguments: argparse.Namespace) -> int:
             # A rollout would end here. What comes later would have had another weight.
             break
     if arguments.log:
-        _written(arguments.log, "\n".join(lines) + "\n")
+        cli.write_file(arguments.log, "\n".join(lines) + "\n")
     return _say(log, arguments)
 
 
@@ -363,7 +363,7 @@ def _say(log: Log, arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(made, indent=2) + "\n")
     write(_table(ruling, log), sys.stderr if arguments.json else sys.stdout)
     if arguments.report:
-        _written(arguments.report, verdict_page(log))
+        cli.write_file(arguments.report, verdict_page(log))
     return _EXIT_CODES.get(ruling.action, NoEvidenceError.exit_code)
 
 
@@ -394,14 +394,6 @@ def _table(ruling: Ruling, log: Log) -> Table:
 
 def _times(evidence: float) -> str:
     return f"{math.exp(min(evidence, 700)):.3g}"
-
-
-def _written(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{str(file)!r}: cannot be written: {exc.strerror}") from exc
 
 
 def _positive(text: str) -> float:

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from tfcanary import cli
+from tfcanary import cli, contract
 from tfcanary.errors import DoesNotHoldError, NoEvidenceError, UsageError
 from tfcanary.export import manifest, ops
 from tfcanary.protos import bare_tensorflow, runtime
 
 COMMANDS = ("inspect", "compare")
 FILE = "saved_model.pb"
-# TensorFlow Serving looks for a version's warm-up records here and nowhere else.
-WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
+WARMUP = Path(contract.WARMUP)
 # The only text file that TensorFlow Serving reads beside a model, and no graph.
 BATCHING_FILE = "batching_params.pbtxt"
 BATCH = 32

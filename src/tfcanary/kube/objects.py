@@ -4,7 +4,7 @@ Live objects of one namespace, read through the Kubernetes API. Nothing is writt
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from tfcanary.errors import ForbiddenError, NotFoundError, UnreachableError
 from tfcanary.target import Target
 
 REQUEST_SECONDS = 10
+# The container of a pod's own proxy, and the annotation of pods whose node has the proxy.
+SIDECAR, _AMBIENT = "istio-proxy", "ambient.istio.io/redirection"
 _GROUP, _VERSION = "networking.istio.io", "v1"
 
 
@@ -247,6 +249,17 @@ class LiveObjects:
                 f"{what}: the cluster at {server} cannot be reached: {exc}; "
                 "is it up, and is it the one of --kubeconfig and --context?"
             ) from exc
+
+
+def in_mesh(containers: Iterable[str], annotations: Mapping[str, str]) -> bool:
+    """
+    Whether a pod is part of the mesh: by a sidecar, or by the proxy of its node.
+
+    Args:
+        containers: the names of the pod's containers and init containers.
+        annotations: the pod's.
+    """
+    return SIDECAR in containers or annotations.get(_AMBIENT) == "enabled"
 
 
 def is_ready(pod: Any) -> bool:

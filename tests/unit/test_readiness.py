@@ -15,7 +15,8 @@ from tfcanary.errors import DoesNotHoldError, ForbiddenError, UnreachableError
 from tfcanary.helm.failures import HelmError
 from tfcanary.helm.releases import Releases
 from tfcanary.helm.watch import Watch
-from tfcanary.kube.reasons import NotUp, Read, classified, not_up
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.readiness import NotUp, Read, classified, not_up
 from tfcanary.target import Target
 
 POD = "resnet-canary-7c9d"
@@ -284,7 +285,7 @@ def test_only_the_rights_that_are_there_are_used(
     """
     Without the right to read something, the rest is still told.
     """
-    found = not_up(Target("models", kubeconfig=cluster(answers)), "resnet").reasons
+    found = not_up(lambda: LiveObjects(Target("models", kubeconfig=cluster(answers))), "resnet").reasons
 
     assert reasons.keys() == found.keys()
     assert all(found[track].startswith(start) for track, start in reasons.items())
@@ -381,6 +382,13 @@ def test_pods_outside_the_mesh_are_a_warning(
 
     assert "release resnet: track canary: pod" in caplog.text
     assert "has no sidecar" in caplog.text
+
+
+def test_a_pod_whose_node_has_the_proxy_needs_no_sidecar() -> None:
+    ambient = pod(sidecar=False, conditions=[NODE, {"type": "Ready", "status": "True"}])
+    ambient["metadata"]["annotations"] = {"ambient.istio.io/redirection": "enabled"}
+
+    assert {} == classified([deployment()], [ambient], READ).reasons
 
 
 def test_notes_are_lines_below_the_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfcanary.errors import ForbiddenError, UnreachableError
-from tfcanary.kube.objects import LiveObjects
-from tfcanary.target import Target
+from tfcanary.kube.objects import SIDECAR, LiveObjects, in_mesh
 from tfcanary.text import short
 
-SIDECAR = "istio-proxy"
 # A container in one of these states has not failed: it has not begun.
 _NOT_BEGUN = frozenset({"ContainerCreating", "PodInitializing"})
 _LONGEST = 400
@@ -53,12 +51,16 @@ class NotUp:
     generations: Mapping[str, int] = field(default_factory=dict)
 
 
-def not_up(target: Target, release: str) -> NotUp:
+def not_up(cluster: Callable[[], LiveObjects], release: str) -> NotUp:
     """
     Ask the cluster why the tracks of a release are not up.
+
+    Args:
+        cluster: gives the live objects; it may find that the cluster cannot be reached.
+        release: the release.
     """
     try:
-        live = LiveObjects(target)
+        live = cluster()
         pods = live.listed("pods", release)
     except UnreachableError as error:
         return NotUp({"": f"why it is not up cannot be read: {error}"})
@@ -149,9 +151,8 @@ def _of_pod(pod: Object, read: Read) -> str | None:
 
 def _in_mesh(pod: Object) -> bool:
     spec = pod.get("spec", {})
-    return any(
-        one["name"] == SIDECAR for kind in ("containers", "initContainers") for one in spec.get(kind, ())
-    )
+    names = [one["name"] for kind in ("containers", "initContainers") for one in spec.get(kind, ())]
+    return in_mesh(names, pod["metadata"].get("annotations") or {})
 
 
 def _no_sidecar(pod: Object) -> str:
