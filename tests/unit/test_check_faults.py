@@ -9,7 +9,7 @@ import math
 
 import pytest
 from checking import MIDDLE, QUICK, kinds, subject, titles
-from faults import FAULTS, stale_after
+from faults import FAULTS, stale_after, track_missing
 
 from tfcanary.check.run import check_gateway
 from tfcanary.check.subject import GatewayPod, Subject
@@ -56,6 +56,20 @@ def test_a_fault_is_found_by_name(gateway, tenth, pictures, faults, found):
 
     assert found == kinds(report)
     assert 1 == report.exit_code
+
+
+def test_a_track_that_nothing_reached_is_asked_for_one_prediction_of_each_kind(gateway, tenth, pictures):
+    """
+    Its metadata was asked for often enough to be sure; a prediction may be half a megabyte.
+    """
+    report = check_gateway(subject(gateway(tenth, **track_missing()), tenth), QUICK, pictures)
+
+    tracks, others, apis = 2, 1, 2
+    signatures = ("serving_default", "serving_preprocess")
+    asked = report.records.of(request="predict")
+    metadata = report.records.of(request="metadata")
+    assert len(signatures) * (tracks + others) * apis == len(asked)
+    assert 10 * len(asked) < len(metadata)
 
 
 def ignoring(name):

@@ -4,7 +4,7 @@ What the tracks answer: their interfaces, and predictions.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from tfcanary.check.classes import Classes
 from tfcanary.check.context import Context
@@ -85,10 +85,18 @@ def same_interface(context: Context, found: Interfaces, profile: Profile, asked:
 
 
 def predictions(
-    context: Context, ledger: Ledger, profile: Profile, asked: Asked, signature: str
+    context: Context, ledger: Ledger, profile: Profile, asked: Asked, *, signature: str, found: Interfaces
 ) -> tuple[list[Finding], Answers]:
     """
     Ask every track a signature's first request and any track its others, and look at each answer.
+
+    Args:
+        context: what is checked.
+        ledger: the API.
+        profile: what the answers must be.
+        asked: the requests.
+        signature: whose requests.
+        found: the interfaces that the tracks described.
 
     Returns:
         The findings, and each track's first answer to each request.
@@ -96,11 +104,9 @@ def predictions(
     request, *others = asked.requests[signature]
     if asked.made and (refused := _refused(context, ledger, request)):
         return [refused], {}
-    answers = list(
-        _each_track(
-            context, ledger, _asking(context, ledger, request), "predict", _times(context, profile, asked)
-        )
-    )
+    times = _times(context, profile, asked)
+    described = {track for api, track in found if api is ledger.api}
+    answers = list(_predicted(context, ledger, request, described, times))
     by_track: dict[str, list[Answer]] = {}
     for answer in answers:
         if answer.ok:
@@ -110,7 +116,9 @@ def predictions(
     good = [answer for answer in answers if answer.ok and answer.prediction is not None]
     for number, other in enumerate(others, 1):
         more = [
-            one for one in _more(context, ledger, profile, other) if one.ok and one.prediction is not None
+            one
+            for one in _more(context, ledger, profile, other, described)
+            if one.ok and one.prediction is not None
         ]
         for answer in more if profile.compares_all or context.given.requests else ():
             firsts.setdefault((ledger.api, name_of(signature, number), answer.track or UNNAMED), answer)
@@ -133,13 +141,29 @@ def predictions(
     return [finding, repeats(ledger.api, signature, by_track, context.expected_tracks())], firsts
 
 
-def _more(context: Context, ledger: Ledger, profile: Profile, request: PredictRequest) -> Iterator[Answer]:
+def _more(
+    context: Context, ledger: Ledger, profile: Profile, request: PredictRequest, described: Collection[str]
+) -> Iterator[Answer]:
     """
     Ask any track a later request; every track, if a bound on their agreement needs the evidence.
     """
     if context.options.agree is None or not (profile.compares_all or context.given.requests):
         return iter([ledger.record(ledger.client.predict(request, request.headers), "predict")])
-    return _each_track(context, ledger, _asking(context, ledger, request), "predict")
+    return _predicted(context, ledger, request, described)
+
+
+def _predicted(
+    context: Context,
+    ledger: Ledger,
+    request: PredictRequest,
+    described: Collection[str],
+    times: Mapping[str, int] | None = None,
+) -> Iterator[Answer]:
+    """
+    Ask every track for a prediction; those that described no interface, once: so many requests did not find them.
+    """
+    ask = _asking(context, ledger, request)
+    return _each_track(context, ledger, ask, "predict", times=times, reached=described)
 
 
 def _problems(profile: Profile, answers: Sequence[Answer], request: PredictRequest) -> Iterator[str]:
@@ -200,12 +224,15 @@ def _each_track(
     ledger: Ledger,
     ask: Callable[[Probe], Answer],
     request: str,
+    *,
     times: Mapping[str, int] | None = None,
+    reached: Collection[str] | None = None,
 ) -> Iterator[Answer]:
     """
     Ask until every track that gets traffic has answered as often as `times` says, or once.
 
-    It gives up on a track when the chance of no answer in so many requests is less than alpha.
+    It gives up on a track when the chance of no answer in so many requests is less than alpha; on one that is not
+    among those `reached` before, after one request.
     """
     if not context.routing.attribution:
         last = context.routing.routes[-1]
@@ -218,8 +245,9 @@ def _each_track(
         share = probe.expected.weights.get(track, 0) / 100
         if not share:
             continue  # no request from here reaches it, and it will be missed
-        most = 1 if share == 1 else math.ceil(math.log(context.options.alpha) / math.log1p(-share))
-        wanted = (times or {}).get(track, 1)
+        lost = reached is not None and track not in reached
+        most = 1 if lost or share == 1 else math.ceil(math.log(context.options.alpha) / math.log1p(-share))
+        wanted = 1 if lost else (times or {}).get(track, 1)
         for _ in range(most * wanted):
             if seen[track] >= wanted:
                 break

@@ -169,7 +169,9 @@ def _findings(context: Context, ledgers: Sequence[Ledger], seen: _Seen) -> Itera
     given: Answers = {}
     for ledger in ledgers:
         for signature in asked.requests:
-            findings, firsts = answers.predictions(context, ledger, profile, asked, signature)
+            findings, firsts = answers.predictions(
+                context, ledger, profile, asked, signature=signature, found=described
+            )
             given = {**given, **firsts}
             yield from findings
     yield from profile.agreement(
