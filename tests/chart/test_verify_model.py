@@ -37,6 +37,8 @@ def verify(render, tmp_path):
         target = tmp_path / "models" / "resnet" / "1"
         command = [shell, options, script, name, str(model), str(target), faulty]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # The log of two streams may be in any order, and its last line is taken for the reason.
+        assert not (done.returncode and done.stdout), done.stdout
         return done.returncode, done.stdout + done.stderr
 
     return run

@@ -202,7 +202,8 @@ def test_pods_take_connections_of_the_mesh_only(manager, namespace):
     """
     Under STRICT a connection without the mesh's certificate, straight to a pod, is cut.
     """
-    pods = manager.kubectl(["get", "pods", "-n", namespace, "-l", "track=stable", "-o", "json"])["items"]
+    labels = f"track=stable,app.kubernetes.io/instance={RELEASE}"
+    pods = manager.kubectl(["get", "pods", "-n", namespace, "-l", labels, "-o", "json"])["items"]
     listed = manager.kubectl(["get", "deployment", f"{RELEASE}-stable", "-n", namespace, "-o", "json"])
     template = listed["spec"]["template"]["spec"]
     server = template["containers"][0]

@@ -140,7 +140,8 @@ class Stranger:
                 "get",
                 "pods",
                 f"--namespace={self.release_namespace}",
-                "-l=track=stable",
+                # A release that was uninstalled a moment ago still has pods here, and no NetworkPolicy any more.
+                f"-l=track=stable,app.kubernetes.io/instance={RELEASE}",
                 "-o=json",
             )
         )

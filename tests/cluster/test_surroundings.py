@@ -104,7 +104,8 @@ def test_a_pod_with_the_label_of_another_track_is_named(
     F1, the second way: a pod of stable's version is one of the canary's pods.
     """
     releases.apply(RELEASE, files=[VALUES / "canary-30.yaml"])
-    pod = kubectl("get", "pods", "-l", "track=stable", "-o", "name").strip()
+    labels = f"track=stable,app.kubernetes.io/instance={RELEASE}"
+    pod = kubectl("get", "pods", "-l", labels, "-o", "name").strip()
 
     kubectl("label", pod, "track=canary", "--overwrite")
     try:

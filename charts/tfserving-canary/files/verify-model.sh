@@ -38,6 +38,7 @@ found=$(find . -type f ! -path ./manifest.sha256 | sed 's|^\./||' | sort)
 [ "$listed" = "$found" ] || fail "expected the files of manifest.sha256, got: $(echo "$found" | tr '\n' ' '); if you\
  changed the model, write its manifest again with: tfcanary export manifest DIR"
 [ -z "$(find . ! -type f ! -type d)" ] || fail "expected only files and folders, got a link or a device"
-sha256sum --check --quiet manifest.sha256 || fail "the files are not those of manifest.sha256; copy the version again,\
- or if you changed it, write its manifest again with: tfcanary export manifest DIR"
+# One stream: the log of two may be in any order, and its last line is to be the error.
+sha256sum --check --quiet manifest.sha256 >&2 || fail "the files are not those of manifest.sha256; copy the version\
+ again, or if you changed it, write its manifest again with: tfcanary export manifest DIR"
 echo "model $from: $(echo "$listed" | wc -l) files verified"
