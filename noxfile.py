@@ -125,6 +125,7 @@ def cluster(session: nox.Session) -> None:
     KUBECONFIG naming another cluster with Istio, and `-- --env FILE`, use that one and build none.
     """
     # Two modules at a time, each process with a namespace and a release of its own: most of the time is waiting.
+    python(session, "-m", "tfcanary.cluster.preflight", "prometheus=prometheus")
     on_a_cluster(session, "tests/cluster", *TWO)
 
 

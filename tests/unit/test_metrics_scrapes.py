@@ -6,11 +6,13 @@ import pytest
 
 from tfcanary.errors import NoEvidenceError, UsageError
 from tfcanary.judge.counts import Counts
-from tfcanary.metrics.istio import REQUESTS, MeshCounters, Tracks
+from tfcanary.metrics.gateway import Counted, EnvoyMetrics, IstioMetrics
 from tfcanary.metrics.prometheus import Series
+from tfcanary.metrics.scrapes import Scrapes
 
-TRACKS = Tracks("models", "resnet", "resnet-canary", "resnet-stable")
-LIMITED = Tracks("models", "resnet", "resnet-canary", "resnet-stable", slow=0.25)
+ISTIO = IstioMetrics(Counted("resnet", "models"))
+LIMITED = IstioMetrics(Counted("resnet", "models", slow=0.25))
+REQUESTS = "istio_requests_total"
 
 
 def scraped(at, total, *, track="canary", code="200", grpc="", instance="gateway-1", metric=REQUESTS, le=""):
@@ -28,11 +30,11 @@ def scraped(at, total, *, track="canary", code="200", grpc="", instance="gateway
     return Series(labels, [(at - 15, 0), (at, total)])
 
 
-def looks(*scrapes, tracks=TRACKS, weight=10.0, since=0.0, stale=120.0):
+def looks(*scrapes, metrics=ISTIO, weight=10.0, since=0.0, stale=120.0):
     """
     The look after each scrape of (time, series).
     """
-    counters = MeshCounters(tracks, stale=stale)
+    counters = Scrapes(metrics, stale=stale)
     return [counters.look(series, weight=weight, since=since, now=now) for now, series in scrapes]
 
 
@@ -84,7 +86,7 @@ def test_slow_answers_are_those_beyond_the_bucket():
             scraped(at, every, metric=count),
         ]
 
-    _, look = looks((100, of(100, 40, 50)), (115, of(115, 47, 60)), tracks=LIMITED)
+    _, look = looks((100, of(100, 40, 50)), (115, of(115, 47, 60)), metrics=LIMITED)
 
     assert Counts(canary_bad=3, canary_good=7) == look.slow
     assert 'le=~"|250"' in LIMITED.selector
@@ -149,7 +151,7 @@ def test_two_gateway_pods_are_compared_each_with_itself():
 
 
 def test_a_scrape_across_a_change_of_weight_belongs_to_neither():
-    counters = MeshCounters(TRACKS)
+    counters = Scrapes(ISTIO)
 
     def look(at, total, weight, since):
         return counters.look([scraped(at, total)], weight=weight, since=since, now=at)
@@ -166,7 +168,7 @@ def test_a_scrape_from_before_the_change_is_not_begun_from():
     """
     The routes were at every pod at 125 s, and the newest scrape is of 120 s.
     """
-    counters = MeshCounters(TRACKS)
+    counters = Scrapes(ISTIO)
     assert counters.look([scraped(120, 50)], weight=30.0, since=125.0, now=126) is None
     assert counters.look([scraped(135, 80)], weight=30.0, since=125.0, now=136) is None
     assert counters.look([scraped(150, 81)], weight=30.0, since=125.0, now=151).errors == Counts(
@@ -178,7 +180,7 @@ def test_a_limit_that_envoy_does_not_count_is_refused():
     with pytest.raises(
         UsageError, match=r"slow: expected a limit that Envoy counts, such as 0\.25 s, got 0\.3 s"
     ):
-        Tracks("models", "resnet", "resnet-canary", "resnet-stable", slow=0.3)
+        Counted("resnet", "models", slow=0.3)
 
 
 class Empty:
@@ -196,12 +198,54 @@ class Empty:
 def test_no_series_at_all_is_named():
     prometheus = Empty()
 
-    with pytest.raises(
-        NoEvidenceError, match="of service resnet, got no series; does it scrape the gateway's pods"
-    ):
-        MeshCounters(TRACKS).ask(prometheus, weight=0, since=0, now=1)
+    with pytest.raises(NoEvidenceError, match="got none; does it scrape the gateway's pods"):
+        Scrapes(ISTIO).ask(prometheus, weight=0, since=0, now=1)
 
     assert (
         f'{{__name__=~"{REQUESTS}", reporter="source", destination_service_name="resnet", '
-        'destination_service_namespace="models"}'
+        'destination_service_namespace="models", le=~"|"}'
     ) == prometheus.asked
+
+
+def of_cluster(at, total, *, name="upstream_rq", port=8501, subset="canary", **labels):
+    labels = {
+        "__name__": f"envoy_cluster_{name}",
+        "instance": "gateway-1",
+        "cluster_name": f"outbound|{port}|{subset}|resnet.models.svc.cluster.local",
+        **labels,
+    }
+    return Series(labels, [(at, total)])
+
+
+@pytest.mark.parametrize(
+    ("series", "errors", "slow"),
+    [
+        pytest.param({"response_code": "200"}, Counts(canary_good=4), Counts(), id="REST-200"),
+        pytest.param({"response_code": "503"}, Counts(canary_bad=4), Counts(), id="REST-503"),
+        pytest.param({"response_code_class": "5xx"}, None, None, id="REST-class"),
+        pytest.param({"response_code": "200", "port": 8500}, None, None, id="gRPC-http-status"),
+        pytest.param({"name": "grpc_0", "port": 8500}, Counts(canary_good=4), Counts(), id="gRPC-0"),
+        pytest.param({"name": "grpc_14", "port": 8500}, Counts(canary_bad=4), Counts(), id="gRPC-14"),
+        pytest.param({"name": "grpc_16", "port": 8500}, Counts(), Counts(), id="gRPC-client"),
+        pytest.param({"name": "grpc_total", "port": 8500}, None, None, id="gRPC-total"),
+        pytest.param(
+            {"response_code": "200", "subset": "stable"}, Counts(stable_good=4), Counts(), id="stable"
+        ),
+        pytest.param({"response_code": "200", "subset": ""}, None, None, id="no-subset"),
+    ],
+)
+def test_envoys_own_counters_are_read_by_cluster(series, errors, slow):
+    """
+    One cluster is one subset and port, which name the track and the API.
+    """
+    metrics = EnvoyMetrics(Counted("resnet", "models"))
+    base = {"response_code": "201"}
+
+    _, look = looks(
+        (100, [of_cluster(100, 0, **base), of_cluster(100, 1, **series)]),
+        (115, [of_cluster(115, 0, **base), of_cluster(115, 5, **series)]),
+        metrics=metrics,
+    )
+
+    assert errors == (look and look.errors)
+    assert slow == (look and look.slow)
