@@ -227,6 +227,15 @@ def test_inputs_are_made_of_every_type(ask, gateway, kind):
             assert as_rest == array.ravel().tolist()
 
 
+def test_a_model_may_answer_any_bytes(ask, gateway):
+    """
+    The server writes a string that is no UTF-8 as it is: a model that echoes its made input answers with a JPEG.
+    """
+    gateway.predicted = b'{"outputs": {"labels": ["\xff\xd8"]}}'
+
+    assert (0, PREDICTED, "") == ask()
+
+
 def test_a_model_may_refuse_some_made_inputs(ask, gateway):
     """
     A model that needs more than one pixel, and whole numbers below its vocabulary, gets other inputs.
@@ -349,6 +358,21 @@ FAULTS = {
             "error: REST /v1/models/resnet/metadata: expected the route revision 0123456789 of this release, got none: "
             "another release or application answers for the host a.example, or the gateway does not have the routes yet"
         ),
+    ),
+    "another-application-with-a-page": (
+        {"headers": {}, "described": b"<html>"},
+        (
+            "error: REST /v1/models/resnet/metadata: expected the route revision 0123456789 of this release, got none: "
+            "another release or application answers for the host a.example, or the gateway does not have the routes yet"
+        ),
+    ),
+    "a-page": (
+        {"described": b"<html>\n</html>"},
+        "error: REST /v1/models/resnet/metadata: expected a model's metadata, got <html> </html>",
+    ),
+    "a-page-for-a-prediction": (
+        {"predicted": b"[1]"},
+        "error: REST /v1/models/resnet:predict: expected predictions or outputs, got [1]",
     ),
     "another-track": (
         {"headers": {"x-route-revision": "0123456789", "x-model-track": "blue"}},

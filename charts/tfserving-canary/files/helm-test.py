@@ -195,6 +195,25 @@ def foreign(headers, version=None):
     return ""
 
 
+def document(content):
+    """
+    Read an object of JSON, or give an empty one if it is none.
+    """
+    try:
+        # The server writes the strings of a model as they are, and they may be any bytes.
+        found = json.loads(content.decode(errors="surrogateescape"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def shown(content):
+    """
+    Give the beginning of an answer on one line.
+    """
+    return " ".join(content.decode(errors="replace").split())[:300] or "nothing"
+
+
 def metadata():
     """
     Ask for the model's metadata until this release answers, and give it.
@@ -203,8 +222,12 @@ def metadata():
     deadline = time.monotonic() + GIVEN.wait
     while True:
         status, headers, content = rest("GET", path)
-        if status == 200:
-            answer = json.loads(content)
+        answer = document(content)
+        if status != 200:
+            wrong = f"expected status 200, got {status}"
+        elif "metadata" not in answer:
+            wrong = foreign(headers) or f"expected a model's metadata, got {shown(content)}"
+        else:
             version = str(answer["model_spec"].get("version", ""))
             wrong = foreign(headers, version)
             if not wrong:
@@ -213,8 +236,6 @@ def metadata():
                     f"{headers.get('x-model-track', 'a track')}\n"
                 )
                 return answer["metadata"]["signature_def"]["signature_def"]
-        else:
-            wrong = f"expected status 200, got {status}"
         if time.monotonic() >= deadline:
             raise SystemExit(f"error: REST {path}: {wrong}")
         time.sleep(0.5)
@@ -328,16 +349,12 @@ def predict_rest(name, body):
     wrong = foreign(headers)
     if wrong:
         raise SystemExit(f"error: REST {path}: {wrong}")
-    said = " ".join(content.decode(errors="replace").split())[:300]
     if status == 400:
-        raise RefusedError(said)
+        raise RefusedError(shown(content))
     if status != 200:
-        raise SystemExit(f"error: REST {path}: expected status 200, got {status}: {said}")
-    answer = json.loads(content)
-    if not answer.keys() & {"predictions", "outputs"}:
-        raise SystemExit(
-            f"error: REST {path}: expected predictions or outputs, got {', '.join(answer) or 'nothing'}"
-        )
+        raise SystemExit(f"error: REST {path}: expected status 200, got {status}: {shown(content)}")
+    if not document(content).keys() & {"predictions", "outputs"}:
+        raise SystemExit(f"error: REST {path}: expected predictions or outputs, got {shown(content)}")
     sys.stdout.write(f"REST: {name} predicted\n")
 
 

@@ -25,6 +25,9 @@ class Gateway:
     def __init__(self, signatures):
         self.signatures = signatures
         self.status = 200
+        # What REST answers to a request for metadata, if it is not a model's, and to one for a prediction.
+        self.described = None
+        self.predicted = json.dumps({"outputs": {"labels": [["grey"]]}}).encode()
         self.outputs = ["labels", "probabilities"]
         self.code = None
         # What the routes and the server put on every answer.
@@ -134,21 +137,19 @@ def rest_of(gateway):
     class Rest(BaseHTTPRequestHandler):
         def do_GET(self):
             spec = {"name": "resnet", "signature_name": "", "version": gateway.version["REST"]}
-            self.answer(
-                gateway.status,
-                {
-                    "model_spec": spec,
-                    "metadata": {"signature_def": {"signature_def": gateway.signatures}},
-                },
-            )
+            described = {
+                "model_spec": spec,
+                "metadata": {"signature_def": {"signature_def": gateway.signatures}},
+            }
+            self.answer(gateway.status, gateway.described or json.dumps(described).encode())
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             gateway.asked.append(body)
             if gateway.takes(body):
-                self.answer(200, {"outputs": {"labels": [["grey"]]}})
+                self.answer(200, gateway.predicted)
             else:
-                self.answer(400, {"error": "not a picture"})
+                self.answer(400, b'{"error": "not a picture"}')
 
         def answer(self, status, body):
             gateway.hosts.append(self.headers["Host"])
@@ -157,7 +158,7 @@ def rest_of(gateway):
                 stale, gateway.stale = gateway.stale, max(0, gateway.stale - 1)
                 self.send_header(name, "stale" if stale else value)
             self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
