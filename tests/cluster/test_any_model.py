@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,15 @@ class Served:
         """
         Run helm on the release.
         """
-        where = (f"--namespace={self.target.namespace}", f"--kubeconfig={self.target.kubeconfig}")
-        return subprocess.run(
-            ["helm", *arguments, *where], capture_output=True, text=True, check=False, timeout=300
-        )
+        command = ["helm", *arguments, *where(self.target)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def where(target: Target) -> tuple[str, str]:
+    """
+    What tells helm and the check of the namespace and the cluster.
+    """
+    return f"--namespace={target.namespace}", f"--kubeconfig={target.kubeconfig}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,37 +137,59 @@ def place(
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module", params=PLANTED)
-def served(
+@pytest.fixture(scope="module")
+def install(
     request: pytest.FixtureRequest,
     kubeconfig: Path,
     environment: Path,
     place: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Served]:
+) -> Iterator[Callable[[str], Served]]:
     """
-    A kind, installed: all traffic to stable.
+    Install a kind, all traffic to stable, and begin with the next kind while this one is tried: most of an installation is
+    waiting.
     """
-    kind = request.param
-    requests = tmp_path_factory.mktemp(kind) / "requests.jsonl"
-    requests.write_text("".join(json.dumps(line) + "\n" for line in zoo.MODELS[kind].requests))
+    items = [item for item in request.session.items if item.path == request.path]
+    kinds = list(dict.fromkeys(item.callspec.params["served"] for item in items))
     target = Target(namespace=place, kubeconfig=kubeconfig)
-    found = Served(kind, target, releases_in(target), requests)
-    values = {
-        "model": {"name": kind},
-        "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
-        "gateway": {"hosts": [f"{kind}.{place}.test"]},
-    }
-    try:
-        found.releases.apply(
-            kind,
-            files=[environment, VALUES / "stable.yaml"],
-            values=values | needed(kind),
-            reuse_values=False,
-        )
-        yield found
-    finally:
-        found.helm("uninstall", kind, "--ignore-not-found")
+    begun: dict[str, Future[Served]] = {}
+
+    def begin(kind: str) -> Served:
+        requests = tmp_path_factory.mktemp(kind) / "requests.jsonl"
+        requests.write_text("".join(json.dumps(line) + "\n" for line in zoo.MODELS[kind].requests))
+        found = Served(kind, target, releases_in(target), requests)
+        values = {
+            "model": {"name": kind},
+            "tracks": {"stable": {"version": 1}, "canary": {"version": 2}},
+            "gateway": {"hosts": [f"{kind}.{place}.test"]},
+            **needed(kind),
+        }
+        files = [environment, VALUES / "stable.yaml"]
+        found.releases.apply(kind, files=files, values=values, reuse_values=False)
+        return found
+
+    with ThreadPoolExecutor(1) as one_at_a_time:
+
+        def give(kind: str) -> Served:
+            this = kinds.index(kind)
+            for one in kinds[this : this + 2]:
+                if one not in begun:
+                    begun[one] = one_at_a_time.submit(begin, one)
+            return begun[kind].result()
+
+        yield give
+    for kind in begun:
+        subprocess.run(["helm", "uninstall", kind, "--ignore-not-found", *where(target)], check=True)
+
+
+@pytest.fixture(scope="module", params=PLANTED)
+def served(request: pytest.FixtureRequest, install: Callable[[str], Served]) -> Iterator[Served]:
+    """
+    A kind, installed.
+    """
+    found = install(request.param)
+    yield found
+    found.helm("uninstall", found.kind)
 
 
 def needed(kind: str) -> Mapping[str, Any]:
@@ -182,10 +210,16 @@ def checked(served: Served, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     """
 
     def run(*options: str) -> Seen:
-        where = [f"--release={served.kind}", f"--namespace={served.target.namespace}"]
-        where += [f"--kubeconfig={served.target.kubeconfig}", f"--values={VALUES / 'canary-10.yaml'}"]
         capsys.readouterr()
-        code = check.main([*where, "--json", *options])
+        code = check.main(
+            [
+                f"--release={served.kind}",
+                *where(served.target),
+                f"--values={VALUES / 'canary-10.yaml'}",
+                "--json",
+                *options,
+            ]
+        )
         report, table = capsys.readouterr()
         assert report, table
         return Seen(code, json.loads(report), table)
