@@ -44,6 +44,7 @@ def test_the_contracts_hold(copy: Path) -> None:
 PLANTED = [
     ("routing/route.py", "import httpx", "Routing and judge are pure"),
     ("judge/split.py", "import tfcanary.client.rest", "Imports run downwards"),
+    ("rollout/transition.py", "import time", "A rollout knows its cluster by a protocol only"),
     ("helm/drift.py", "import tfcanary.kube.objects", "Helm reads no live objects itself"),
     ("report/table.py", "import tfcanary.client.rest", "Reports only render"),
     (

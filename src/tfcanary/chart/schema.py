@@ -7,7 +7,7 @@ chart's validate.yaml for Helm, and in `tfcanary.routing.parse` here.
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,22 +106,64 @@ def _require(errors: Iterable[ValidationError]) -> None:
     Raise the most relevant of the schema's errors, in one line.
     """
     error = best_match(errors)
-    if error is None:
-        return
-    path = _path(error.absolute_path)
-    schema = error.schema
+    if error is not None:
+        raise described(error)
+
+
+def problems(schema: Mapping[str, Any], document: Any, root: str) -> Iterator[tuple[str, UsageError]]:
+    """
+    All that a schema refuses in a document, each as the path of what is refused and an error of one line.
+
+    Args:
+        schema: of JSON Schema's draft 7.
+        document: what was read.
+        root: what the document is called where the path is empty.
+    """
+    said = set()
+    for error in sorted(_Validator(schema).iter_errors(document), key=lambda one: list(map(str, one.path))):
+        path = _path(error.absolute_path) or root
+        for key in _keys(error) or [""]:
+            line = described(error, root, key)
+            if str(line) not in said:
+                said.add(str(line))
+                yield path, line
+
+
+def _keys(error: ValidationError) -> list[str]:
+    """
+    The keys that are missing, or that the schema does not know, if the error is about those.
+    """
+    schema: Any = error.schema
+    given: Any = error.instance
     if error.validator == "additionalProperties":
-        known = schema.get("properties", {})
-        unknown = next(key for key in error.instance if key not in known)
-        raise UsageError(f"{path or 'values'}: unknown key {unknown!r}; expected one of {', '.join(known)}")
+        return [key for key in given if key not in schema.get("properties", {})]
     if error.validator == "required":
-        missing = next(key for key in schema["required"] if key not in error.instance)
-        raise MissingValueError(f"{path}.{missing}", _wanted(schema.get("properties", {}).get(missing, {})))
+        return [key for key in schema["required"] if key not in given]
+    return []
+
+
+def described(error: ValidationError, root: str = "values", key: str = "") -> UsageError:
+    """
+    One of the schema's errors in one line: the path, what was expected, what was got.
+
+    Args:
+        error: what the schema refuses.
+        root: what the document is called where the path is empty.
+        key: which of several keys that are missing or unknown; by default the first.
+    """
+    path = _path(error.absolute_path)
+    schema: Any = error.schema
+    properties = schema.get("properties", {})
+    key = key or next(iter(_keys(error)), "")
+    if error.validator == "additionalProperties":
+        return UsageError(f"{path or root}: unknown key {key!r}; expected one of {', '.join(properties)}")
+    if error.validator == "required":
+        return MissingValueError(f"{path}.{key}".removeprefix("."), _wanted(properties.get(key, {})))
     wanted = "a list without duplicates" if error.validator == "uniqueItems" else _wanted(schema)
     # YAML reads 7, yes and 1e3 as something else than a string.
     unquoted = error.validator_value == "string" and isinstance(error.instance, int | float)
     hint = "; quote numbers and true/false" if unquoted else ""
-    raise UsageError(f"{path}: expected {wanted}, got {short(repr(error.instance))}{hint}")
+    return UsageError(f"{path or root}: expected {wanted}, got {short(repr(error.instance))}{hint}")
 
 
 def _path(parts: Iterable[str | int]) -> str:
@@ -133,8 +175,10 @@ def _path(parts: Iterable[str | int]) -> str:
 
 def _wanted(schema: Mapping[str, Any]) -> str:
     """
-    What a schema accepts, in words.
+    What a schema accepts, in words: its own title, or what its keywords say.
     """
+    if "title" in schema:
+        return str(schema["title"])
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if schema.get("maxProperties") == 1:
