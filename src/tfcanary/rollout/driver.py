@@ -77,7 +77,7 @@ class Driver:
             if not actions:
                 return state
             event = self._worker.did(actions[0], Work(plan, state, evidence))
-            after = self._commit(event, state.serial, stored)
+            after = self._commit(event, state.serial, (stored, state))
             if isinstance(event, Outage):
                 self._back_off()
                 continue
@@ -107,7 +107,7 @@ class Driver:
         holder = self._cluster.hold(self._me)
         if holder != self._me:
             raise LostLeaseError(
-                f"driver {self._me!r}: its Lease is {holder!r}'s now; it changed nothing since, see `rollout status`"
+                f"driver {self._me!r}: {holder!r} has its Lease now; it changed nothing since, see `rollout status`"
             )
 
     def _require_driver(self, state: State) -> None:
@@ -117,7 +117,7 @@ class Driver:
                 "see `rollout status`"
             )
 
-    def _commit(self, event: Event, serial: int | None, stored: Stored | None = None) -> State:
+    def _commit(self, event: Event, serial: int | None, known: tuple[Stored, State] | None = None) -> State:
         """
         Save what follows from an event, on top of whatever others have written meanwhile.
 
@@ -126,14 +126,13 @@ class Driver:
         Args:
             event: what happened.
             serial: the phase that it comes of; None for taking over.
-            stored: the state as it was read last; None to read it.
+            known: the state as it was read last; None to read it.
         """
-        given = [stored] if stored is not None else []
+        given = [known] if known is not None else []
 
         def attempt() -> State:
             while True:
-                found = given.pop() if given else read(self._cluster)[0]
-                state = from_text(found.text)
+                found, state = given.pop() if given else read(self._cluster)
                 if serial is not None:
                     self._require_driver(state)
                     if state.serial != serial:

@@ -254,12 +254,12 @@ class State:
             "failed_in": self.failed_in.name if self.failed_in else None,
             "baseline": self.baseline.as_json(),
         }
-        for name in _LISTS:
-            made[name] = [dataclasses.astuple(one) for one in made[name]]
+        for name, kind in _LISTS.items():
+            made[name] = [[getattr(one, field) for field in kind.__slots__] for one in made[name]]
         return compact(made)
 
 
-_LISTS = {"approvals": Approval, "steps": Step, "notes": Note, "earlier": Note}
+_LISTS: Mapping[str, Any] = {"approvals": Approval, "steps": Step, "notes": Note, "earlier": Note}
 
 
 def from_text(text: str) -> State:
