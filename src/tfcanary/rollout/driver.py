@@ -21,6 +21,8 @@ from tfcanary.rollout.worker import Work, Worker
 
 # Seconds between two looks at what is waited for, and the most between two tries of a cluster that does not answer.
 POLL, MOST_BACK_OFF = 1.0, 30.0
+# How often a state is written at once on top of what others have written meanwhile.
+TRIES = 20
 # Seconds for which a cluster may be out of reach before a plan is known.
 PATIENCE = 60.0
 
@@ -131,7 +133,7 @@ class Driver:
         given = [known] if known is not None else []
 
         def attempt() -> State:
-            while True:
+            for _ in range(TRIES):
                 found, state = given.pop() if given else read(self._cluster)
                 if serial is not None:
                     self._require_driver(state)
@@ -145,6 +147,9 @@ class Driver:
                 except OvertakenError:
                     continue
                 return after
+            raise UnreachableError(
+                f"rollout's state: others changed it {TRIES} times between a read and a write"
+            )
 
         return self._patiently(attempt)
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.rollout.cluster import Cluster, OvertakenError
+from tfcanary.rollout.driver import TRIES
 from tfcanary.rollout.events import Asked
 from tfcanary.rollout.phases import Stage
 from tfcanary.rollout.planfile import plan_from
@@ -21,8 +22,6 @@ START, PAUSE, RESUME, ABORT = "start", "pause", "resume", "abort"
 PROMOTE, ANYWAY = "promote", "promote --anyway"
 STATUS, WATCH, EXPLAIN, HISTORY = "status", "watch", "explain", "history"
 VERBS = (START, STATUS, WATCH, PAUSE, RESUME, PROMOTE, ANYWAY, ABORT, EXPLAIN, HISTORY)
-# How often a wish is written on top of what others have written meanwhile.
-_TRIES = 20
 
 _ACTIVE = (Stage.PREPARING, Stage.STEPPING, Stage.BAKING, Stage.PROMOTING, Stage.BACK)
 _ENDED = (Stage.SUCCEEDED, Stage.ROLLED_BACK, Stage.FAILED)
@@ -104,7 +103,7 @@ def ask(cluster: Cluster, verb: str, by: str) -> State:
         UsageError: if it is refused now, by the name of the rollout and the reason.
         UnreachableError: if the cluster does not answer.
     """
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         stored = cluster.load()
         state = from_text(stored.text) if stored else None
         why = refusal(verb, state)
@@ -120,5 +119,5 @@ def ask(cluster: Cluster, verb: str, by: str) -> State:
             continue
         return after
     raise UnreachableError(
-        f"rollout: {verb} was not written down: the state was changed by others {_TRIES} times meanwhile; try again"
+        f"rollout: {verb} was not written down: the state was changed by others {TRIES} times meanwhile; try again"
     )

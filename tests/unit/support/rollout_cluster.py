@@ -114,6 +114,8 @@ class FakeCluster:
         self.zero_since: dict[str, float] = {"canary": 0.0}
         self.baseline_given = self.given
         self.caller = ""
+        # The tracks without Ready pods that a gateway pod sent something to.
+        self.dropped: list[tuple[float, str]] = []
         # Whether the last look at the metrics saw any, and whether a person did without them.
         self.knows, self.anyway = False, False
         self.trouble: Callable[[str, str], None] = lambda _when, _call: None
@@ -144,6 +146,8 @@ class FakeCluster:
         for track in self.tracks:
             if any(weights.get(track) for weights in self.shown()):
                 self.zero_since.pop(track, None)
+                if not self.tracks[track].ready(self.time):
+                    self.dropped.append((self.time, track))
             else:
                 self.zero_since.setdefault(track, self.time)
 
