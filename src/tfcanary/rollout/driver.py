@@ -4,6 +4,7 @@ The driver: does what is due in a rollout, and saves what came of it before the 
 It can be killed anywhere. Whoever drives next finds the phase that was saved, and repeats it.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -66,12 +67,20 @@ class Driver:
 
     def drive(self) -> State:
         """
-        Go on until the rollout has ended.
+        Go on until the rollout has ended, and give the Lease back.
 
         Raises:
             LostLeaseError: if another driver took over. Nothing was changed since.
             UnreachableError: if the cluster stays out of reach; the rollout stays as it is, for `resume`.
         """
+        try:
+            return self._driven()
+        finally:
+            # Whoever is killed does not come here: then the Lease runs out.
+            with contextlib.suppress(UnreachableError):
+                self._cluster.free(self._me)
+
+    def _driven(self) -> State:
         while True:
             stored, state = self._patiently(self._mine)
             plan, evidence = self._of(state)

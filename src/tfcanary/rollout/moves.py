@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from tfcanary.rollout.phases import Phase, way_back
 from tfcanary.rollout.plan import Plan
-from tfcanary.rollout.state import State
+from tfcanary.rollout.state import LONGEST, State
+from tfcanary.text import short
 
 # Phases that give the canary this weight. `WEIGH` has its own.
 _WEIGHTS = {Phase.WHOLE: 100.0, Phase.CARRY: 100.0, Phase.RETURN: 0.0, Phase.WITHDRAW: 0.0}
@@ -16,6 +17,7 @@ def back(state: State, reason: str) -> State:
     """
     Begin the way to the baseline.
     """
+    reason = short(reason, LONGEST)
     begins = way_back(state.phase, exposed=state.exposed)
     cleared = replace(
         state, reason=reason, abort="", paused="", hold="", awaiting="", failed_in=None, outage=None
@@ -47,6 +49,7 @@ def held(state: State, why: str) -> State:
     """
     Stay, and say why; with no reason it is the evidence that is awaited.
     """
+    why = short(why, LONGEST)
     if why == state.hold:
         return state
     now = replace(state, hold=why)

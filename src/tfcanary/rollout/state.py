@@ -19,7 +19,9 @@ from tfcanary.text import short
 SCHEMA = "tfserving-canary/rollout-state/1"
 # A ConfigMap holds 1 MiB. What the user gave the release is the only part that a rollout does not choose.
 MOST_VALUES = 256 * 1024
-_NOTES, _EARLIER, _STEPS, _LONGEST = 30, 10, 60, 400
+_NOTES, _EARLIER, _STEPS = 30, 10, 60
+# Characters of a text that somebody else wrote.
+LONGEST = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class State:
         """
         The state with one more event, at its time.
         """
-        kept = (*self.notes, Note(self.now, short(text, _LONGEST)))[-_NOTES:]
+        kept = (*self.notes, Note(self.now, short(text, LONGEST)))[-_NOTES:]
         return dataclasses.replace(self, notes=kept)
 
     def weighed(self, weight: float) -> "State":
@@ -230,7 +232,7 @@ class State:
         """
         The state with the judge's last sentence, which belongs to the last weight as well.
         """
-        said = short(verdict, _LONGEST)
+        said = short(verdict, LONGEST)
         steps = self.steps
         if steps:
             steps = (*steps[:-1], dataclasses.replace(steps[-1], verdict=said))
@@ -241,7 +243,7 @@ class State:
         The ends of the rollouts so far, for the state of the next.
         """
         told = f"{self.run}: {self.phase.value}: {self.reason}"
-        return (*self.earlier, Note(self.now, short(told, _LONGEST)))[-_EARLIER:]
+        return (*self.earlier, Note(self.now, short(told, LONGEST)))[-_EARLIER:]
 
     def as_text(self) -> str:
         """

@@ -36,7 +36,8 @@ from tfcanary.rollout.judging import judged, recorded
 from tfcanary.rollout.moves import back, enter
 from tfcanary.rollout.phases import BEFORE_RENEWAL, NEXT, Kind, Phase, Stage, kind
 from tfcanary.rollout.plan import Plan
-from tfcanary.rollout.state import Approval, State
+from tfcanary.rollout.state import LONGEST, Approval, State
+from tfcanary.text import short
 
 # What each event comes of. The others may come of anything.
 _KINDS: dict[type, Kind] = {
@@ -255,7 +256,7 @@ def _stopped(plan: Plan, state: State, event: Event, reason: str) -> State:
     Once stable's pods were to change, going back would send the traffic through pods that may not be Ready. The canary
     keeps it.
     """
-    because = f"{state.phase.value}: {reason}"
+    because = short(f"{state.phase.value}: {reason}", LONGEST)
     unready_canary = state.phase is Phase.RENEW and isinstance(event, NotReady)
     if state.phase in BEFORE_RENEWAL or unready_canary:
         return back(state, because)

@@ -8,6 +8,7 @@ effect of every call.
 # ruff: noqa: D102 - tfcanary.rollout.cluster says what each method does
 
 import json
+import sys
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,8 @@ class FakeCluster:
         return self.lease[0]
 
     def free(self, me: str) -> None:
-        if self.lease[0] == me:
+        # A process that was killed frees nothing.
+        if self.lease[0] == me and not isinstance(sys.exc_info()[1], Killed):
             self.lease = "", 0.0
 
     def baseline(self) -> Baseline:
