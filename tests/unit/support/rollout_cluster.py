@@ -88,9 +88,9 @@ class World:
     forbidden: frozenset[str] = frozenset()
 
 
-class FakeCluster:
+class Release:
     """
-    The protocol of `tfcanary.rollout.cluster`, and the rules that a rollout must keep.
+    A release in a cluster, its pods and its gateways, and the rules that a rollout of it must keep.
     """
 
     def __init__(
@@ -120,8 +120,6 @@ class FakeCluster:
         # Whether the last look at the metrics saw any, and whether a person did without them.
         self.knows, self.anyway = False, False
         self.trouble: Callable[[str, str], None] = lambda _when, _call: None
-
-    # What the rules rest on.
 
     def routes(self) -> str:
         return json.dumps(self.given["routing"]["routes"], sort_keys=True)
@@ -159,12 +157,6 @@ class FakeCluster:
         if not holds:
             raise BrokenError(f"{rule}; calls: {' '.join(self.calls[-12:])}")
 
-    def _call(self, name: str) -> None:
-        self.calls.append(name)
-        if name in self.world.forbidden:
-            raise ForbiddenError(f"{name}: the role has no right to it; add the verb to the Role")
-        self.trouble("before", name)
-
     def let_pass(self, seconds: float) -> None:
         """
         Let time pass, and nothing else.
@@ -176,62 +168,6 @@ class FakeCluster:
             self._notice()
         self.time = end
         self._notice()
-
-    # The protocol.
-
-    def now(self) -> float:
-        return self.time
-
-    def wait(self, seconds: float) -> None:
-        self.calls.append("wait")
-        self.let_pass(seconds)
-        self.trouble("wait", "wait")
-
-    def load(self) -> Stored | None:
-        self._call("load")
-        return self.stored
-
-    def save(self, text: str, version: str | None) -> None:
-        self._call("save")
-        if (self.stored.version if self.stored else None) != version:
-            raise OvertakenError
-        self.stored = Stored(text, str(int(version or 0) + 1))
-        self.must(len(text) < 64 * 1024, "the state is of bounded size")
-        self.trouble("after", "save")
-
-    def hold(self, me: str) -> str:
-        self._call("hold")
-        holder, until = self.lease
-        if holder in ("", me) or self.time >= until:
-            self.lease = me, self.time + LEASE_SECONDS
-        self.trouble("after", "hold")
-        return self.lease[0]
-
-    def free(self, me: str) -> None:
-        # A process that was killed frees nothing.
-        if self.lease[0] == me and not isinstance(sys.exc_info()[1], Killed):
-            self.lease = "", 0.0
-
-    def baseline(self) -> Baseline:
-        self._call("baseline")
-        self.baseline_given = self.given
-        return Baseline(
-            self.history[-1][0],
-            self.given,
-            tuple(self.given["routing"]["routes"]),
-            {name: track["version"] for name, track in self.given["tracks"].items()},
-            {name: track.get("replicas", 1) for name, track in self.given["tracks"].items()},
-        )
-
-    def apply(self, values: dict[str, Any], description: str) -> Deployed:
-        self._call("apply")
-        self.must(len(values) == 1, "a revision changes pods or weights, and not both")
-        return self._deploy(merge(self.given, values), description, "apply")
-
-    def restore(self, baseline: Baseline, description: str) -> Deployed:
-        self._call("restore")
-        self.must(dict(baseline.values) == self.baseline_given, "abort goes to the recorded baseline")
-        return self._deploy(dict(baseline.values), description, "restore")
 
     def _deploy(self, wanted: dict[str, Any], description: str, call: str) -> Deployed:
         """
@@ -322,6 +258,72 @@ class FakeCluster:
                 old, new, at = pod
                 pod[:] = [new if self.time >= at else old, self.routes(), self.time + after]
             self._notice()
+
+
+class FakeCluster(Release):
+    """
+    The protocol of `tfcanary.rollout.cluster`.
+    """
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.world.forbidden:
+            raise ForbiddenError(f"{name}: the role has no right to it; add the verb to the Role")
+        self.trouble("before", name)
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, seconds: float) -> None:
+        self.calls.append("wait")
+        self.let_pass(seconds)
+        self.trouble("wait", "wait")
+
+    def load(self) -> Stored | None:
+        self._call("load")
+        return self.stored
+
+    def save(self, text: str, version: str | None) -> None:
+        self._call("save")
+        if (self.stored.version if self.stored else None) != version:
+            raise OvertakenError
+        self.stored = Stored(text, str(int(version or 0) + 1))
+        self.must(len(text) < 64 * 1024, "the state is of bounded size")
+        self.trouble("after", "save")
+
+    def hold(self, me: str) -> str:
+        self._call("hold")
+        holder, until = self.lease
+        if holder in ("", me) or self.time >= until:
+            self.lease = me, self.time + LEASE_SECONDS
+        self.trouble("after", "hold")
+        return self.lease[0]
+
+    def free(self, me: str) -> None:
+        # A process that was killed frees nothing.
+        if self.lease[0] == me and not isinstance(sys.exc_info()[1], Killed):
+            self.lease = "", 0.0
+
+    def baseline(self) -> Baseline:
+        self._call("baseline")
+        self.baseline_given = self.given
+        return Baseline(
+            self.history[-1][0],
+            self.given,
+            tuple(self.given["routing"]["routes"]),
+            {name: track["version"] for name, track in self.given["tracks"].items()},
+            {name: track.get("replicas", 1) for name, track in self.given["tracks"].items()},
+        )
+
+    def apply(self, values: dict[str, Any], description: str) -> Deployed:
+        self._call("apply")
+        self.must(len(values) == 1, "a revision changes pods or weights, and not both")
+        return self._deploy(merge(self.given, values), description, "apply")
+
+    def restore(self, baseline: Baseline, description: str) -> Deployed:
+        self._call("restore")
+        self.must(dict(baseline.values) == self.baseline_given, "abort goes to the recorded baseline")
+        return self._deploy(dict(baseline.values), description, "restore")
 
     def track(self, name: str) -> Track:
         self._call("track")
