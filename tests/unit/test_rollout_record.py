@@ -102,7 +102,7 @@ def test_an_end_that_nobody_was_told_of_is_told_before_the_next_rollout():
     begun(cluster)
 
     assert ["rolled back"] == [made["end"] for made in cluster.announced]
-    assert Phase.DEPLOY is state_of(cluster).phase
+    assert (Phase.DEPLOY, "laptop") == (state_of(cluster).phase, cluster.lease[0])
 
 
 def test_the_state_of_a_long_rollout_is_a_few_kilobytes():

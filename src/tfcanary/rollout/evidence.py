@@ -160,7 +160,7 @@ def _against(found: Probes, clean: int, total: int) -> str:
     """
     What the probes have against the canary: only pairs in which one track fails say who is worse.
     """
-    if total and not clean:
+    if not clean:
         return f"the canary answered none of {total:,} probes"
     apart = found.canary_failed + found.stable_failed
     chance = sum(math.comb(apart, k) for k in range(found.canary_failed, apart + 1)) / 2**apart

@@ -14,11 +14,11 @@ from tfcanary.rollout.state import State
 from tfcanary.rollout.windows import closed
 
 
-def recorded(state: State, event: Judged, passed: float) -> State:
+def recorded(plan: Plan, state: State, event: Judged, passed: float) -> State:
     """
     Take down what the judge said. The time of a step does not count while a person or a window holds it.
     """
-    waits = bool(state.paused or state.awaiting or state.hold.startswith("blackout"))
+    waits = bool(state.paused or state.awaiting or closed(plan.windows, state.now))
     state = replace(
         state,
         judge=event.judge,

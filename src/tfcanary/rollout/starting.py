@@ -54,6 +54,7 @@ def _begin(cluster: Cluster, plan: Plan, me: str, by: str, evidence: Makes) -> N
         driver = Driver(cluster, me, evidence=evidence)
         driver.take_over()
         driver.drive()
+        _take_lease(cluster, me)
         stored = cluster.load()
     baseline = cluster.baseline()
     objection = start_objection(

@@ -171,7 +171,7 @@ def _went_on(plan: Plan, state: State, event: Event, passed: float) -> State:
     if state.ended:
         return state
     if isinstance(event, Judged):
-        state = recorded(state, event, passed)
+        state = recorded(plan, state, event, passed)
     if state.abort and state.stage is not Stage.BACK:
         return back(state, state.abort)
     late = state.now - state.started > plan.limits.total and state.stage in _TIMED
