@@ -18,7 +18,7 @@ from tfcanary.errors import DoesNotHoldError, ForbiddenError, NoEvidenceError
 from tfcanary.judge.counts import Counts
 from tfcanary.judge.look import Look
 from tfcanary.rollout.cluster import Counted, Deployed, OvertakenError, Probes, Seen, Stored, Track
-from tfcanary.rollout.state import Baseline
+from tfcanary.rollout.state import Baseline, from_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -306,7 +306,9 @@ class FakeCluster(Release):
 
     def baseline(self) -> Baseline:
         self._call("baseline")
-        self.baseline_given = self.given
+        if self.stored is None or from_text(self.stored.text).ended:
+            # In the middle of a rollout, what the release has now is not where it began.
+            self.baseline_given = self.given
         return Baseline(
             self.history[-1][0],
             self.given,
