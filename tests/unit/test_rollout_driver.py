@@ -226,6 +226,31 @@ def test_a_driver_that_lost_its_lease_stops_before_its_next_write():
     assert 25 == state_of(cluster).weight
 
 
+def test_a_driver_that_slept_through_the_rest_of_its_rollout_writes_nothing():
+    """
+    The Lease is free again, and to have it is not enough: another driver has gone on and given it back.
+    """
+    cluster = FakeCluster()
+    driver = begun(cluster, me="laptop")
+    ends = []
+
+    def sleep(moment: str, call: str) -> None:
+        state = state_of(cluster)
+        if (moment, call) == ("before", "hold") and cluster.calls[-2] == "track" and state.weight == 25:
+            cluster.trouble = lambda *_: None
+            cluster.let_pass(60)
+            other = starting.abort(As(cluster, "ci"), "ci", by="bob")
+            ends.append(other.drive())
+            cluster.caller = "laptop"
+
+    cluster.trouble = sleep
+    with pytest.raises(LostLeaseError, match="'laptop': 'ci' drives resnet-3-7 now"):
+        driver.drive()
+
+    assert [Phase.ROLLED_BACK] == [state.phase for state in ends]
+    assert VALUES == cluster.given
+
+
 def test_an_api_server_that_is_away_changes_nothing_and_the_rollout_goes_on():
     """
     A23: 60 seconds of 429 in the middle of it; the weights stay as they are.

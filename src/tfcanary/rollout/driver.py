@@ -52,7 +52,7 @@ class Driver:
         self._cluster = cluster
         self._me = me
         self._make_evidence = evidence
-        self._worker = Worker(cluster, self._require_lease)
+        self._worker = Worker(cluster, self._require_turn)
         self._known: tuple[str, Plan, Evidence] | None = None
         self._failures = 0
 
@@ -119,6 +119,20 @@ class Driver:
         if holder != self._me:
             raise LostLeaseError(
                 f"driver {self._me!r}: {holder!r} has its Lease now; it changed nothing since, see `rollout status`"
+            )
+
+    def _require_turn(self, state: State) -> None:
+        """
+        Refuse a write that is not due any more.
+
+        Having the Lease is not enough: another driver may have had it meanwhile, have gone on, and have given it back.
+        """
+        self._require_lease()
+        _, now = read(self._cluster)
+        self._require_driver(now)
+        if now.serial != state.serial:
+            raise LostLeaseError(
+                f"driver {self._me!r}: {state.run} went on without it; it changed nothing since, see `rollout status`"
             )
 
     def _require_driver(self, state: State) -> None:

@@ -52,16 +52,16 @@ class Worker:
     Does one action at a time, and says what came of it.
     """
 
-    def __init__(self, cluster: Cluster, require_lease: Callable[[], None]) -> None:
+    def __init__(self, cluster: Cluster, require_turn: Callable[[State], None]) -> None:
         """
         Nothing is done yet.
 
         Args:
             cluster: the release.
-            require_lease: raises LostLeaseError if the Lease is another's.
+            require_turn: raises LostLeaseError if another driver took over since this state.
         """
         self._cluster = cluster
-        self._require_lease = require_lease
+        self._require_turn = require_turn
 
     def did(self, action: Action, work: Work) -> Event:
         """
@@ -106,14 +106,14 @@ class Worker:
 
     def _revise(self, action: Apply | Restore, state: State) -> Event:
         """
-        Make a revision, at the very moment in which what it needs is Ready and the Lease is held.
+        Make a revision, at the very moment in which what it needs is Ready and it is this driver's turn.
         """
         cluster = self._cluster
         if isinstance(action, Apply) and action.need is not None:
             unready = self._unready(action.need)
             if unready:
                 return unready
-        self._require_lease()
+        self._require_turn(state)
         if isinstance(action, Apply):
             made = cluster.apply(action.values, action.description)
         else:

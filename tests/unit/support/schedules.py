@@ -205,14 +205,20 @@ class Schedule:
                 *(self._stuck_gateway, self._blind, self._dark, self._kill, self._other),
             ]
         found = [self._kill, self._timeout]
-        if moment == "before" and call not in ("apply", "restore"):
-            # The Lease was renewed by the call before these: within that moment nobody can take it.
+        if moment == "before" and call not in ("apply", "restore") and not self._renewed():
+            # The Lease was renewed a moment before these, and nobody can have taken it since.
             found += [self._lose_lease, self._other]
         if moment == "before" and call == "save":
             found += [self._verb, self._verb, self._conflict]
         if moment == "before" and call in ("apply", "examine", "probe", "counts"):
             found += [self._forbid]
         return found
+
+    def _renewed(self) -> bool:
+        """
+        Whether the call is the last look at the state before a revision: the one before it has renewed the Lease.
+        """
+        return self.cluster.calls[-2:-1] == ["hold"]
 
     def _kill(self) -> None:
         raise Killed
