@@ -5,8 +5,8 @@ Whole rollouts through the real driver, transitions and judge, against a cluster
 import contextlib
 
 import pytest
+from planned import begun, plan, rollout, state_of, when
 from rollout_cluster import VALUES, As, FakeCluster, Killed, World
-from rollouts import begun, plan, rollout, state_of, when
 
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.rollout import starting, verbs

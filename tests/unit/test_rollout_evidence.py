@@ -5,8 +5,8 @@ What the judge's evidence means for a rollout: probes, the first weight, and dat
 from dataclasses import replace
 
 import pytest
+from planned import begun, plan, state_of
 from rollout_cluster import FakeCluster
-from rollouts import begun, plan, state_of
 
 from tfcanary.judge.counts import Counts
 from tfcanary.judge.look import Look

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
+from planned import begun, plan, rollout, state_of, when
 from rollout_cluster import VALUES, As, FakeCluster, World
-from rollouts import begun, plan, rollout, state_of, when
 
 from tfcanary import rollout as package
 from tfcanary.errors import UnreachableError, UsageError

@@ -8,8 +8,8 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from planned import begun, plan, rollout, state_of, when
 from rollout_cluster import VALUES, As, FakeCluster, World
-from rollouts import begun, plan, rollout, state_of, when
 
 from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
 from tfcanary.judge.counters import Reading, difference

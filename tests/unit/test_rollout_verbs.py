@@ -5,8 +5,8 @@ Every verb in every state: allowed, or refused by name; and twice gives the same
 from dataclasses import replace
 
 import pytest
+from planned import begun, plan, state_of, when
 from rollout_cluster import As, FakeCluster
-from rollouts import begun, plan, state_of, when
 
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.rollout import starting, verbs

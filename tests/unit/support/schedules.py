@@ -12,8 +12,8 @@ from collections.abc import Callable
 from math import inf
 from random import Random
 
+from planned import plan, state_of
 from rollout_cluster import As, BrokenError, FakeCluster, Killed, World
-from rollouts import plan, state_of
 
 from tfcanary.errors import CanaryError, ForbiddenError, UnreachableError, UsageError
 from tfcanary.judge.ruling import Action
