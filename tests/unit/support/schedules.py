@@ -132,7 +132,7 @@ class Schedule:
         for _ in range(4):
             if self.cluster.stored is not None and state_of(self.cluster).ended:
                 break
-            self.cluster.time += 31
+            self.cluster.let_pass(31)
             self._drive(1)
         return self._ended()
 
