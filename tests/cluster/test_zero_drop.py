@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
+from tour import every_pair
 from zero_drop_page import zero_drop
 
 from tfcanary.chart.values import merge, read_values
@@ -188,20 +189,6 @@ def strategies(files: Sequence[Path], helm: Callable[[Path], str]) -> tuple[list
     return [file for file in files if not said[file]], {
         file.stem: text for file, text in said.items() if text
     }
-
-
-def every_pair(files: Sequence[Path]) -> list[Path]:
-    """
-    A tour that takes every ordered pair of files once, one after the other (Hierholzer, from the first file).
-    """
-    left = {file: [other for other in files if other != file] for file in files}
-    stack, tour = [files[0]], []
-    while stack:
-        if left[stack[-1]]:
-            stack.append(left[stack[-1]].pop())
-        else:
-            tour.append(stack.pop())
-    return tour[::-1]
 
 
 def test_a_tour_takes_every_ordered_pair() -> None:
