@@ -17,6 +17,8 @@ from schedules import Schedule
 
 # ROLLOUT_SCHEDULES=10000 runs as many, in about eight minutes on one core.
 SCHEDULES = int(os.environ.get("ROLLOUT_SCHEDULES", "300"))
+# With fewer, some kind of end may be missing by chance.
+ENOUGH = 300
 FIRST = int(os.environ.get("ROLLOUT_SEED", "0"))
 PARTS = 4
 
@@ -34,6 +36,8 @@ def test_no_schedule_of_faults_breaks_a_rule(part):
             pytest.fail(f"ROLLOUT_SEED={seed} ROLLOUT_SCHEDULES=1: {broken}")
         happened.update(schedule.happened)
 
+    if SCHEDULES < ENOUGH:
+        return
     assert {"SUCCEEDED", "ROLLED_BACK", "FAILED"} == set(ends), (
         "every end is reached, or the schedules test too little"
     )
