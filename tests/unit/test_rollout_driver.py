@@ -251,6 +251,59 @@ def test_a_driver_that_slept_through_the_rest_of_its_rollout_writes_nothing():
     assert VALUES == cluster.given
 
 
+@pytest.mark.parametrize("abort", [False, True])
+def test_an_answer_that_is_lost_after_every_write_has_no_other_effect(abort):
+    """
+    The write was made, and the driver is told that it timed out: nothing is done twice, and nothing is left out.
+    """
+    histories = []
+    for lose in (False, True):
+        cluster = FakeCluster()
+        driver = begun(cluster)
+        lost: set[tuple[int, str]] = set()
+
+        def trouble(moment: str, call: str, cluster=cluster, lost=lost, lose=lose) -> None:
+            state = state_of(cluster)
+            if abort and moment == "wait" and state.phase is Phase.RETURN_DRAIN and not state.abort:
+                verbs.ask(As(cluster, "carla"), verbs.ABORT, "carla")
+                cluster.caller = "laptop"
+            if (
+                lose
+                and moment == "after"
+                and call in ("save", "apply", "restore")
+                and (state.serial, call) not in lost
+            ):
+                lost.add((state.serial, call))
+                raise UnreachableError("kubernetes: timed out")
+
+        cluster.trouble = trouble
+        state = driver.drive()
+        assert (Phase.ROLLED_BACK if abort else Phase.SUCCEEDED) is state.phase
+        assert not lose or len(lost) > 20
+        histories.append([text.partition(": ")[2] for _, text, _ in cluster.history])
+
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize(("away", "end"), [(20.0, Phase.SUCCEEDED), (float("inf"), Phase.FAILED)])
+def test_stable_gets_nothing_back_before_its_new_pods_are_ready(away, end):
+    """
+    They were Ready once, and are not at the moment in which the traffic would return.
+    """
+    cluster = FakeCluster()
+    driver = begun(cluster)
+
+    def die(moment: str, call: str) -> None:
+        if (moment, call) == ("after", "apply") and state_of(cluster).phase is Phase.RENEW:
+            cluster.tracks["stable"].kept, cluster.tracks["stable"].ready_at = 0, cluster.time + away
+
+    cluster.trouble = die
+    state = driver.drive()
+
+    assert (end, []) == (state.phase, cluster.dropped)
+    assert ({"stable": 100} if end is Phase.SUCCEEDED else {"canary": 100}) == cluster.weights()
+
+
 def test_an_api_server_that_is_away_changes_nothing_and_the_rollout_goes_on():
     """
     A23: 60 seconds of 429 in the middle of it; the weights stay as they are.

@@ -170,7 +170,7 @@ def _went_on(plan: Plan, state: State, event: Event, passed: float) -> State:
     """
     if state.ended:
         return state
-    if isinstance(event, Judged):
+    if isinstance(event, Judged) and state.phase is Phase.JUDGE:
         state = recorded(plan, state, event, passed)
     if state.abort and state.stage is not Stage.BACK:
         return back(state, state.abort)
