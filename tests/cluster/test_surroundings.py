@@ -14,9 +14,11 @@ import pytest
 from planting import QUICK, SYSTEM, Kubectl, failed, istio
 from pytest_kubernetes.providers.base import AClusterManager
 
+from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release
 from tfcanary.check.subject import Subject
+from tfcanary.client.rest import RestClient
 from tfcanary.helm.releases import Releases
 from tfcanary.judge.verdict import Outcome
 from tfcanary.paths import VALUES
@@ -26,6 +28,9 @@ from tfcanary.wait import NotYet, wait_until
 
 RELEASE = "resnet"
 GATEWAY = {"istio": "ingressgateway"}
+# A filter or a policy that is planted or taken back replaces listeners under open connections, and a request may be on
+# one of them. What the release's own changes cost is test_zero_drop's affair.
+PLANTING_COSTS = {"failed requests (REST)", "failed requests (gRPC)"}
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -109,7 +114,9 @@ def test_a_pod_with_the_label_of_another_track_is_named(
 
     kubectl("label", pod, "track=canary", "--overwrite")
     try:
-        kubectl("rollout", "status", "deployment/resnet-stable", "--timeout=180s")
+        # The Deployment says that all is well until its controller has seen the label.
+        kubectl("wait", "pod", "-l", labels, "--for=create", "--timeout=60s")
+        kubectl("wait", "pod", "-l", labels, "--for=condition=Ready", "--timeout=180s")
         seen = check_gateway(subject(), QUICK)
     finally:
         kubectl("delete", pod, "--wait=true")
@@ -286,7 +293,7 @@ def test_a_filter_of_others_may_be_allowed(
         seen = check_gateway(settled(subject, "filters at the gateway"), QUICK)
         allowed = check_gateway(subject(allowed_filters=[name]), QUICK)
 
-    assert {"filters at the gateway"} == failed(seen).keys(), str(findings_table(seen))
+    assert {"filters at the gateway"} == failed(seen).keys() - PLANTING_COSTS, str(findings_table(seen))
     assert f"{name} (Lua)" in failed(seen)["filters at the gateway"]
     assert allowed.held, str(findings_table(allowed))
 
@@ -303,12 +310,25 @@ def test_a_wrong_service_account_of_the_gateway_says_the_value_to_set(
         seen = check_gateway(subject(), QUICK)
     finally:
         releases.apply(RELEASE, values={"gateway": {"serviceAccount": "istio-ingressgateway"}})
+        # The routes are the same as before: no revision says when the pods have the policy.
+        wait_until("the pods' policy", lambda: allowed(subject()), timeout_seconds=60, interval_seconds=0.5)
 
     found = failed(seen)
     assert 1 == seen.exit_code
     assert {"propagation (REST)", "propagation (gRPC)"} <= found.keys(), str(findings_table(seen))
     for api in ("REST", "gRPC"):
         assert "set gateway.serviceAccount=istio-ingressgateway" in found[f"propagation ({api})"]
+
+
+def allowed(subject: Subject) -> None:
+    """
+    So many answers in a row that no connection of before is left.
+    """
+    with RestClient(subject.gateway, RELEASE, host=subject.host) as client:
+        for _ in range(IN_A_ROW):
+            answer = client.metadata()
+            if not answer.ok:
+                raise NotYet(str(answer))
 
 
 @pytest.fixture
@@ -349,7 +369,7 @@ def test_another_teams_routes_on_the_host_are_named(
         seen = check_gateway(settled(subject, "routes at the gateway"), QUICK)
 
     found = failed(seen)
-    assert {"routes at the gateway"} == found.keys(), str(findings_table(seen))
+    assert {"routes at the gateway"} == found.keys() - PLANTING_COSTS, str(findings_table(seen))
     assert f"VirtualService {other_team}/shop, older, takes requests" in found["routes at the gateway"]
     assert 1 == seen.exit_code
 
@@ -372,7 +392,7 @@ def test_a_host_that_another_team_takes_is_named(
         seen = check_gateway(settled(subject, "routes at the gateway"), QUICK)
 
     found = failed(seen)
-    assert {"routes at the gateway"} == found.keys(), str(findings_table(seen))
+    assert {"routes at the gateway"} == found.keys() - PLANTING_COSTS, str(findings_table(seen))
     assert f"host {taken} is taken by VirtualService {other_team}/shop" in found["routes at the gateway"]
     assert f"asked for host check.{namespace}.test, of the gateway's hosts {wide}" in str(
         findings_table(seen)

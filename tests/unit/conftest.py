@@ -178,7 +178,7 @@ def kubeconfig(tmp_path: Path) -> Callable[[int], Path]:
 @pytest.fixture
 def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, Any]], Path]]:
     """
-    Start an apiserver that answers these paths, by an object or a status, and give a kubeconfig for it.
+    Start an apiserver that answers these paths, by an object, bytes or a status, and give a kubeconfig for it.
     """
     with contextlib.ExitStack() as stack:
 
@@ -191,7 +191,7 @@ def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, A
                     path = self.path.split("?")[0]
                     answer = answers.get(path, DISCOVERY.get(path, 404))
                     status, body = (answer, {"message": "no"}) if isinstance(answer, int) else (200, answer)
-                    content = json.dumps(body).encode()
+                    content = body if isinstance(body, bytes) else json.dumps(body).encode()
                     self.send_response(status)
                     self.send_header("content-type", "application/json")
                     self.send_header("content-length", str(len(content)))

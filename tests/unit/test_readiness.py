@@ -3,6 +3,7 @@ Why the pods of a release are not up: classified from what a cluster said, kept 
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -291,11 +292,31 @@ def test_only_the_rights_that_are_there_are_used(
     assert all(found[track].startswith(start) for track, start in reasons.items())
 
 
+@pytest.mark.parametrize("log", [b"unable to retrieve container logs for containerd://4220", 400, 404])
+def test_a_log_that_has_gone_meanwhile_is_no_reason(cluster: Callable[..., Any], log: Any) -> None:
+    """
+    A container ends, or is made anew, between the question for its pod and that for its log.
+    """
+    answers = {**OBJECTS, f"{PODS}/{POD}/log": log}
+
+    found = not_up(lambda: LiveObjects(Target("models", kubeconfig=cluster(answers))), "resnet")
+
+    assert (
+        f"pod {POD}: container model-server ended with exit code 3; its log is gone"
+        == found.reasons["canary"]
+    )
+    assert ["canary"] == list(found.fleeting)
+
+
 # While Helm waits
 
 
 def seen(generation: int, **reasons: str) -> NotUp:
     return NotUp(reasons, {"stable": 1, "canary": generation})
+
+
+def gone(generation: int, **reasons: str) -> NotUp:
+    return dataclasses.replace(seen(generation, **reasons), fleeting=tuple(reasons))
 
 
 @pytest.mark.parametrize(
@@ -310,6 +331,11 @@ def seen(generation: int, **reasons: str) -> NotUp:
             [seen(2, stable="a", canary="b")], ["track canary: b", "track stable: a"], id="two-tracks"
         ),
         pytest.param([NotUp({"": "why"})], ["why"], id="nothing-can-be-read"),
+        pytest.param([seen(2, canary="a"), gone(2, canary="b")], ["track canary: a"], id="gone-meanwhile"),
+        pytest.param(
+            [gone(2, canary="a"), seen(2, canary="b")], ["track canary: b"], id="gone-and-asked-again"
+        ),
+        pytest.param([gone(2, canary="a")], ["track canary: a"], id="never-read"),
     ],
 )
 def test_the_reason_outlives_the_rollback(answers: list[NotUp], lines: list[str]) -> None:

@@ -4,7 +4,7 @@ What the tracks of a release lack while Helm waits for them: afterwards the roll
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol, Self, TypeVar
 
 from tfcanary.helm.failures import HelmError, PendingError
@@ -27,6 +27,10 @@ class NotUp(Protocol):
     @property
     def generations(self) -> Mapping[str, int]:
         """By the name of a track, the generation of its Deployment, which each change of it counts up."""
+
+    @property
+    def fleeting(self) -> Collection[str]:
+        """The tracks of which a pod or its log went away between two questions; a reason of before says more."""
 
 
 def lines(reasons: Mapping[str, str]) -> tuple[str, ...]:
@@ -83,6 +87,8 @@ class Watch:
             if track not in seen.reasons and not rolled_back:
                 del self._kept[track]
         for track, reason in seen.reasons.items():
+            if track in seen.fleeting and track in self._kept:
+                continue
             self._kept[track] = (reason, seen.generations.get(track, 0))
 
 

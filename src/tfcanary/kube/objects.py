@@ -22,6 +22,9 @@ from tfcanary.target import Target
 REQUEST_SECONDS = 10
 # The container of a pod's own proxy, and the annotation of pods whose node has the proxy.
 SIDECAR, _AMBIENT = "istio-proxy", "ambient.istio.io/redirection"
+# How a kubelet says that a container has gone between the question for its pod and that for its log: 400 before it has
+# begun or where there is no run before; a log of this text where its files were removed.
+_GONE, _NO_LOG = (400, 404), "unable to retrieve container logs for "
 _GROUP, _VERSION = "networking.istio.io", "v1"
 
 
@@ -196,6 +199,9 @@ class LiveObjects:
     def last_line(self, pod: str, container: str, previous: bool) -> str:  # noqa: FBT001 - as the API has it
         """
         The last line of a container's log that is not empty; of the run before this one if asked.
+
+        Raises:
+            LookupError: the pod or the container is gone, and its log with it.
         """
         answer = self._call(
             f"log of pod {pod!r}",
@@ -206,8 +212,11 @@ class LiveObjects:
             previous=previous,
             tail_lines=20,
             _preload_content=False,
+            gone=_GONE,
         )
         lines = [line for line in answer.data.decode("utf-8", "replace").splitlines() if line.strip()]
+        if lines and lines[-1].startswith(_NO_LOG):
+            raise LookupError(f"container {container!r} of pod {pod!r}: no log any more")
         return lines[-1] if lines else ""
 
     def _items(self, what: str, function: Any, **options: Any) -> list[dict[str, Any]]:
@@ -235,12 +244,14 @@ class LiveObjects:
         found: Sequence[Any] = self._call("nodes", self._core.list_node).items
         return found
 
-    def _call(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
+    def _call(
+        self, what: str, function: Any, *arguments: Any, gone: tuple[int, ...] = (404,), **options: Any
+    ) -> Any:
         server = self.configuration.host
         try:
             return function(*arguments, _request_timeout=REQUEST_SECONDS, **options)
         except ApiException as exc:
-            if exc.status == 404:
+            if exc.status in gone:
                 raise LookupError(what) from exc
             error = ForbiddenError if exc.status == 403 else UnreachableError
             raise error(f"{what}: the cluster at {server} answered {exc.status} {exc.reason}") from exc

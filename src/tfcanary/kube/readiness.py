@@ -6,7 +6,7 @@ the last line of the log of one that ended, the last warning about a pod. Only o
 read. What may not be read is said.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +45,18 @@ class NotUp:
     Attributes:
         reasons: by the name of a track, why not. Empty if all are up. Without a name, why nothing can be read.
         generations: by the name of a track, the generation of its Deployment.
+        fleeting: the tracks of which a pod or its log went away between two questions; a reason of before says more.
     """
 
     reasons: Mapping[str, str]
     generations: Mapping[str, int] = field(default_factory=dict)
+    fleeting: Collection[str] = ()
+
+
+class _GoneError(Exception):
+    """
+    What a reason was to be read from is no longer there; its text is what is known without.
+    """
 
 
 def not_up(cluster: Callable[[], LiveObjects], release: str) -> NotUp:
@@ -77,16 +85,22 @@ def classified(deployments: Sequence[Object], pods: Sequence[Object], read: Read
     Classify recorded objects of one release.
     """
     tracks = {track_of(one): one for one in deployments}
-    reasons = {}
+    reasons: dict[str, str] = {}
+    fleeting = []
     # The pod of `helm test` is of the release and of no track.
     for track in sorted({*tracks, *map(track_of, pods)} - {""}):
         of_track = [
             pod for pod in pods if track_of(pod) == track and "deletionTimestamp" not in pod["metadata"]
         ]
-        if reason := _of_track(tracks.get(track), of_track, read):
+        try:
+            reason = _of_track(tracks.get(track), of_track, read)
+        except _GoneError as gone:
+            reason = str(gone)
+            fleeting.append(track)
+        if reason:
             reasons[track] = short(reason, _LONGEST)
     generations = {track: int(one["metadata"].get("generation", 0)) for track, one in tracks.items()}
-    return NotUp(reasons, generations)
+    return NotUp(reasons, generations, fleeting)
 
 
 def track_of(item: Object) -> str:
@@ -193,7 +207,9 @@ def _ended(pod: Object, container: Object, ended: Object, read: Read) -> str:
         line = read.last_line(name, container["name"], "running" in container.get("state", {}))
     except ForbiddenError:
         return f"{how}; its log cannot be read: the right to get pods/log is missing"
-    except (UnreachableError, LookupError) as error:
+    except LookupError as error:
+        raise _GoneError(f"pod {name}: container {container['name']} {how}; its log is gone") from error
+    except UnreachableError as error:
         return f"{how}; its log cannot be read: {error}"
     return f"{how}: {line}" if line else f"{how}, and wrote nothing"
 
