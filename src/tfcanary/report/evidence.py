@@ -141,4 +141,7 @@ def _power(evidence: float) -> float:
 
 
 def _number(power: float) -> str:
-    return f"{10**power:.3g}" if power < _SURE else f">1e{_SURE}"
+    if power >= _SURE:
+        return f">1e{_SURE}"
+    found = float(f"{10**power:.3g}")
+    return f"{found:,.0f}" if found >= 1000 else f"{found:g}"

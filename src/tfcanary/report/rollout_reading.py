@@ -15,6 +15,8 @@ from tfcanary.rollout.state import State
 from tfcanary.text import printable
 
 MARKS = {Stage.SUCCEEDED: "held", Stage.ROLLED_BACK: "failed", Stage.FAILED: "failed", Stage.BACK: "failed"}
+# How the judge's sentence for a rollback begins.
+_BACK = "roll back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,19 @@ def reading(plan: Plan, state: State, now: float) -> Reading:
     )
 
 
+def because(sentence: str) -> str:
+    """
+    The reason in a judge's sentence, after words that say already that it went back.
+    """
+    return sentence.removeprefix(f"{_BACK}: ")
+
+
 def _sentence(state: State) -> str:
     if state.ended:
         unproven = f"; promoted without a proof by {state.anyway}" if state.anyway else ""
-        return f"{state.phase.value}: {state.reason}{unproven if state.phase is Phase.SUCCEEDED else ''}"
+        return f"{state.phase.value}: {because(state.reason)}{unproven if state.phase is Phase.SUCCEEDED else ''}"
     if state.stage is Stage.BACK:
-        return f"going back: {state.reason}"
+        return f"going back: {because(state.reason)}"
     return state.verdict or "no verdict yet"
 
 
@@ -91,7 +100,7 @@ def _facts(plan: Plan, state: State, now: float, soon: Expected) -> list[tuple[s
     if not ended:
         seen = f"{state.per_second:.3g} requests a second" if state.per_second > 0 else "none seen yet"
         facts += [("traffic", seen), ("decision", soon.words), ("driver", state.driver)]
-    if state.verdict not in _sentence(state):
+    if because(state.verdict) not in _sentence(state):
         facts.append(("verdict", state.verdict))
     if state.anyway:
         facts.append(("proof", f"{state.anyway} promotes without one"))

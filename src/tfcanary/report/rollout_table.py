@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 from tfcanary.report.evidence import Shown
-from tfcanary.report.rollout_reading import reading
+from tfcanary.report.rollout_reading import because, reading
 from tfcanary.report.table import Row, Table
-from tfcanary.report.times import stamp, utc
+from tfcanary.report.times import utc
 from tfcanary.rollout.phases import Phase
 from tfcanary.rollout.plan import Plan
 from tfcanary.rollout.state import Note, State
@@ -125,12 +125,4 @@ def _ended(note: Note) -> Row:
 
 
 def _row(at: str, run: str, end: str, reason: str) -> Row:
-    return Row((at, printable(run), printable(end), printable(reason)), mark=_ENDS.get(end, "open"))
-
-
-def events_table(state: State) -> Table:
-    """
-    The last events, the latest first.
-    """
-    rows = [Row((stamp(one.at), printable(one.text))) for one in reversed(state.notes)]
-    return Table(("at", "event"), tuple(rows))
+    return Row((at, printable(run), printable(end), printable(because(reason))), mark=_ENDS.get(end, "open"))
