@@ -27,7 +27,9 @@ def states():
 
 @pytest.fixture(scope="module")
 def ended(states):
-    return record_page(json.loads(json.dumps(record(PLAN, states[-1], {}))))
+    made = json.loads(json.dumps(record(PLAN, states[-1], {})))
+    made["baseline"]["values"]["note"] = 300 * "x"
+    return record_page(made)
 
 
 def test_a_served_page_follows_its_rollout_and_asks_nobody_else(browser, states):

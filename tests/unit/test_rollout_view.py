@@ -246,9 +246,17 @@ def test_a_verdict_is_told_when_it_changes_and_not_when_its_numbers_do(states):
     assert len(verdicts) < 9
 
 
+def test_a_watcher_who_looks_seldom_is_told_the_verdict_at_each_weight(states):
+    found = lines(judging(states, 5), judging(states, 50))
+
+    assert 1 == sum("Z verdict: wait: " in line for line in found)
+
+
 def test_nothing_new_is_no_line(states):
     assert all([] == lines(state, state) for state in states)
     assert [] == lines(states[-1], replace(states[-1], now=states[-1].now + 99))
+    out = replace(states[9], outage=states[9].now)
+    assert [] == lines(out, replace(out, now=out.now + 9))
 
 
 def test_who_joins_later_is_told_what_the_state_still_has(states):

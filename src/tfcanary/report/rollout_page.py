@@ -159,12 +159,14 @@ def _summary(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             "weight",
             f"{record['weight']:g} %, as asked for last; Helm revision {record['revision'] or 'none'}",
         ),
-        ("verdict", record["verdict"] or "none: the judge never looked"),
         (
             "probes",
             f"{record['cleanProbes']:,} at weight 0, all clean" if record["cleanProbes"] else "no clean ones",
         ),
     ]
+    if record["verdict"] != record["reason"]:
+        # That of a rollback is the reason, which was said first.
+        lines.insert(4, ("verdict", record["verdict"] or "none: the judge never looked"))
     if record["reactionSeconds"]:
         lines.append(
             (
