@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from planned import plan
+from watched import approving, only, watched
 from zero_drop_page import zero_drop
 
 from tfcanary.check.finding import Finding
@@ -19,7 +21,9 @@ from tfcanary.judge.look import Look
 from tfcanary.judge.plan import PROVABLE, SHARES, Plan
 from tfcanary.judge.verdict import Outcome
 from tfcanary.report.html import html
+from tfcanary.report.rollout_page import live_page, record_page
 from tfcanary.report.verdict import verdict_page
+from tfcanary.rollout.record import record
 from tfcanary.routing.parse import from_values
 from tfcanary.traffic.records import NO_CODE, Recorder
 
@@ -150,12 +154,39 @@ def verdict():
     return verdict_page(log)
 
 
-@pytest.fixture(params=["page", "drops", "verdict"])
+@pytest.fixture(scope="module")
+def rollouts():
+    """
+    A rollout with every signal, long names, and events that lie close together; in the middle of it, and its end.
+    """
+    given = plan(
+        judge={"signals": list(SHARES), "required": ["errors"]},
+        probes={"perSecond": 1},
+        approvals=[0, 25, "promotion"],
+    )
+    states = watched(given, do=approving(LONG))
+    live = replace(only(states, awaiting="beyond 25 %"), paused=LONG, driver=LONG)
+    return given, live.noted(f"paused by {LONG}"), states[-1]
+
+
+@pytest.fixture(scope="module")
+def live(rollouts):
+    given, state, _ = rollouts
+    return live_page(given, state, state.now + 5, 3600)
+
+
+@pytest.fixture(scope="module")
+def ended(rollouts):
+    given, _, state = rollouts
+    return record_page(record(given, state, {LONG: f"sha256:{64 * '0'}"}))
+
+
+@pytest.fixture(params=["page", "drops", "verdict", "live", "ended"])
 def text(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["page", "verdict"])
+@pytest.fixture(params=["page", "verdict", "live", "ended"])
 def charted(request):
     return request.getfixturevalue(request.param)
 
@@ -196,8 +227,9 @@ def test_all_text_is_large_enough_to_read(opened, text, width):
     browser = opened(text, width)
 
     heights = browser.execute_script(
-        "return [...document.querySelectorAll('h1, h2, p, li, td, figcaption, svg text')]"
+        "return [...document.querySelectorAll('h1, h2, p, li, td, dt, dd, summary, .claim span, figcaption, svg text')]"
         ".filter(one => one.textContent.trim() && getComputedStyle(one).display != 'none')"
+        ".filter(one => one.tagName == 'SUMMARY' || !one.closest('details:not([open])'))"
         ".map(one => one.getBoundingClientRect().height)"
     )
     assert 10 < len(heights)
@@ -272,7 +304,7 @@ def test_text_stands_out_from_its_background(opened, text, scheme):
     pairs = browser.execute_script(
         "const behind = one => { while (one) { const seen = getComputedStyle(one).backgroundColor;"
         "  if (!seen.startsWith('rgba(0, 0, 0, 0')) return seen; one = one.parentElement; } return 'rgb(255, 255, 255)'; };"
-        "return [...document.querySelectorAll('h1, h2, p, li, td, th, figcaption')].filter(one => one.textContent.trim())"
+        "return [...document.querySelectorAll('h1, h2, p, li, td, th, dt, dd, summary, .claim span, figcaption')].filter(one => one.textContent.trim())"
         ".map(one => [getComputedStyle(one).color, behind(one)]);"
     )
     assert 10 < len(pairs)

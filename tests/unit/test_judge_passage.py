@@ -8,6 +8,7 @@ import math
 import pytest
 
 from tfcanary.judge.counts import Counts
+from tfcanary.judge.outlook import forecasts, proof_forecast
 from tfcanary.judge.passage import (
     first_passage,
     information,
@@ -17,6 +18,7 @@ from tfcanary.judge.passage import (
     rollback_nothing,
     worse_evidence,
 )
+from tfcanary.judge.plan import Plan
 from tfcanary.judge.rates import Worse, mixture
 from tfcanary.judge.terms import Terms
 
@@ -190,3 +192,9 @@ def test_paired_requests_find_a_loss_of_accuracy_in_hundreds(accuracy, alone, me
     )
 
     assert pytest.approx(median, rel=0.25) == found.quantile(0.5), accuracy
+
+
+def test_the_proof_alone_is_the_first_of_all_forecasts():
+    all_of_them = forecasts(Plan(), stable=0.01, weights=[50], per_second=100)
+
+    assert all_of_them[0] == proof_forecast(Plan(), stable=0.01, weight=50, per_second=100)

@@ -63,6 +63,14 @@ def forecasts(plan: Plan, *, stable: float, weights: Iterable[float], per_second
     return found
 
 
+def proof_forecast(plan: Plan, *, stable: float, weight: float, per_second: float) -> Forecast:
+    """
+    The proof of an equal canary alone, which a live view can wait for: the faults take seconds to compute.
+    """
+    passage = _proven(plan.terms, stable, weight / 100)
+    return _forecast(plan, passage, canary=stable, stable=stable, weight=weight, per_second=per_second)
+
+
 def _forecast(
     plan: Plan, passage: Passage, *, canary: float, stable: float, weight: float, per_second: float
 ) -> Forecast:

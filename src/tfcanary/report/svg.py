@@ -34,6 +34,7 @@ class Chart:
         levels: heights of dotted lines across the chart.
         bands: grey areas, as (x, lowest y, highest y).
         log: whether the horizontal axis is logarithmic.
+        marks: labels of vertical lines, by where they are.
     """
 
     caption: str
@@ -45,6 +46,7 @@ class Chart:
     bands: Sequence[Sequence[tuple[float, float, float]]] = ()
     log: bool = False
     y_least: float = 0.0
+    marks: Sequence[tuple[float, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def drawn(chart: Chart) -> Markup:
         up=up,
         y_ticks=[chart.y_least + (chart.y_most - chart.y_least) * part / 4 for part in range(5)],
         x_ticks=[(tick, _anchor(across.at(tick))) for tick in across.ticks()],
+        marks=[(across.at(x), _anchor(across.at(x)), label) for x, label in chart.marks],
         bands=[_outline(band, across, up) for band in chart.bands],
         lines=[
             (name, _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)], _path(thinned(points), across, up))
