@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from rollout_cluster import FakeCluster
-from rollouts import begun, plan, state_of
+from planned import begun, plan, state_of
 
 from tfcanary.judge.ruling import Action
 from tfcanary.rollout.events import (

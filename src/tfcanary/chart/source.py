@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -37,6 +38,17 @@ def opened(chart: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+def version_of(chart: Path) -> tuple[str, str]:
+    """
+    The name and the version of a chart in a folder.
+
+    Raises:
+        UsageError: if it has none that can be read.
+    """
+    facts = _facts(chart, chart)
+    return str(facts.get("name")), str(facts.get("version"))
+
+
 def _unpack(chart: Path, folder: Path) -> None:
     """
     Copy the few files that are read, by their names: no path of the archive is written to.
@@ -60,10 +72,14 @@ def _unpack(chart: Path, folder: Path) -> None:
 def _require(chart: Path, folder: Path) -> None:
     if missing := [name for name in _FILES if not (folder / name).is_file()]:
         raise UsageError(f"chart {str(chart)!r}: expected {', '.join(_FILES)}, got no {missing[0]}")
+    name = _facts(chart, folder).get("name")
+    if name != NAME:
+        raise UsageError(f"chart {str(chart)!r}: expected the chart {NAME}, got {name!r}")
+
+
+def _facts(chart: Path, folder: Path) -> dict[str, Any]:
     try:
         facts = yaml.safe_load((folder / "Chart.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise UsageError(f"chart {str(chart)!r}: Chart.yaml cannot be read: {exc}") from exc
-    name = facts.get("name") if isinstance(facts, dict) else None
-    if name != NAME:
-        raise UsageError(f"chart {str(chart)!r}: expected the chart {NAME}, got {name!r}")
+    return facts if isinstance(facts, dict) else {}

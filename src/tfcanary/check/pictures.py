@@ -73,11 +73,13 @@ class Pictures(Profile):
         Whether classes, labels, tracks and APIs agree.
         """
         yield from agreement(seen.answers, seen.tracks, both_apis=seen.both_apis, agree=seen.agree)
-        yield from known_answers(seen, _label)
+        yield from known_answers(seen, self.label)
 
-
-def _label(given: Prediction, request: PredictRequest) -> str | None:  # noqa: ARG001 - all are alike
-    try:
-        return next(iter(classified(given).labels), None)
-    except ValueError:
-        return None
+    def label(self, given: Prediction, request: PredictRequest) -> str | None:  # noqa: ARG002 - all are alike
+        """
+        The label of the most probable class.
+        """
+        try:
+            return next(iter(classified(given).labels), None)
+        except ValueError:
+            return None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfcanary.check.finding import OFF, UNNAMED, Finding, outcome_of
-from tfcanary.client.answer import Answer, Interface
+from tfcanary.client.answer import Answer, Interface, Prediction
 from tfcanary.client.request import PredictRequest
 from tfcanary.contract import Api
 from tfcanary.judge.verdict import Outcome
@@ -83,6 +83,12 @@ class Profile(abc.ABC):
     def agreement(self, seen: Compared) -> Iterator[Finding]:
         """
         Whether the answers fit together.
+        """
+
+    @abc.abstractmethod
+    def label(self, given: Prediction, request: PredictRequest) -> str | None:
+        """
+        What an answer names first; None if it names nothing.
         """
 
 

@@ -16,6 +16,10 @@ from tfcanary.errors import UsageError
 COMMANDS = {
     "check": ("tfcanary.commands.check", "prove at the gateway what a release's routes do"),
     "explain": ("tfcanary.commands.explain", "say which route takes a request, without a cluster"),
+    "rollout": (
+        "tfcanary.commands.rollout",
+        "release a version step by step, on evidence, or go back",
+    ),
     "judge": (
         "tfcanary.commands.judge",
         "judge a canary's requests, with stated error rates, without a cluster",

@@ -123,6 +123,7 @@ class Releases:
         values: Mapping[str, Any] | None = None,
         reuse_values: bool = True,
         description: str | None = None,
+        compare: bool = True,
     ) -> Revision:
         """
         Install the release or upgrade it, and wait until its pods are Ready; a failed upgrade is rolled back.
@@ -137,6 +138,7 @@ class Releases:
             values: more values, over all files.
             reuse_values: keep what earlier revisions were given (``--reset-then-reuse-values``).
             description: what the history says of this revision.
+            compare: whether the live routes are compared; whoever asks the gateway next need not.
 
         Raises:
             DriftError: if the live routes are not what the release now says.
@@ -161,7 +163,7 @@ class Releases:
             found = watched(name, self._not_up, upgrade)
         except ConflictError as exc:
             raise ConflictError(f"{exc}; {repair(name, self._namespace)}") from exc
-        changed = self.drift(name, ROUTING_KINDS).differences
+        changed = self.drift(name, ROUTING_KINDS).differences if compare else ()
         if changed:
             raise DriftError(name, self._namespace, changed)
         return _revision(found)
@@ -296,6 +298,14 @@ class Releases:
         """
         job = self._command.get_values(name, computed=defaults, namespace=self._namespace, revision=revision)
         return self._run(f"helm get values {name}", name, job) or {}
+
+    def chart(self, name: str) -> tuple[str, str]:
+        """
+        The name and the version of the chart that the release has.
+        """
+        job = self._command.get_chart_metadata(name, namespace=self._namespace)
+        found = self._run(f"helm get all {name}", name, job)
+        return str(found["name"]), str(found["version"])
 
     def _run(self, what: str, name: str, job: Coroutine[Any, Any, T]) -> T:
         try:

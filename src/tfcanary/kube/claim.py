@@ -5,10 +5,12 @@ Both are written by compare-and-swap on `resourceVersion`. These are the only ob
 they route nothing.
 """
 
+import contextlib
 import datetime as dt
 import email.utils
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import kubernetes.client
@@ -118,6 +120,30 @@ class Claim:
         except ChangedError:
             # Whoever wrote it holds it now.
             return
+
+    @contextlib.contextmanager
+    def renewed(self, me: str) -> Iterator[list[str]]:
+        """
+        Renew the Lease while something takes longer than it lasts.
+
+        Yields:
+            Whoever took it meanwhile; empty for as long as nobody did.
+        """
+        ended, taken = threading.Event(), list[str]()
+
+        def renew() -> None:
+            while not ended.wait(LEASE_SECONDS / 3) and not taken:
+                # A cluster that does not answer now may answer the next time.
+                with contextlib.suppress(UnreachableError):
+                    taken.extend({self.hold(me)} - {me})
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield taken
+        finally:
+            ended.set()
+            thread.join()
 
     def _put(self, plural: str, body: Mapping[str, Any], version: str | None) -> None:
         metadata: dict[str, Any] = {"name": self.name, "namespace": self._namespace, "labels": self._labels}

@@ -78,6 +78,7 @@ class LiveObjects:
         self._resources: dict[str, Sequence[Mapping[str, Any]]] = {}
         self._core = kubernetes.client.CoreV1Api(client)
         self._apps = kubernetes.client.AppsV1Api(client)
+        self._discovery = kubernetes.client.DiscoveryV1Api(client)
         self._custom = kubernetes.client.CustomObjectsApi(client)
 
     def virtual_service(self, name: str) -> dict[str, Any]:
@@ -188,6 +189,23 @@ class LiveObjects:
         }
         selector = f"app.kubernetes.io/instance={release}"
         return self._items(kind, functions[kind], label_selector=selector)
+
+    def endpoints(self, service: str) -> frozenset[str]:
+        """
+        The names of the pods that a Service sends requests to: those that its EndpointSlices call ready.
+        """
+        slices = self._items(
+            "endpointslices",
+            self._discovery.list_namespaced_endpoint_slice,
+            label_selector=f"kubernetes.io/service-name={service}",
+        )
+        every = (endpoint for one in slices for endpoint in one.get("endpoints") or ())
+        # A condition that is not known counts as true: discovery.k8s.io/v1, EndpointConditions.
+        return frozenset(
+            endpoint["targetRef"]["name"]
+            for endpoint in every
+            if endpoint.get("targetRef") and (endpoint.get("conditions") or {}).get("ready") is not False
+        )
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """

@@ -9,6 +9,7 @@ from tfcanary.report.evidence import Shown
 from tfcanary.report.rollout_reading import because, reading
 from tfcanary.report.table import Row, Table
 from tfcanary.report.times import utc
+from tfcanary.rollout.outlook import Outlook
 from tfcanary.rollout.phases import Phase
 from tfcanary.rollout.plan import Plan
 from tfcanary.rollout.state import Note, State
@@ -126,3 +127,37 @@ def _ended(note: Note) -> Row:
 
 def _row(at: str, run: str, end: str, reason: str) -> Row:
     return Row((at, printable(run), printable(end), printable(because(reason))), mark=_ENDS.get(end, "open"))
+
+
+def outlook_table(plan: Plan, found: Outlook) -> Table:
+    """
+    What rollouts of a plan took that were tried out.
+    """
+    ends = sorted(found.ends)
+    rows = [
+        Row((f"{one.weight:g} %", *(f"{seconds:.0f} s" for seconds in (one.first, one.median, one.last))))
+        for one in found.stays
+    ]
+    if ends:
+        middle = ends[len(ends) // 2]
+        rows.append(Row(("promoted", *(f"{seconds:.0f} s" for seconds in (ends[0], middle, ends[-1])))))
+    tried = len(ends) + found.back
+    return Table(
+        ("canary's weight", "at the earliest", "median", "at the latest"),
+        tuple(rows),
+        above=(
+            (
+                f"version {plan.to} of release {plan.release}, as good as stable: {100 * found.base:g} % of both tracks' "
+                f"requests fail, {found.per_second:g} requests a second"
+            ),
+            "",
+        ),
+        below=(
+            "",
+            (
+                f"{tried} rollouts tried out, {found.back} of them rolled back; another one ends between the earliest and "
+                f"the latest with probability {found.within:.2f}"
+            ),
+        ),
+        numbers=frozenset({"at the earliest", "median", "at the latest"}),
+    )

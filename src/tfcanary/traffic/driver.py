@@ -15,9 +15,9 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tfcanary.client.endpoint import DEADLINE_SECONDS, Tls, checked
 from tfcanary.errors import NoEvidenceError, UnreachableError, UsageError
@@ -26,6 +26,7 @@ from tfcanary.traffic.records import Mark, Recorder, Records
 from tfcanary.traffic.sender import Load, Sender
 from tfcanary.wait import NotYet, wait_until
 
+T = TypeVar("T")
 CONNECTIONS = 64
 
 
@@ -180,18 +181,46 @@ class Traffic:
         """
         The records so far, also while the load runs.
         """
+        return self._in_loop(self._snapshot)
+
+    def ended_since(self, first: int) -> tuple[Records, float]:
+        """
+        The requests that ended after the first so many, in the order in which they were due.
+
+        Returns:
+            The records, and the time up to which every request that was due has ended, in seconds since the start.
+        """
+
+        def look() -> tuple[Records, float]:
+            sender = self._sender()
+            oldest = sender.oldest()
+            until = time.perf_counter() - sender.start if oldest is None else oldest
+            return self._recorder.records(first=first), until
+
+        return self._in_loop(look)
+
+    @property
+    def began(self) -> float:
+        """
+        The start of the load, in seconds since 1970.
+        """
+        return time.time() - (time.perf_counter() - self._sender().start)
+
+    def _in_loop(self, look: Callable[[], T]) -> T:
+        """
+        Look at the columns in the loop's thread, in which they grow.
+        """
         if self._ready.done() and not self._ended.done():
-            # The columns grow in the loop's thread, which therefore has to copy them.
-            made: Future[Records] = Future()
+            made: Future[T] = Future()
             with contextlib.suppress(RuntimeError):  # the loop has just ended and is closed
-                self._ready.result()[0].call_soon_threadsafe(lambda: made.set_result(self._snapshot()))
+                self._ready.result()[0].call_soon_threadsafe(lambda: made.set_result(look()))
                 # A loop that ends drops the calls it has not made yet.
                 futures: list[Future[Any]] = [made, self._ended]
                 concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED)
             if made.done():
                 return made.result()
             concurrent.futures.wait([self._ended])
-        return self._snapshot()
+        return look()
 
     def _snapshot(self) -> Records:
         return self._recorder.records(self._marks)

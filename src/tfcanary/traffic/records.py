@@ -335,11 +335,17 @@ class Recorder:
         columns["error"].append(number(error))
         columns["digest"].append(digest)
 
-    def records(self, marks: Sequence[Mark] = ()) -> Records:
+    def records(self, marks: Sequence[Mark] = (), *, first: int = 0) -> Records:
         """
         The records so far, in the order in which the requests were due.
+
+        Args:
+            marks: the starts of the phases.
+            first: how many of those that ended first are left out.
         """
-        made = {name: np.array(self._columns[name], dtype=kind) for name, (_, kind) in _COLUMNS.items()}
+        made = {
+            name: np.array(self._columns[name][first:], dtype=kind) for name, (_, kind) in _COLUMNS.items()
+        }
         order = np.argsort(made["due"], kind="stable")
         columns: dict[str, Any] = {name: column[order] for name, column in made.items()}
         return Records(**columns, names=tuple(self._numbers), marks=tuple(marks))

@@ -48,6 +48,7 @@ class _Sent:
     A request on its way, which leaves one record.
     """
 
+    number: int
     call: EncodedCall
     user: UserHeaders
     due: float
@@ -81,7 +82,8 @@ class Sender:
         self._answered = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._sent = 0
-        self._in_flight = 0
+        # By number, when each request that is under way was due.
+        self._under_way: dict[int, float] = {}
         self.streaks: dict[Api, tuple[str, int]] = {}
         self.start = time.perf_counter()
 
@@ -95,7 +97,7 @@ class Sender:
                 await self._open_loop(load.rate)
             elif load.concurrency is not None:
                 await self._closed_loop(load.concurrency)
-            while self._in_flight:
+            while self._under_way:
                 self._answered.clear()
                 await self._answered.wait()
         finally:
@@ -108,6 +110,12 @@ class Sender:
         Send no more.
         """
         self._stopping.set()
+
+    def oldest(self) -> float | None:
+        """
+        When the oldest of the requests under way was due, in seconds since the start; None if there is none.
+        """
+        return min(self._under_way.values(), default=None)
 
     def _may_send(self) -> bool:
         return not self._stopping.is_set() and (self._load.most is None or self._sent < self._load.most)
@@ -127,7 +135,7 @@ class Sender:
 
     async def _closed_loop(self, concurrency: int) -> None:
         while self._may_send():
-            while self._in_flight < concurrency and self._may_send():
+            while len(self._under_way) < concurrency and self._may_send():
                 self._send(time.perf_counter() - self.start)
             self._answered.clear()
             await self._answered.wait()
@@ -135,9 +143,9 @@ class Sender:
     def _send(self, due: float) -> None:
         number = self._sent
         self._sent += 1
-        self._in_flight += 1
+        self._under_way[number] = due
         load = self._load
-        sent = _Sent(load.calls[number % len(load.calls)], load.users[number % len(load.users)], due)
+        sent = _Sent(number, load.calls[number % len(load.calls)], load.users[number % len(load.users)], due)
         call = sent.call
         if call.api is Api.REST:
             data = b"".join((call.head, sent.user.lines, b"\r\n", call.payload))
@@ -202,8 +210,8 @@ class Sender:
             error=error,
             digest=zlib.crc32(body),
         )
-        self._in_flight -= 1
-        if self._load.concurrency is not None or not self._in_flight:
+        del self._under_way[sent.number]
+        if self._load.concurrency is not None or not self._under_way:
             self._answered.set()
 
 
