@@ -6,12 +6,13 @@ meanwhile.
 
 half/1 and half/2 differ in one variable; mixed/7 has many signatures; batch/7 says how its batches were made; old/1 is of
 TensorFlow 1; lite/1 has a TensorFlow Lite model beside its graph; resnet/1 and resnet_jpg/1 take what the published
-example clients send.
+example clients send. original_models.py adds those on which the server is held against TensorFlow Serving.
 """
 
 import sys
 from pathlib import Path
 
+import original_models
 import tensorflow as tf
 
 
@@ -206,6 +207,7 @@ def main(directory: Path) -> None:
         classify=classify,
         regress=regress,
     )
+    original_models.save_all(directory)
 
 
 main(Path(sys.argv[1]))

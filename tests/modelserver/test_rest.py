@@ -188,7 +188,13 @@ def test_every_type_is_read_and_written(post: Post) -> None:
         pytest.param(
             "mixed", {"inputs": {"a": [[1, 2]], "b": [1.5]}}, 400, "is not of expected type: int64", id="int"
         ),
-        pytest.param("mixed", {"inputs": {"a": [[1, 2, 3]], "b": [1]}}, 400, "a:0", id="shape"),
+        pytest.param(
+            "mixed",
+            {"inputs": {"a": [[1, 2], [3, 4]], "b": [1, 2, 3]}},
+            400,
+            "Incompatible shapes",
+            id="shape",
+        ),
         pytest.param(
             "mixed",
             {"signature_name": "strings", "instances": [{"b64": "*"}]},

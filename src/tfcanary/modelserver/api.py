@@ -13,9 +13,10 @@ from tfcanary.modelserver.examples import CLASSIFY, REGRESS
 from tfcanary.modelserver.limits import Limits
 from tfcanary.modelserver.manager import Manager
 from tfcanary.modelserver.metrics import Metrics
-from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, tensors_of
+from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable
+from tfcanary.modelserver.signatures import inputs_of
 from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import Array, to_proto
+from tfcanary.modelserver.tensors import Array, dtype_of, to_proto
 
 # The names of the methods in the metrics.
 _APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
@@ -47,13 +48,12 @@ class Api:
         spec = request.model_spec
         with self._manager.using(spec) as servable:
             signature = servable.signature(spec.signature_name)
-            inputs = tensors_of(signature, request.inputs, self._limits.tensor_bytes)
+            inputs = inputs_of(signature, request.inputs, self._limits.tensor_bytes)
             outputs = self._run(servable, signature, inputs, list(request.output_filter), timeout_seconds)
         response = protos.PredictResponse()
         _fill_spec(response.model_spec, servable, spec.signature_name or DEFAULT_SIGNATURE)
         for alias, array in outputs.items():
-            dtype = signature.outputs[alias].dtype
-            to_proto(array, dtype, response.outputs[alias], as_content=self._as_content)
+            to_proto(array, dtype_of(array), response.outputs[alias], as_content=self._as_content)
         return response
 
     def predict_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:

@@ -34,6 +34,7 @@ _KINDS: dict[int, tuple[Any, str, Any]] = {
     DataType.Value("DT_COMPLEX128"): (np.complex128, "dcomplex_val", np.float64),
     DataType.Value("DT_STRING"): (np.object_, "string_val", np.object_),
 }
+_DTYPES: dict[Any, int] = {np.dtype(kind): dtype for dtype, (kind, _, _) in _KINDS.items()}
 DT_STRING: int = DataType.Value("DT_STRING")
 _MOST_DIMENSIONS = 64  # of a numpy array
 _VARINT_BITS = 28  # of a varint of 32 bits before its last byte
@@ -171,6 +172,19 @@ def _values(field: Any, kind: Any, bits: Any) -> Array:
         strings[:] = list(field)
         return strings
     return np.array(field, dtype=bits).view(kind)
+
+
+def dtype_of(array: Array) -> int:
+    """
+    Find the dtype of an array that a model made; it may not be the one that the signature declares.
+
+    Raises:
+        ServingError: UNIMPLEMENTED for a type that TensorProtos cannot hold here.
+    """
+    try:
+        return _DTYPES[array.dtype]
+    except KeyError:
+        raise ServingError(Code.UNIMPLEMENTED, f"tensors of type {array.dtype}") from None
 
 
 def to_proto(array: Array, dtype: int, proto: Any = None, *, as_content: bool = False) -> Any:
