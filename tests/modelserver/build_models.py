@@ -116,6 +116,19 @@ def kinds(*values):
     return {f"{kind}_out": tf.identity(value) for kind, value in zip(KINDS, values, strict=True)}
 
 
+JSON_KINDS = [kind for kind in KINDS if kind not in {"float16", "bfloat16", "uint16"}]
+
+
+@signature(*[tf.TensorSpec([None], kind, kind) for kind in JSON_KINDS])
+def json_kinds(*values):
+    return {f"{kind}_out": tf.identity(value) for kind, value in zip(JSON_KINDS, values, strict=True)}
+
+
+@signature(tf.TensorSpec([None], tf.float32, "x"))
+def halves(x):
+    return {"half": tf.cast(x, tf.float16)}
+
+
 FEATURES = {
     "x": tf.io.FixedLenFeature([], tf.float32),
     "offset": tf.io.FixedLenFeature([], tf.float32, default_value=0.0),
@@ -204,6 +217,8 @@ def main(directory: Path) -> None:
         one_text=one_text,
         complexes=complexes,
         kinds=kinds,
+        json_kinds=json_kinds,
+        halves=halves,
         classify=classify,
         regress=regress,
     )

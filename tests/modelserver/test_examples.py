@@ -149,7 +149,9 @@ def test_regress_over_rest_with_a_context(server: Any) -> None:
             id="mixed",
         ),
         pytest.param(
-            {"signature_name": "regress", "examples": [{"x": 2**63}]}, "does not fit", id="too-large"
+            {"signature_name": "regress", "examples": [{"x": 2**63}]},
+            "Only int64 is supported",
+            id="too-large",
         ),
         pytest.param({"signature_name": "regress", "examples": [{"y": 1.0}]}, "x", id="missing-feature"),
         pytest.param(

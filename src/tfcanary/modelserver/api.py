@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import examples, jsonanswer, jsontensor, protos
+from tfcanary.modelserver import examples, jsonanswer, jsonparse, jsontensor, protos
 from tfcanary.modelserver.config import check_models
 from tfcanary.modelserver.examples import CLASSIFY, REGRESS
 from tfcanary.modelserver.limits import Limits
@@ -60,14 +60,16 @@ class Api:
         """
         Answer the body of a ``:predict`` request with the body of its response.
         """
-        request = jsontensor.parse_predict(body)
+        document = jsonparse.parse_object(body)
+        asked = jsontensor.signature_name(document)
         with self._manager.using(spec) as servable:
-            name = request.signature_name or DEFAULT_SIGNATURE
+            name = asked or DEFAULT_SIGNATURE
             if name not in servable.signatures:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             signature = servable.signature(name)
             if not signature.inputs:
-                raise invalid(f"Failed to get input map for signature: {request.signature_name or 'DEFAULT'}")
+                raise invalid(f"Failed to get input map for signature: {asked or 'DEFAULT'}")
+            request = jsontensor.parse_predict(document)
             dtypes = {alias: info.dtype for alias, info in signature.inputs.items()}
             inputs = jsontensor.tensors(request, dtypes)
             outputs = self._run(servable, signature, inputs, (), timeout_seconds)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tfcanary.modelserver import jsonanswer, jsontensor, protos
+from tfcanary.modelserver import jsonanswer, jsonparse, jsontensor, protos
 from tfcanary.modelserver.status import invalid
 from tfcanary.modelserver.tensors import Array, check_bytes
 
@@ -224,8 +224,9 @@ def parse(body: bytes) -> tuple[str, Any]:
     Raises:
         ServingError: INVALID_ARGUMENT, because the body is malformed.
     """
-    document = jsontensor.parse_object(body)
+    document = jsonparse.parse_object(body)
     signature_name = jsontensor.signature_name(document)
+    jsonparse.require_text([signature_name])
     examples = document.get("examples")
     if "examples" not in document:
         raise invalid("When method is classify, key 'examples' is expected and was not found")
@@ -247,8 +248,9 @@ def parse(body: bytes) -> tuple[str, Any]:
 def _fill(example: Any, value: Any) -> None:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {jsontensor.kind_of(value)}")
+    jsonparse.require_text(value)
     for name, content in value.items():
-        feature = example.features.feature[jsontensor.well_formed(name)]
+        feature = example.features.feature[name]
         for item in content if isinstance(content, list) else [content]:
             _add(feature, name, item)
 
@@ -261,16 +263,15 @@ def _add(feature: Any, name: str, value: Any) -> None:
     if feature.WhichOneof("kind") not in {None, kind}:
         wanted = kind.removesuffix("_list")
         raise invalid(f"Unexpected element type in feature: {name} expecting type: {wanted}")
-    try:
-        getattr(feature, kind).value.append(item)
-    except (ValueError, OverflowError):
-        raise invalid(f"Feature: {name} has element that does not fit: {item}") from None
+    getattr(feature, kind).value.append(item)
 
 
 def _feature_value(name: str, value: Any) -> tuple[str, Any]:
     if isinstance(value, str) or jsontensor.is_base64(value):
         return "bytes_list", jsontensor.string(value)
     if isinstance(value, int):
+        if value >= 2**63:
+            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
         return "int64_list", int(value)
     if isinstance(value, float):
         return "float_list", value

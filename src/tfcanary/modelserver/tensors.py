@@ -85,7 +85,8 @@ def check_bytes(size: int, limit: int) -> None:
 
 def from_proto(proto: Any, alias: str, limit: int) -> Array:
     """
-    Read a tensor as TensorFlow does: from its content, or from its values, the last of which is repeated to the end.
+    Read a tensor as Tensor::FromProto() of tensorflow/core/framework/tensor.cc does: from its content, or from its values,
+    of which the last is repeated to the end, and those that the shape has no place for are left out.
 
     Args:
         proto: a TensorProto.
@@ -111,8 +112,7 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
         values = _of_content(content, kind, count) if content else _values(getattr(proto, field), kind, bits)
     except (IndexError, OverflowError, ValueError):
         raise wrong from None
-    if len(values) > count:
-        raise wrong
+    values = values[:count]
     if len(values) < count:
         default = b"" if proto.dtype == DT_STRING else 0
         last: Any = values[-1] if len(values) else default
@@ -171,6 +171,9 @@ def _values(field: Any, kind: Any, bits: Any) -> Array:
         strings = np.empty(len(field), dtype=np.object_)
         strings[:] = list(field)
         return strings
+    if np.dtype(bits).kind in "iu":
+        # Fields hold more bits than the small types have; TensorFlow takes the lowest ones.
+        return np.array(field, dtype=np.uint64 if bits is np.uint64 else np.int64).astype(bits).view(kind)
     return np.array(field, dtype=bits).view(kind)
 
 
