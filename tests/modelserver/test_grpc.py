@@ -312,6 +312,15 @@ def test_status_tells_every_version(server: Any) -> None:
     ]
 
 
+def test_a_label_counts_for_nothing_in_a_status(server: Any) -> None:
+    """As over REST."""
+    asked = protos.GetModelStatusRequest(model_spec={"name": "half", "version_label": "nope"})
+
+    answer = server.call(STATUS, asked, protos.GetModelStatusResponse)
+
+    assert [entry.version for entry in answer.model_version_status] == [2, 1]
+
+
 def test_status_of_an_unknown_model_is_not_found(server: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         server.call(

@@ -298,12 +298,17 @@ def test_status_of_one_version(server: Any) -> None:
     assert [entry["version"] for entry in answer["model_version_status"]] == ["1"]
 
 
-def test_status_of_a_label(server: Any) -> None:
-    """A label also names a version's metadata."""
-    status = server.rest.get("/v1/models/half/labels/old").json()
+@pytest.mark.parametrize("label", ["old", "nope"])
+def test_a_label_counts_for_nothing_in_a_status(server: Any, label: str) -> None:
+    """GetModelStatusWithModelSpec() of get_model_status_impl.cc reads a number only."""
+    status = server.rest.get(f"/v1/models/half/labels/{label}").json()
+
+    assert [entry["version"] for entry in status["model_version_status"]] == ["2", "1"]
+
+
+def test_metadata_of_a_label(server: Any) -> None:
     metadata = server.rest.get("/v1/models/half/labels/old/metadata").json()
 
-    assert [entry["version"] for entry in status["model_version_status"]] == ["1"]
     assert metadata["model_spec"]["version"] == "1"
 
 

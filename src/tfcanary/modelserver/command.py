@@ -171,7 +171,15 @@ class Server:
             UnreachableError: a version failed to load.
         """
         from tfcanary.modelserver.status import ServingError  # noqa: PLC0415
+        from tfcanary.protos import runtime  # noqa: PLC0415
 
+        # TensorFlow's modules are hundreds of thousands of Python objects that live as long as the process. Unless they
+        # are frozen, each collection walks all of them; there is one when a version is unloaded. The lists of a large
+        # JSON body would trigger 70 collections of the youngest generation.
+        runtime()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
         try:
             self._manager.start(self._models, poll_seconds=self._arguments.file_system_poll_wait_seconds)
         except ServingError as error:
@@ -180,12 +188,6 @@ class Server:
             ) from error
         if self._arguments.model_config_file and self._arguments.model_config_file_poll_wait_seconds > 0:
             threading.Thread(target=self._poll_config, name="config", daemon=True).start()
-        # A model is tens of thousands of Python objects that live as long as the process. Unless they are frozen,
-        # each large JSON body triggers collections that walk all of them. Its own lists would trigger 70 collections
-        # of the youngest generation.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
 
     def _poll_config(self) -> None:
         """

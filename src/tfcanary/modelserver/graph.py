@@ -35,8 +35,8 @@ class Graph:
                 meta_graph = self._runtime.loader.load(self._session, list(tags), str(path))
             except Exception as error:
                 self._session.close()
-                raise _load_error(error) from error
-        self._graph = graph
+                raise _load_error(error, path) from error
+        self._graph: Any = graph
         # Tensors are looked up once: requests name the same few again and again.
         self._found: dict[str, Any] = {}
         # Session.run() hands the graph to the runtime before its first step. A model without variables has had none.
@@ -98,9 +98,11 @@ class Graph:
 
     def close(self) -> None:
         """
-        Close the session, which frees the variables.
+        Close the session, which frees the variables, and let go of the graph's objects.
         """
         self._session.close()
+        self._session = self._graph = None
+        self._found.clear()
 
 
 def session_config(base: Any | None, intra_op_threads: int, inter_op_threads: int) -> Any:
@@ -129,9 +131,21 @@ def _array(result: Any) -> Array:
     return np.array(result, dtype=np.object_) if isinstance(result, bytes) else np.asarray(result)
 
 
-def _load_error(error: Exception) -> ServingError:
+def _load_error(error: Exception, path: Path) -> ServingError:
     code = getattr(error, "error_code", None)
     if code is not None:
-        return ServingError(Code(code), str(getattr(error, "message", error)))
+        return ServingError(Code(code), str(getattr(error, "message", error)) + _half_copied(path))
     kind = Code.NOT_FOUND if isinstance(error, OSError) else Code.INTERNAL
-    return ServingError(kind, f"{type(error).__name__}: {error}")
+    return ServingError(kind, f"{type(error).__name__}: {error}{_half_copied(path)}")
+
+
+def _half_copied(path: Path) -> str:
+    """
+    Say what TensorFlow Serving would do with a graph that lacks its variables: RunRestore() of tensorflow/cc/saved_model/loader.cc.
+    """
+    if not (path / "saved_model.pb").is_file() or (path / "variables" / "variables.index").is_file():
+        return ""
+    return (
+        f". {path} has a saved_model.pb but no variables/variables.index: tensorflow_model_server would load it, and "
+        "answer every request with FAILED_PRECONDITION; copy a version under another name, then rename it"
+    )
