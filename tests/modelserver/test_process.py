@@ -214,10 +214,10 @@ def test_a_wrong_limit_is_named(
 def test_what_the_original_would_read_otherwise_is_a_warning(ended: Ended, models: Path, server: Any) -> None:
     """Known flags without effect, and values that are words of their own."""
     _, log = ended(
-        "--rest_api_enable_cors_support", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}"
+        "--use_alts_credentials", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}"
     )
 
-    assert "--rest_api_enable_cors_support: known, but not implemented" in log
+    assert "--use_alts_credentials: known, but not implemented" in log
     assert "--model_base_path: tensorflow_model_server reads --model_base_path=VALUE only" in log
 
 

@@ -161,6 +161,7 @@ class Server:
             if arguments.rest_api_timeout_in_ms > 0
             else None,
             metrics_path=metrics_path,
+            cors=arguments.rest_api_enable_cors_support,
         )
 
     def load(self) -> None:
@@ -307,15 +308,34 @@ def _load_options(arguments: argparse.Namespace, scheduler: Any, batches: Any) -
 
 
 def _listen(port: int) -> socket.socket:
-    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it, an answer takes 40 ms longer.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """
+    Listen on a port of all addresses, IPv6 and IPv4, or of IPv4 where the machine has no IPv6.
+
+    As EvHTTPServer::StartAcceptingRequests() in tensorflow_serving/util/net_http/server/internal/evhttp_server.cc.
+    """
     try:
-        listening.bind((ADDRESS, port))
-        listening.listen(1024)
+        return _listening(socket.AF_INET6, "::", port)
+    except OSError:
+        pass
+    try:
+        return _listening(socket.AF_INET, ADDRESS, port)
     except OSError as error:
         raise UsageError(f"--rest_api_port: cannot listen on port {port}: {error.strerror}") from error
-    return listening
+
+
+def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it, an answer takes 40 ms longer.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind((address, port))
+        made.listen(1024)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _channel_arguments(text: str) -> list[tuple[str, Any]]:
