@@ -140,6 +140,36 @@ def product(x):
     return {"y": tf.matmul(x, tf.ones([3, 1]))}
 
 
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None], tf.string, "tag"),
+        tf.TensorSpec([None, 5], tf.int32, "signal"),
+        tf.TensorSpec([None, 2, 2], tf.float32, "sensor"),
+    ]
+)
+def documented(tag, signal, sensor):
+    """The inputs of the examples on TensorFlow Serving's page on REST."""
+    return {"tags": tag, "total": tf.reduce_sum(signal, axis=1), "trace": tf.linalg.trace(sensor)}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string, "words")])
+def words(words):
+    return {"lengths": tf.strings.length(words)}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 1, 2], tf.float32, "matrices")])
+def matrices(matrices):
+    return {"sums": tf.reduce_sum(matrices, axis=[1, 2])}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+def classify_objects(inputs):
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "caption")}
+    parsed = tf.io.parse_example(inputs, features)
+    labels = tf.stack([parsed["image"], parsed["caption"]], axis=1)
+    return {"classes": labels, "scores": tf.cast(tf.strings.length(labels), tf.float32)}
+
+
 def save_all(directory: Path) -> None:
     """
     Save every model below a directory.
@@ -153,4 +183,6 @@ def save_all(directory: Path) -> None:
         save_function(directory / "tf2" / name / "1", function)
         save_lite(directory / "tflite" / name / "1", function)
     asks = {"ragged": ragged, "one_row": one_row, "product": product, "scaled": scaled}
+    asks |= {"documented": documented, "words": words, "matrices": matrices}
+    asks["classify_objects"] = classify_objects
     tf.saved_model.save(tf.Module(), str(directory / "asks" / "1"), signatures=asks)

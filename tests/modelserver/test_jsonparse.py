@@ -90,6 +90,7 @@ def test_strings_keep_their_bytes(text: bytes, expected: bytes) -> None:
         pytest.param(b'{"v": 1,}', "Missing a name for object member. at offset: 8", id="comma"),
         pytest.param(b'{"v" 1}', "Missing a colon after a name of object member. at offset: 5", id="colon"),
         pytest.param(b'{"v": x}', "Invalid value. at offset: 6", id="word"),
+        pytest.param(b'{"v": trUe}', "Invalid value. at offset: 8", id="word that begins as another"),
         pytest.param(b'{"v": 1 2}', "Missing a comma or } after an object member. at offset: 8", id="member"),
         pytest.param(
             b'{"v": [1, "]", 1 2]}',

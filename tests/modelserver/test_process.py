@@ -166,7 +166,9 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("nonsense", "expected a text ModelServerConfig", id="no-proto"),
+        pytest.param(
+            "nonsense", "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:1", id="no-proto"
+        ),
         pytest.param(
             'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" }'
             ' config { name: "m" base_path: "/n" model_platform: "tensorflow" } }',

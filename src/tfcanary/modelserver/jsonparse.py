@@ -37,6 +37,7 @@ _MESSAGES = {
     "Invalid \\": "Invalid escape character in string.",
     "Invalid control character": "Invalid escape character in string.",
 }
+_WORDS = ("null", "true", "false", "NaN", "Infinity", "-NaN", "-Infinity")
 _MISSING_COMMA = {
     "{": "Missing a comma or } after an object member.",
     "[": "Missing a comma or ] after an array element.",
@@ -155,8 +156,17 @@ def _parse_error(error: json.JSONDecodeError, skipped: int) -> ServingError:
     message = next((says for begins, says in _MESSAGES.items() if error.msg.startswith(begins)), None)
     if message is None and error.msg.startswith("Expecting ','"):
         message = _MISSING_COMMA[_container(error.doc[: error.pos])]
-    before = error.doc[: error.pos].encode("utf-8", "surrogateescape")
-    return _error(message or "Invalid value.", skipped + len(before))
+    offset = skipped + len(error.doc[: error.pos].encode("utf-8", "surrogateescape"))
+    if message is None:
+        return _error("Invalid value.", offset + _begun(error.doc[error.pos :]))
+    return _error(message, offset)
+
+
+def _begun(text: str) -> int:
+    """
+    Count the characters of a word that RapidJSON has read when it finds that the word is another.
+    """
+    return max(size for word in _WORDS for size in range(len(word) + 1) if text.startswith(word[:size]))
 
 
 def _container(text: str) -> str:
