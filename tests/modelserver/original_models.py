@@ -73,8 +73,11 @@ def half_plus(number: float):
 
 
 def plus_of_1() -> dict[str, object]:
+    """The signature names its input by the operation alone, as a session may."""
     x = v1.placeholder(tf.float32, [None], "x")
-    return {"serving_default": signature_defs.predict_signature_def({"x": x}, {"y": x / 2 + 2})}
+    signature = signature_defs.predict_signature_def({"x": x}, {"y": x / 2 + 2})
+    signature.inputs["x"].name = "x"
+    return {"serving_default": signature}
 
 
 def picky_of_1() -> dict[str, object]:
@@ -170,6 +173,12 @@ def classify_objects(inputs):
     return {"classes": labels, "scores": tf.cast(tf.strings.length(labels), tf.float32)}
 
 
+@tf.function(input_signature=[])
+def nothing():
+    """Takes nothing, and so cannot be asked over REST."""
+    return {"y": tf.constant([1.0])}
+
+
 def save_all(directory: Path) -> None:
     """
     Save every model below a directory.
@@ -184,5 +193,5 @@ def save_all(directory: Path) -> None:
         save_lite(directory / "tflite" / name / "1", function)
     asks = {"ragged": ragged, "one_row": one_row, "product": product, "scaled": scaled}
     asks |= {"documented": documented, "words": words, "matrices": matrices}
-    asks["classify_objects"] = classify_objects
+    asks |= {"classify_objects": classify_objects, "nothing": nothing}
     tf.saved_model.save(tf.Module(), str(directory / "asks" / "1"), signatures=asks)

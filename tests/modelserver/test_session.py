@@ -175,6 +175,15 @@ def test_rest_wants_every_input_whatever_its_default(originals: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("body", [{}, {"instances": [1]}, {"inputs": {}}], ids=["no keys", "rows", "columns"])
+def test_rest_has_no_request_for_a_signature_without_inputs(originals: Any, body: dict[str, Any]) -> None:
+    """FillPredictRequestFromJson() asks for the map of inputs before it looks for the keys; gRPC knows no such thing."""
+    error = {"error": "Failed to get input map for signature: nothing"}
+
+    assert (400, error) == rest(originals, "asks", signature_name="nothing", **body)
+    assert {"y": [1.0]} == answered(originals, asked("nothing"))
+
+
 def regress(server: Any, signature: str) -> tuple[int, Any]:
     body = {"signature_name": signature, "examples": [{"x": 1.0}, {"x": 2.0}]}
     answer = server.rest.post("/v1/models/half_plus_three:regress", json=body)

@@ -72,7 +72,8 @@ class Graph:
         found = self._found.get(name)
         if found is None:
             try:
-                tensor = self._graph.get_tensor_by_name(name)
+                # As ParseTensorName() of tensorflow/core/graph/tensor_id.cc: an operation stands for its first output.
+                tensor = self._graph.get_tensor_by_name(name if ":" in name else f"{name}:0")
             except (KeyError, ValueError):
                 asked = protos.CallableOptions(fetch=[name])
                 self._session._make_callable_from_options(asked)  # noqa: SLF001 - it raises
