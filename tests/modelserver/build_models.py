@@ -6,12 +6,13 @@ meanwhile.
 
 half/1 and half/2 differ in one variable; mixed/7 has many signatures; batch/7 says how its batches were made; old/1 is of
 TensorFlow 1; lite/1 has a TensorFlow Lite model beside its graph; resnet/1 and resnet_jpg/1 take what the published
-example clients send.
+example clients send. original_models.py adds those on which the server is held against TensorFlow Serving.
 """
 
 import sys
 from pathlib import Path
 
+import original_models
 import tensorflow as tf
 
 
@@ -115,6 +116,19 @@ def kinds(*values):
     return {f"{kind}_out": tf.identity(value) for kind, value in zip(KINDS, values, strict=True)}
 
 
+JSON_KINDS = [kind for kind in KINDS if kind not in {"float16", "bfloat16", "uint16"}]
+
+
+@signature(*[tf.TensorSpec([None], kind, kind) for kind in JSON_KINDS])
+def json_kinds(*values):
+    return {f"{kind}_out": tf.identity(value) for kind, value in zip(JSON_KINDS, values, strict=True)}
+
+
+@signature(tf.TensorSpec([None], tf.float32, "x"))
+def halves(x):
+    return {"half": tf.cast(x, tf.float16)}
+
+
 FEATURES = {
     "x": tf.io.FixedLenFeature([], tf.float32),
     "offset": tf.io.FixedLenFeature([], tf.float32, default_value=0.0),
@@ -203,9 +217,12 @@ def main(directory: Path) -> None:
         one_text=one_text,
         complexes=complexes,
         kinds=kinds,
+        json_kinds=json_kinds,
+        halves=halves,
         classify=classify,
         regress=regress,
     )
+    original_models.save_all(directory)
 
 
 main(Path(sys.argv[1]))

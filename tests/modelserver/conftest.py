@@ -166,6 +166,50 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     close_server(running)
 
 
+ORIGINALS = ("tf1/picky", "tf1/plus", "tf2/plus", "tflite/plus", "tf1/pair", "tf2/pair", "tflite/pair")
+DOCUMENTED = ("half_plus_two", "half_plus_three")
+
+
+def serve_originals(models: Path, directory: Path, *flags: str) -> Running:
+    """
+    Start a server of all models of original_models.py; tf1/plus has the name tf1_plus.
+    """
+    config = directory / "models.config"
+    configs = "".join(
+        f'config: {{ name: "{path.replace("/", "_")}", base_path: "{models}/{path}", model_platform: "tensorflow" }} '
+        for path in (*ORIGINALS, *DOCUMENTED, "asks")
+    )
+    config.write_text(f"model_config_list: {{ {configs} }}")
+    return launch(
+        directory / "log",
+        "/v1/models/asks/metadata",
+        f"--model_config_file={config}",
+        "--prefer_tflite_model",
+        "--file_system_poll_wait_seconds=0",
+        *flags,
+    )
+
+
+@pytest.fixture(scope="session")
+def originals(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """
+    One server on which answers are held against TensorFlow Serving's.
+    """
+    running = serve_originals(models, tmp_path_factory.mktemp("originals"))
+    yield running
+    close_server(running)
+
+
+@pytest.fixture(scope="session")
+def batched_originals(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """
+    The same, with batching.
+    """
+    running = serve_originals(models, tmp_path_factory.mktemp("batched"), "--enable_batching")
+    yield running
+    close_server(running)
+
+
 @pytest.fixture
 def post(server: Running) -> Callable[..., httpx.Response]:
     """

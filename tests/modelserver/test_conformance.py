@@ -38,9 +38,9 @@ ORIGINAL = {
 }
 
 
-def rows(title: str | None = None) -> list[tuple[str, str, str]]:
+def rows(title: str | None = None) -> list[tuple[str, str, str, str]]:
     """
-    The rows of one table, or of all: what, verdict, and how or by which tests.
+    The rows of one table, or of all: what, verdict, how or by which tests, and the original's files.
     """
     text = PAGE.read_text(encoding="utf-8").partition("## Conformance")[2]
     found = []
@@ -49,9 +49,9 @@ def rows(title: str | None = None) -> list[tuple[str, str, str]]:
         if title in {None, name}:
             for line in body.splitlines():
                 cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-                if len(cells) == 3 and not line.startswith(("| what", "|---")):
-                    what, verdict, how = (cell.strip() for cell in cells)
-                    found.append((what, verdict, how))
+                if len(cells) == 4 and not line.startswith(("| what", "|---")):
+                    what, verdict, how, original = (cell.strip() for cell in cells)
+                    found.append((what, verdict, how, original))
     return found
 
 
@@ -70,22 +70,31 @@ def existing() -> set[str]:
 
 def test_every_row_has_a_verdict() -> None:
     assert len(rows()) > 140
-    assert {verdict for _, verdict, _ in rows()} == {SAME, DIFFERENT, ABSENT}
+    assert {verdict for _, verdict, _, _ in rows()} == {SAME, DIFFERENT, ABSENT}
 
 
 def test_what_is_the_same_has_a_test_that_exists() -> None:
-    untested = [what for what, verdict, how in rows() if verdict == SAME and not named(how)]
-    gone = {test for _, _, how in rows() for test in named(how)} - existing()
+    untested = [what for what, verdict, how, _ in rows() if verdict == SAME and not named(how)]
+    gone = {test for _, _, how, _ in rows() for test in named(how)} - existing()
 
     assert (untested, gone) == ([], set())
 
 
+def test_what_is_the_same_names_what_it_was_held_against() -> None:
+    """A file of TensorFlow Serving or TensorFlow, or a page."""
+    files = re.compile(r"`[\w/]+\.(cc|h|md|py)`")
+
+    assert [] == [
+        what for what, verdict, _, original in rows() if verdict == SAME and not files.search(original)
+    ]
+
+
 def test_what_is_different_says_how() -> None:
-    assert [what for what, verdict, how in rows() if verdict == DIFFERENT and not how] == []
+    assert [what for what, verdict, how, _ in rows() if verdict == DIFFERENT and not how] == []
 
 
 def test_every_flag_has_a_row_that_agrees_with_what_the_server_does() -> None:
-    table = {what.strip("`").removeprefix("--"): verdict for what, verdict, _ in rows("Flags")}
+    table = {what.strip("`").removeprefix("--"): verdict for what, verdict, _, _ in rows("Flags")}
     verdicts = {
         flags.Use.SERVED: {SAME, DIFFERENT},
         flags.Use.IGNORED: {DIFFERENT},
@@ -97,7 +106,7 @@ def test_every_flag_has_a_row_that_agrees_with_what_the_server_does() -> None:
 
 
 def test_every_status_code_has_a_row() -> None:
-    written = {what for what, _, _ in rows("Status codes")}
+    written = {what for what, _, _, _ in rows("Status codes")}
 
     assert {f"`{name}`: {status}" for name, status in ORIGINAL.items()} | {"413"} == written
 

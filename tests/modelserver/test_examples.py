@@ -149,7 +149,9 @@ def test_regress_over_rest_with_a_context(server: Any) -> None:
             id="mixed",
         ),
         pytest.param(
-            {"signature_name": "regress", "examples": [{"x": 2**63}]}, "does not fit", id="too-large"
+            {"signature_name": "regress", "examples": [{"x": 2**63}]},
+            "Only int64 is supported",
+            id="too-large",
         ),
         pytest.param({"signature_name": "regress", "examples": [{"y": 1.0}]}, "x", id="missing-feature"),
         pytest.param(
@@ -221,6 +223,6 @@ def test_the_method_name_is_checked_only_if_asked(name: str) -> None:
     signature.inputs["inputs"].dtype = protos.DataType.Value("DT_STRING")
     signature.outputs["scores"].dtype = protos.DataType.Value("DT_FLOAT")
 
-    assert examples.input_name(signature, examples.CLASSIFY, check_method_name=False) == "inputs"
+    assert examples.tensors(signature, examples.CLASSIFY, check_method_name=False) == ("inputs", ["scores"])
     with pytest.raises(ServingError, match=f"method_name to be {examples.CLASSIFY}. Was: {name}"):
-        examples.input_name(signature, examples.CLASSIFY, check_method_name=True)
+        examples.tensors(signature, examples.CLASSIFY, check_method_name=True)

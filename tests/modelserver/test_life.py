@@ -203,7 +203,7 @@ def test_a_configuration_whose_label_comes_before_its_version_is_taken_over_once
     (tmp_path / "2").rename(base / "2")
 
     def taken() -> None:
-        status = living.rest.get("/v1/models/half/labels/canary").status_code
+        status = living.rest.get("/v1/models/half/labels/canary/metadata").status_code
         if status != 200:
             raise NotYet(f"HTTP {status}")
 

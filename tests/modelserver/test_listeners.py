@@ -2,7 +2,11 @@
 The listeners: TLS, a UNIX socket, threads, timeouts, and how answers are written.
 """
 
+import argparse
+import asyncio
 import json
+import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +17,7 @@ import numpy as np
 import pytest
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import config, protos
+from tfcanary.modelserver import command, config, protos
 from tfcanary.modelserver.tensors import from_proto, to_proto
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -215,3 +219,56 @@ def test_channel_arguments_reach_grpc(flagged: tuple[Any, Path]) -> None:
 
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert ask(server.channel) == [3.5]
+
+
+class Door:
+    """
+    A listener of either API that notes the event loop it runs on, and ends.
+    """
+
+    def __init__(self) -> None:
+        self.loops: list[asyncio.AbstractEventLoop] = []
+        self.rest = threading.Event()
+
+    async def open(self, addresses: list[str]) -> "Door":
+        """
+        As GrpcListener.
+        """
+        del addresses
+        self.loops.append(asyncio.get_running_loop())
+        return self
+
+    async def wait_for_termination(self) -> None:
+        """
+        As a gRPC server, until REST is there too.
+        """
+        await asyncio.to_thread(self.rest.wait, 30)
+
+    async def serve(self, sockets: list[socket.socket]) -> None:
+        """
+        As uvicorn's server.
+        """
+        self.loops.append(asyncio.get_running_loop())
+        for each in sockets:
+            each.close()
+        self.rest.set()
+
+
+def test_each_api_has_an_event_loop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one, gRPC keeps a fifth of its rate beside 16 clients of REST: see benchmarks/fairness.py."""
+    door = Door()
+    monkeypatch.setattr("uvicorn.Server", lambda _: door)
+    server = object.__new__(command.Server)
+    server._arguments = argparse.Namespace(rest_api_port=free_port(), port=1, grpc_socket_path="")
+    server._grpc, server._rest = door, None  # type: ignore[assignment]
+
+    server.serve()
+
+    assert 2 == len(set(door.loops))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port

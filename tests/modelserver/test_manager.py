@@ -13,6 +13,7 @@ from tfcanary.modelserver import protos
 from tfcanary.modelserver.manager import Manager, RetryPolicy, State
 from tfcanary.modelserver.servable import LoadOptions
 from tfcanary.modelserver.status import Code, ServingError
+from tfcanary.modelserver.versions import listed
 from tfcanary.wait import NotYet, wait_until
 
 
@@ -159,14 +160,60 @@ def test_a_version_that_is_taken_away_and_brought_back_is_loaded_again(
     assert serving(manager) == [3, 2, 1]
 
 
-def test_an_empty_directory_takes_nothing_out_of_service(started: Started, base: Path) -> None:
+def test_an_emptied_base_path_takes_its_model_out_of_service(
+    started: Started, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    PollFileSystemAndInvokeCallback() of file_system_storage_path_source.cc; its test LastVersionNotRemoved sets
+    servable_versions_always_present, for which tensorflow_model_server has no flag.
+    """
     manager = started()
     for child in base.iterdir():
         child.rmdir()
 
     manager.refresh()
 
-    assert serving(manager) == [3]
+    assert {3: State.END} == {version: seen.state for version, seen in manager.states(spec()).items()}
+    with pytest.raises(ServingError, match=r"Servable not found for request: Latest\(m\)"):
+        manager.find(spec())
+    assert f"No versions of servable m found under base path {base}." in caplog.text
+
+
+def test_an_emptied_base_path_that_fills_again_is_served_again(started: Started, base: Path) -> None:
+    manager = started()
+    for child in base.iterdir():
+        child.rmdir()
+    manager.refresh()
+    (base / "3").mkdir()
+
+    manager.refresh()
+
+    assert [3] == serving(manager)
+
+
+def test_a_base_path_that_is_gone_takes_nothing_out_of_service(
+    started: Started, base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PollFileSystemForServable() ends with an error before it hands on an empty list."""
+    manager = started()
+    base.rename(base.with_name("elsewhere"))
+
+    manager.refresh()
+
+    assert [3] == serving(manager)
+    assert "tensorflow_model_server would then change no version of any model" in caplog.text
+
+
+@pytest.mark.parametrize("order", [["1", "001", "01"], ["001", "01", "1"], ["01", "1", "001"]])
+def test_of_two_names_for_a_version_the_last_in_order_counts(
+    order: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """IndexChildrenByVersion(): in whatever order a file system lists them."""
+    base = Path("/models/m")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([base / name for name in order]))
+
+    assert {1: base / "1"} == listed(base, "m")
+    assert "Version 1 will be loaded from 1, 01 will be ignored." in caplog.text
 
 
 def test_a_new_version_that_fails_leaves_the_old_one_in_service(

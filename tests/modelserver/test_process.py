@@ -166,7 +166,9 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("nonsense", "expected a text ModelServerConfig", id="no-proto"),
+        pytest.param(
+            "nonsense", "Error parsing text-format tensorflow.serving.ModelServerConfig: 1:1", id="no-proto"
+        ),
         pytest.param(
             'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" }'
             ' config { name: "m" base_path: "/n" model_platform: "tensorflow" } }',
@@ -214,10 +216,10 @@ def test_a_wrong_limit_is_named(
 def test_what_the_original_would_read_otherwise_is_a_warning(ended: Ended, models: Path, server: Any) -> None:
     """Known flags without effect, and values that are words of their own."""
     _, log = ended(
-        "--rest_api_enable_cors_support", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}"
+        "--use_alts_credentials", "--model_base_path", f"{models}/half", f"--port={server.grpc_port}"
     )
 
-    assert "--rest_api_enable_cors_support: known, but not implemented" in log
+    assert "--use_alts_credentials: known, but not implemented" in log
     assert "--model_base_path: tensorflow_model_server reads --model_base_path=VALUE only" in log
 
 

@@ -121,7 +121,7 @@ def test_none_if_asked(model: Path, runs: list[set[str]]) -> None:
     [
         pytest.param([b"\xff"], "Failed to parse warmup record", Code.INVALID_ARGUMENT, id="no-record"),
         pytest.param([predicting("nope")], '"nope" not found', Code.FAILED_PRECONDITION, id="signature"),
-        pytest.param([predicting(name="z")], "input tensor alias", Code.INVALID_ARGUMENT, id="input"),
+        pytest.param([predicting(name="z")], "Signature input alias: x", Code.INVALID_ARGUMENT, id="input"),
         pytest.param(
             [protos.PredictionLog(session_run_log={}).SerializeToString()],
             "Unsupported log_type for warmup: session_run_log",

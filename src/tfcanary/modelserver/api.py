@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import examples, jsonanswer, jsontensor, protos
+from tfcanary.modelserver import examples, jsonanswer, jsonparse, jsontensor, protos
 from tfcanary.modelserver.config import check_models
 from tfcanary.modelserver.examples import CLASSIFY, REGRESS
 from tfcanary.modelserver.limits import Limits
 from tfcanary.modelserver.manager import Manager
 from tfcanary.modelserver.metrics import Metrics
-from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable, tensors_of
+from tfcanary.modelserver.servable import DEFAULT_SIGNATURE, Servable
+from tfcanary.modelserver.signatures import inputs_of
 from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import Array, to_proto
+from tfcanary.modelserver.tensors import Array, dtype_of, to_proto
 
 # The names of the methods in the metrics.
 _APIS = {CLASSIFY: "Classify", REGRESS: "Regress"}
@@ -47,27 +48,28 @@ class Api:
         spec = request.model_spec
         with self._manager.using(spec) as servable:
             signature = servable.signature(spec.signature_name)
-            inputs = tensors_of(signature, request.inputs, self._limits.tensor_bytes)
+            inputs = inputs_of(signature, request.inputs, self._limits.tensor_bytes)
             outputs = self._run(servable, signature, inputs, list(request.output_filter), timeout_seconds)
         response = protos.PredictResponse()
         _fill_spec(response.model_spec, servable, spec.signature_name or DEFAULT_SIGNATURE)
         for alias, array in outputs.items():
-            dtype = signature.outputs[alias].dtype
-            to_proto(array, dtype, response.outputs[alias], as_content=self._as_content)
+            to_proto(array, dtype_of(array), response.outputs[alias], as_content=self._as_content)
         return response
 
     def predict_json(self, spec: Any, body: bytes, timeout_seconds: float | None) -> bytes:
         """
         Answer the body of a ``:predict`` request with the body of its response.
         """
-        request = jsontensor.parse_predict(body)
+        document = jsonparse.parse_object(body)
+        asked = jsontensor.signature_name(document)
         with self._manager.using(spec) as servable:
-            name = request.signature_name or DEFAULT_SIGNATURE
+            name = asked or DEFAULT_SIGNATURE
             if name not in servable.signatures:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
             signature = servable.signature(name)
             if not signature.inputs:
-                raise invalid(f"Failed to get input map for signature: {request.signature_name or 'DEFAULT'}")
+                raise invalid(f"Failed to get input map for signature: {asked or 'DEFAULT'}")
+            request = jsontensor.parse_predict(document)
             dtypes = {alias: info.dtype for alias, info in signature.inputs.items()}
             inputs = jsontensor.tensors(request, dtypes)
             outputs = self._run(servable, signature, inputs, (), timeout_seconds)

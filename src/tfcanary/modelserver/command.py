@@ -10,10 +10,11 @@ import asyncio
 import gc
 import logging
 import os
+import queue
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
@@ -161,6 +162,7 @@ class Server:
             if arguments.rest_api_timeout_in_ms > 0
             else None,
             metrics_path=metrics_path,
+            cors=arguments.rest_api_enable_cors_support,
         )
 
     def load(self) -> None:
@@ -171,7 +173,15 @@ class Server:
             UnreachableError: a version failed to load.
         """
         from tfcanary.modelserver.status import ServingError  # noqa: PLC0415
+        from tfcanary.protos import runtime  # noqa: PLC0415
 
+        # TensorFlow's modules are hundreds of thousands of Python objects that live as long as the process. Unless they
+        # are frozen, each collection walks all of them; there is one when a version is unloaded. The lists of a large
+        # JSON body would trigger 70 collections of the youngest generation.
+        runtime()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
         try:
             self._manager.start(self._models, poll_seconds=self._arguments.file_system_poll_wait_seconds)
         except ServingError as error:
@@ -180,12 +190,6 @@ class Server:
             ) from error
         if self._arguments.model_config_file and self._arguments.model_config_file_poll_wait_seconds > 0:
             threading.Thread(target=self._poll_config, name="config", daemon=True).start()
-        # A model is tens of thousands of Python objects that live as long as the process. Unless they are frozen,
-        # each large JSON body triggers collections that walk all of them. Its own lists would trigger 70 collections
-        # of the youngest generation.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
 
     def _poll_config(self) -> None:
         """
@@ -208,55 +212,74 @@ class Server:
         """
         Open the ports and serve until the process ends.
 
-        The event loop runs in a thread of its own, because uvicorn would handle SIGTERM in the main thread.
+        Each API has an event loop in a thread of its own: on a shared one, a call of gRPC, which takes several turns of
+        it, waits behind all REST requests at every turn. None is the main thread, where uvicorn would handle SIGTERM.
 
         Raises:
             UsageError: a port or the socket cannot be opened.
         """
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                asyncio.run(self._serve())
-            except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
-                failed.append(error)
-
-        thread = threading.Thread(target=run, name="listeners", daemon=True)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-
-    async def _serve(self) -> None:
-        arguments = self._arguments
         # The REST port comes first: if it cannot be opened, nothing has to be closed.
-        listening = _listen(arguments.rest_api_port) if arguments.rest_api_port else None
+        port = self._arguments.rest_api_port
+        listening = _listen(port) if port else None
+        ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        opened = threading.Event()
+        _in_thread("grpc-loop", self._serve_grpc(opened), ended)
+        if listening is not None:
+            _in_thread("rest-loop", self._serve_rest(listening, opened), ended)
+        error = ended.get()
+        if error is not None:
+            raise error
+
+    async def _serve_grpc(self, opened: threading.Event) -> None:
+        arguments = self._arguments
         addresses = [f"{ADDRESS}:{arguments.port}"] if arguments.port else []
         if arguments.grpc_socket_path:
             addresses.append(f"unix:{arguments.grpc_socket_path}")
         grpc_server = await self._grpc.open(addresses)
         log.info("Running gRPC ModelServer at %s ...", " and ".join(addresses))
-        if listening is not None:
-            import uvicorn  # noqa: PLC0415
-
-            from tfcanary.modelserver.head import BoundedHead  # noqa: PLC0415
-
-            log.info("Exporting HTTP/REST API at:%s:%d ...", ADDRESS, arguments.rest_api_port)
-            await uvicorn.Server(
-                uvicorn.Config(
-                    self._rest,
-                    http=BoundedHead,
-                    log_config=None,
-                    log_level="warning",
-                    access_log=False,
-                    lifespan="off",
-                    ws="none",
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                )
-            ).serve(sockets=[listening])
+        opened.set()
         await grpc_server.wait_for_termination()
+
+    async def _serve_rest(self, listening: socket.socket, opened: threading.Event) -> None:
+        import uvicorn  # noqa: PLC0415
+
+        from tfcanary.modelserver.head import BoundedHead  # noqa: PLC0415
+
+        # A client that reaches the REST API may expect the other one too.
+        await asyncio.to_thread(opened.wait)
+        log.info("Exporting HTTP/REST API at:%s:%d ...", ADDRESS, self._arguments.rest_api_port)
+        await uvicorn.Server(
+            uvicorn.Config(
+                self._rest,
+                http=BoundedHead,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            )
+        ).serve(sockets=[listening])
+
+
+def _in_thread(
+    name: str, serving: Coroutine[Any, Any, None], ended: "queue.SimpleQueue[BaseException | None]"
+) -> None:
+    """
+    Run an event loop in a thread of its own, and tell how it ended.
+    """
+
+    def run() -> None:
+        try:
+            asyncio.run(serving)
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 def _threads(flag: str, count: int, name: str) -> ThreadPoolExecutor:
@@ -305,15 +328,34 @@ def _load_options(arguments: argparse.Namespace, scheduler: Any, batches: Any) -
 
 
 def _listen(port: int) -> socket.socket:
-    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it, an answer takes 40 ms longer.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """
+    Listen on a port of all addresses, IPv6 and IPv4, or of IPv4 where the machine has no IPv6.
+
+    As EvHTTPServer::StartAcceptingRequests() in tensorflow_serving/util/net_http/server/internal/evhttp_server.cc.
+    """
     try:
-        listening.bind((ADDRESS, port))
-        listening.listen(1024)
+        return _listening(socket.AF_INET6, "::", port)
+    except OSError:
+        pass
+    try:
+        return _listening(socket.AF_INET, ADDRESS, port)
     except OSError as error:
         raise UsageError(f"--rest_api_port: cannot listen on port {port}: {error.strerror}") from error
-    return listening
+
+
+def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it, an answer takes 40 ms longer.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind((address, port))
+        made.listen(1024)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def _channel_arguments(text: str) -> list[tuple[str, Any]]:

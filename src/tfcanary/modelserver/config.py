@@ -25,8 +25,11 @@ def read_text_proto(path: Path, message: Any) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        kind = message.DESCRIPTOR.name
-        raise UsageError(f"{path}: Invalid protobuf file, expected a text {kind}: {error}") from error
+        kind = message.DESCRIPTOR
+        raise UsageError(
+            f"{path}: Invalid protobuf file, expected a text {kind.name}: "
+            f"Error parsing text-format {kind.full_name}: {error}"
+        ) from error
 
 
 def read_models(path: Path) -> list[Any]:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tfcanary.modelserver import jsonanswer, jsontensor, protos
-from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import DT_STRING, Array, check_bytes
+from tfcanary.modelserver import jsonanswer, jsonparse, jsontensor, protos
+from tfcanary.modelserver.status import invalid
+from tfcanary.modelserver.tensors import Array, check_bytes
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -71,9 +71,9 @@ def ask(
     if signature_name not in servable.signatures:
         raise invalid(f"No signature was found with the name: {signature_name}")
     signature = servable.signatures[signature_name]
-    alias = input_name(signature, method, check_method_name=servable.check_method_names)
+    alias, wanted = tensors(signature, method, check_method_name=servable.check_method_names)
     inputs = serialized(source, limit)
-    outputs = servable.predict(signature, {alias: inputs}, (), timeout_seconds)
+    outputs = servable.predict(signature, {alias: inputs}, wanted, timeout_seconds)
     return (classification if method == CLASSIFY else regression)(outputs, len(inputs))
 
 
@@ -106,9 +106,12 @@ def serialized(source: Any, limit: int) -> Array:
     return result
 
 
-def input_name(signature: Any, method: str, *, check_method_name: bool) -> str:
+def tensors(signature: Any, method: str, *, check_method_name: bool) -> tuple[str, list[str]]:
     """
-    Check that a signature can classify or regress, and name its input.
+    Check that a signature can classify or regress, and name its input and the outputs that make the answer.
+
+    The types that it declares do not count: the graph itself takes the examples or refuses them. See
+    PreProcessClassification() and PreProcessRegression() of the original.
 
     Args:
         signature: a SignatureDef.
@@ -127,18 +130,18 @@ def input_name(signature: Any, method: str, *, check_method_name: bool) -> str:
         raise invalid("Expected one output Tensor.")
     if method == CLASSIFY and len(signature.outputs) not in {1, 2}:
         raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
-    wanted = {_OUTPUTS} if method == REGRESS else {_CLASSES, _SCORES}
     if _INPUTS not in signature.inputs:
-        raise ServingError(Code.FAILED_PRECONDITION, f"No {what} inputs found in SignatureDef: {signature}")
-    if not wanted & set(signature.outputs):
-        names = " or ".join(f'"{name}"' for name in sorted(wanted))
-        raise ServingError(
-            Code.FAILED_PRECONDITION,
-            f"Expected {what} signature outputs to contain {names}. Signature was: {signature}",
+        raise invalid(f"No {what} inputs found in SignatureDef: {signature}")
+    wanted = sorted({_OUTPUTS} if method == REGRESS else {_CLASSES, _SCORES})
+    found = [name for name in wanted if name in signature.outputs]
+    if not found and method == REGRESS:
+        raise invalid(f"No regression outputs found in SignatureDef: {signature}")
+    if not found:
+        raise invalid(
+            "Expected classification signature outputs to contain at least one of "
+            f'"{_CLASSES}" or "{_SCORES}". Signature was: {signature}'
         )
-    if signature.inputs[_INPUTS].dtype != DT_STRING:
-        raise invalid(f"Expected the {what} input to be of DT_STRING")
-    return _INPUTS
+    return _INPUTS, found
 
 
 def classification(outputs: Mapping[str, Array], count: int) -> Any:
@@ -221,8 +224,9 @@ def parse(body: bytes) -> tuple[str, Any]:
     Raises:
         ServingError: INVALID_ARGUMENT, because the body is malformed.
     """
-    document = jsontensor.parse_object(body)
+    document = jsonparse.parse_object(body)
     signature_name = jsontensor.signature_name(document)
+    jsonparse.require_text([signature_name])
     examples = document.get("examples")
     if "examples" not in document:
         raise invalid("When method is classify, key 'examples' is expected and was not found")
@@ -244,8 +248,9 @@ def parse(body: bytes) -> tuple[str, Any]:
 def _fill(example: Any, value: Any) -> None:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {jsontensor.kind_of(value)}")
+    jsonparse.require_text(value)
     for name, content in value.items():
-        feature = example.features.feature[jsontensor.well_formed(name)]
+        feature = example.features.feature[name]
         for item in content if isinstance(content, list) else [content]:
             _add(feature, name, item)
 
@@ -258,16 +263,15 @@ def _add(feature: Any, name: str, value: Any) -> None:
     if feature.WhichOneof("kind") not in {None, kind}:
         wanted = kind.removesuffix("_list")
         raise invalid(f"Unexpected element type in feature: {name} expecting type: {wanted}")
-    try:
-        getattr(feature, kind).value.append(item)
-    except (ValueError, OverflowError):
-        raise invalid(f"Feature: {name} has element that does not fit: {item}") from None
+    getattr(feature, kind).value.append(item)
 
 
 def _feature_value(name: str, value: Any) -> tuple[str, Any]:
     if isinstance(value, str) or jsontensor.is_base64(value):
         return "bytes_list", jsontensor.string(value)
     if isinstance(value, int):
+        if value >= 2**63:
+            raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
         return "int64_list", int(value)
     if isinstance(value, float):
         return "float_list", value

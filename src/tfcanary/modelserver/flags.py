@@ -49,7 +49,7 @@ FLAGS = (
     Flag(
         "rest_api_timeout_in_ms", 30000, Use.SERVED, "timeout of REST requests, in milliseconds; 0 for none"
     ),
-    Flag("rest_api_enable_cors_support", False, Use.ABSENT, "add CORS headers"),
+    Flag("rest_api_enable_cors_support", False, Use.SERVED, "add CORS headers"),
     Flag("enable_batching", False, Use.SERVED, "run concurrent requests as one batch"),
     Flag(
         "allow_version_labels_for_unavailable_models",

@@ -1,11 +1,13 @@
 """
-HTTP as uvicorn reads it, with a limit for a request's head: its line and headers.
+HTTP as uvicorn reads it, with a limit for a request's head, and with what libevent does that uvicorn does not.
 """
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # Envoy's own limit is 60 KiB, which no request through a gateway exceeds.
 MOST_BYTES = 64 << 10
+# In an ASGI scope: whether the target has a query, which may be empty.
+QUERY = "tfcanary.query"
 
 
 class BoundedHead(HttpToolsProtocol):
@@ -32,10 +34,14 @@ class BoundedHead(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """
-        Stop counting, because the body that follows has its own limit.
+        Stop counting, because the body that follows has its own limit, and keep a connection of HTTP/1.0 that asks for it.
         """
         self._in_head = False
+        self.scope[QUERY] = b"?" in self.url  # type: ignore[literal-required]
         super().on_headers_complete()
+        if self.parser.get_http_version() == "1.0" and self.parser.should_keep_alive():
+            self.cycle.keep_alive = True
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_message_complete(self) -> None:
         """

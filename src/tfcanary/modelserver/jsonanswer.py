@@ -12,9 +12,27 @@ from typing import Any
 
 import numpy as np
 
+from tfcanary.modelserver.protos import DataType
 from tfcanary.modelserver.status import invalid
-from tfcanary.modelserver.tensors import Array
+from tfcanary.modelserver.tensors import Array, dtype_of, type_name
 
+# What AddSingleValueAndAdvance() writes.
+_WRITTEN = frozenset(
+    DataType.Value(f"DT_{name}")
+    for name in [
+        "FLOAT",
+        "DOUBLE",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT32",
+        "UINT64",
+        "BOOL",
+        "STRING",
+    ]
+)
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
@@ -84,6 +102,8 @@ def _literals(flat: Array, *, as_bytes: bool) -> list[str]:
     Write each value of a flat array as JSON.
     """
     kind = flat.dtype.kind
+    if flat.size and dtype_of(flat) not in _WRITTEN:
+        raise invalid(f"Failed to write JSON value for tensor type: {type_name(dtype_of(flat))}")
     if kind == "O":
         if as_bytes:
             return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in flat]
@@ -92,11 +112,9 @@ def _literals(flat: Array, *, as_bytes: bool) -> list[str]:
         return ["true" if value else "false" for value in flat.tolist()]
     if kind in "iu":
         return [str(value) for value in flat.tolist()]
-    if kind == "c":
-        raise invalid(f"Failed to write JSON value for tensor type: {flat.dtype}")
     if flat.dtype == np.float64:
         return _decimals(flat.tolist(), "%.17g", float)
-    return _decimals(flat.astype(np.float32).tolist(), "%.9g", np.float32)
+    return _decimals(flat.tolist(), "%.9g", np.float32)
 
 
 def decimal(value: float) -> str:

@@ -1,26 +1,36 @@
 """
 Read the REST API's requests: JSON to tensors.
 
-Follows tensorflow_serving/util/json_tensor.cc for the two forms of a request, for what each may contain, and for the
-numbers that are too large for a type.
+Follows tensorflow_serving/util/json_tensor.cc for the two forms of a request, for the types that each may contain, and
+for what it says about those that are wrong.
 """
 
 import base64
 import binascii
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import orjson
 
+from tfcanary.modelserver.jsonparse import shown
 from tfcanary.modelserver.status import Code, ServingError, invalid
 from tfcanary.modelserver.tensors import DT_STRING, Array, numpy_type, type_name
 
-# Messages quote the beginning of a value, because requests have megabytes.
-_SHOWN_CHARACTERS = 256
+# The integers that JSON values are held against, by the kinds of tensors that take them: AddValueToTensor() asks IsInt()
+# for the small ones, and the tensor wraps around.
+_INTEGERS: dict[str, Any] = {
+    **dict.fromkeys(("int8", "int16", "int32", "uint8"), np.iinfo(np.int32)),
+    "int64": np.iinfo(np.int64),
+    "uint32": np.iinfo(np.uint32),
+    "uint64": np.iinfo(np.uint64),
+}
+_DECIMALS = frozenset({"float32", "float64"})
+# As absl::Base64Unescape(): digits, then no padding or all of it, of either kind, with blanks anywhere.
+_BASE64 = re.compile(rb"(?P<digits>[A-Za-z0-9+/]*)(?P<padding>[=.]*)")
+_PADDING = {0: 0, 2: 2, 3: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,50 +39,17 @@ class JsonRequest:
     A parsed predict request.
 
     Attributes:
-        signature_name: empty for the default signature.
         row: True for ``instances`` (rows), False for ``inputs`` (columns); the answer has the same form.
         values: the JSON value of ``instances`` or ``inputs``.
     """
 
-    signature_name: str
     row: bool
     values: Any
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """
-    Parse a body whose top level must be an object.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, because the body is no JSON or no object.
-    """
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = _loads_leniently(body)
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {_shown(document)} Is not object")
-    return document
-
-
-def _loads_leniently(body: bytes) -> Any:
-    """
-    Parse the API's extensions of JSON: NaN, Infinity, and integers of any length.
-    """
-    try:
-        # Given bytes, json would also take UTF-16, in which `require_shallow` cannot count brackets.
-        return json.loads(body.decode())
-    except RecursionError:
-        raise invalid("JSON Parse error: nested too deeply") from None
-    except ValueError as error:
-        raise invalid(f"JSON Parse error: {error}") from None
-
-
 def signature_name(document: dict[str, Any]) -> str:
     """
-    Read the signature's name from a request; empty if it has none.
+    Read the signature's name from a request; empty if it has none or means the default.
 
     Raises:
         ServingError: INVALID_ARGUMENT, because the name is not a string.
@@ -80,48 +57,32 @@ def signature_name(document: dict[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(
-            f"JSON Value: {_shown(document)} not formatted correctly. 'signature_name' key must be a string value."
+            f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
-    return well_formed(name)
+    return name
 
 
-def well_formed(value: str) -> str:
-    """
-    Return a string unless it has half a surrogate pair, which JSON can write and no proto can hold.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT.
-    """
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise invalid("JSON Parse error: The surrogate pair in string is invalid.") from None
-    return value
-
-
-def parse_predict(body: bytes) -> JsonRequest:
+def parse_predict(document: dict[str, Any]) -> JsonRequest:
     """
     Read the body of a ``:predict`` request.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, because the body is malformed.
+        ServingError: INVALID_ARGUMENT, because the body has not the keys that it needs, or other values for them.
     """
-    document = parse_object(body)
-    name = signature_name(document)
     if "instances" in document:
         if "inputs" in document:
             raise invalid(
-                f"JSON Value: {_shown(document)} Not formatted correctly expecting only"
+                f"JSON Value: {shown(document)} Not formatted correctly expecting only"
                 " one of 'inputs' or 'instances' keys to exist "
             )
         instances = document["instances"]
         if not isinstance(instances, list):
-            raise invalid(f"JSON Value: {_shown(document)} Excepting 'instances' to be an list/array")
+            raise invalid(f"JSON Value: {shown(document)} Excepting 'instances' to be an list/array")
         if not instances:
-            raise invalid(f"JSON Value: {_shown(document)} No values in 'instances' array")
-        return JsonRequest(name, row=True, values=instances)
+            raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
+        return JsonRequest(row=True, values=instances)
     if "inputs" in document:
-        return JsonRequest(name, row=False, values=document["inputs"])
+        return JsonRequest(row=False, values=document["inputs"])
     raise invalid("Missing 'inputs' or 'instances' key")
 
 
@@ -153,35 +114,60 @@ def _from_rows(instances: list[Any], dtypes: Mapping[str, int]) -> dict[str, Arr
             if _is_named(item):
                 raise invalid(f"Expecting value/list but got object at item {index} of input list")
         name, dtype = next(iter(dtypes.items()))
-        return {name: _of_instances(instances, dtype)}
-    names = set(dtypes)
+        try:
+            return {name: dense(instances, dtype)}
+        except ServingError:
+            raise _wrong_row([{name: item} for item in instances], dtypes, named=False) from None
     for index, item in enumerate(instances):
         if not _is_named(item):
             raise invalid(f"Expecting object but got list at item {index} of input list")
-        for key in item:
-            if key not in names:
-                raise invalid(
-                    f"Failed to process element: {index} key: {key} of 'instances' list. "
-                    f"Error: INVALID_ARGUMENT: JSON object: does not have named input: {key}"
-                )
-        if set(item) != names:
-            raise invalid(
-                f"Failed to process element: {index} of 'instances' list. JSON object: {_shown(item)} "
-                f"keys must be equal to: {','.join(sorted(names))}"
-            )
-    return {
-        name: _of_instances([item[name] for item in instances], dtype, name) for name, dtype in dtypes.items()
-    }
-
-
-def _of_instances(instances: list[Any], dtype: int, key: str | None = None) -> Array:
     try:
-        return dense(instances, dtype)
-    except ServingError as error:
-        where = "" if key is None else f"key: {key} "
-        raise ServingError(
-            error.code, f"Failed to process {where}of 'instances' list. Error: {error.message}"
-        ) from None
+        if all(item.keys() == dtypes.keys() for item in instances):
+            return {name: dense([item[name] for item in instances], dtype) for name, dtype in dtypes.items()}
+    except ServingError:
+        pass
+    raise _wrong_row(instances, dtypes, named=True)
+
+
+def _wrong_row(rows: list[dict[str, Any]], dtypes: Mapping[str, int], *, named: bool) -> ServingError:
+    """
+    Find the first row that is wrong, and say why: the tensors of a request are made at once, the original's row by row.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, row in enumerate(rows):
+        for name, value in row.items():
+            try:
+                _check_item(name, value, dtypes, shapes)
+            except ServingError as error:
+                key = f" key: {name}" if named else ""
+                return invalid(
+                    f"Failed to process element: {index}{key} of 'instances' list. "
+                    f"Error: {error.code.name}: {error.message}"
+                )
+        if row.keys() != dtypes.keys():
+            return invalid(
+                f"Failed to process element: {index} of 'instances' list. JSON object: {shown(row)} "
+                f"keys must be equal to: {','.join(sorted(dtypes))}"
+            )
+    raise AssertionError  # its caller found a wrong row
+
+
+def _check_item(name: str, value: Any, dtypes: Mapping[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
+    """
+    Hold one input of one row against its type, and against the first row's shape.
+    """
+    if name not in dtypes:
+        raise invalid(f"JSON object: does not have named input: {name}")
+    got = dense(value, dtypes[name]).shape
+    first = shapes.setdefault(name, got)
+    if np.prod(first) != np.prod(got):
+        raise invalid(f"Expecting tensor size: {int(np.prod(first))} but got: {int(np.prod(got))}")
+    if first != got:
+        raise invalid(f"Expecting shape {_shape(first)} but got: {_shape(got)}")
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, sizes))}]"
 
 
 def _from_columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, Array]:
@@ -231,7 +217,7 @@ def dense(value: Any, dtype: int) -> Array:
     for level, size in enumerate(shape):
         for item in _others(leaves, list):
             raise invalid(
-                f"JSON Value: {_shown(item)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"JSON Value: {shown(item)} found at incorrect level: {level + 1} in the JSON DOM. "
                 f"Expected at level: {len(shape)}"
             )
         for got in set(map(len, leaves)) - {size}:
@@ -257,74 +243,61 @@ def _leaves(values: list[Any], found: set[type], dtype: int) -> Array:
         strings[:] = [string(value) for value in values]
         return strings
     kind = np.dtype(numpy_type(dtype))
-    allowed: set[type]
+    allowed: set[type] = {int}
     if kind.kind == "b":
         allowed = {bool}
-    elif kind.kind in "iu":
-        allowed = {int}
-    elif kind.kind == "c":
-        raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value to type: {type_name(dtype)}")
-    else:
+    elif kind.name in _DECIMALS:
         allowed = {int, float}
+    elif kind.name not in _INTEGERS and values:
+        return _no_such_type(values[0], dtype)
     if not found <= allowed:
         raise _type_error(next(value for value in values if type(value) not in allowed), dtype)
-    if kind.kind in "iu":
+    if kind.name in _INTEGERS:
         return _integers(values, kind, dtype)
-    if kind.kind == "b":
-        return np.array(values, dtype=np.bool_)
-    return _decimals(values, kind, dtype, has_integers=int in found)
+    with np.errstate(over="ignore"):  # a double beyond a float's range is infinity
+        return np.array(values, dtype=np.bool_ if kind.kind == "b" else np.float64).astype(kind)
+
+
+def _no_such_type(value: Any, dtype: int) -> Array:
+    if isinstance(value, dict):
+        raise _type_error(value, dtype)
+    raise ServingError(
+        Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {type_name(dtype)}"
+    )
 
 
 def _integers(values: list[int], kind: np.dtype[Any], dtype: int) -> Array:
-    limits = np.iinfo(kind)
+    limits = _INTEGERS[kind.name]
     if values and (min(values) < limits.min or max(values) > limits.max):
         raise _type_error(next(v for v in values if not limits.min <= v <= limits.max), dtype)
-    return np.array(values, dtype=kind)
-
-
-def _decimals(values: list[Any], kind: np.dtype[Any], dtype: int, *, has_integers: bool) -> Array:
-    """
-    Make floats. Numbers that the type cannot hold are refused, as by TensorFlow Serving's IsLosslessDecimal().
-    """
-    exact = 2 ** (np.finfo(kind).nmant + 1) - 1 if kind.name != "bfloat16" else 2**8 - 1
-    try:
-        wide = np.array(values, dtype=np.float64)
-    except OverflowError:
-        wide = None
-    if has_integers and (wide is None or bool((np.abs(wide) > exact).any())):
-        for value in values:
-            if type(value) is int and not -exact <= value <= exact:
-                raise _lossy(value, dtype)
-    assert wide is not None  # noqa: S101 - only an integer overflows a float64, and it was refused above
-    with np.errstate(over="ignore"):
-        result = wide.astype(kind)
-    overflowed = np.isfinite(wide) & ~np.isfinite(result)
-    if overflowed.any():
-        raise _lossy(values[int(np.argmax(overflowed))], dtype)
-    return result
+    return np.array(values, dtype=limits.dtype).astype(kind)
 
 
 def string(value: Any) -> bytes:
     """
-    Read a JSON string as UTF-8, or a base64 object as the bytes that it encodes.
+    Read a JSON string as the bytes that it was sent as, or a base64 object as the bytes that it encodes.
 
     Raises:
         ServingError: INVALID_ARGUMENT for any other value.
     """
     if type(value) is str:
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode("utf-8", "surrogateescape")
     if is_base64(value):
         return _from_base64(value["b64"])
     if isinstance(value, dict):
-        raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
+        raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     raise _type_error(value, DT_STRING)
 
 
 def _from_base64(text: str) -> bytes:
+    data = b"".join(text.encode("utf-8", "surrogateescape").split())
+    match = _BASE64.fullmatch(data)
+    padding = _PADDING.get(len(match["digits"]) % 4) if match else None
+    if match is None or padding is None or len(match["padding"]) not in {0, padding}:
+        raise invalid("Unable to base64 decode")
     try:
-        data = b"".join(text.encode("ascii").split())
-        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
-    except (UnicodeEncodeError, binascii.Error):
+        return base64.b64decode(match["digits"] + b"=" * padding, validate=True)
+    except binascii.Error:
         raise invalid("Unable to base64 decode") from None
 
 
@@ -338,24 +311,5 @@ def kind_of(value: Any) -> str:
 
 def _type_error(value: Any, dtype: int) -> ServingError:
     return invalid(
-        f"JSON Value: {_shown(value)} Type: {kind_of(value)} is not of expected type: {type_name(dtype)}"
+        f"JSON Value: {shown(value)} Type: {kind_of(value)} is not of expected type: {type_name(dtype)}"
     )
-
-
-def _lossy(value: Any, dtype: int) -> ServingError:
-    return invalid(
-        f"Cannot convert JSON value: {_shown(value)} to {type_name(dtype)} without loss of precision."
-    )
-
-
-def _shown(value: Any) -> str:
-    """
-    Quote the beginning of a value for a message.
-    """
-    encoder = json.JSONEncoder(ensure_ascii=False)
-    text = ""
-    for piece in encoder.iterencode(value):
-        text += piece
-        if len(text) > _SHOWN_CHARACTERS:
-            return text[:_SHOWN_CHARACTERS] + "…"
-    return text

@@ -3,6 +3,7 @@ Find versions in the file system, load and unload them, and hand them to request
 """
 
 import contextlib
+import gc
 import logging
 import threading
 import time
@@ -14,10 +15,15 @@ from typing import Any
 from tfcanary.modelserver import protos
 from tfcanary.modelserver.servable import LoadOptions, Servable
 from tfcanary.modelserver.status import Code, ServingError, invalid
+from tfcanary.modelserver.versions import aspired, listed
 
 log = logging.getLogger(__name__)
 
 State = protos.ModelVersionStatus.State
+NO_VERSIONS = (
+    "No versions of servable %s found under base path %s. "
+    "Did you forget to name your leaf directory as a number (eg. '/1/')?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,7 @@ class Manager:
                 break
             for name in set(waiting) - warned:
                 base = self._models[name].config.base_path
-                log.warning("no version of model %s to serve under base path %s; waiting for one", name, base)
+                log.warning(NO_VERSIONS, name, base)
                 warned.add(name)
             self.stopping.wait(poll_seconds if poll_seconds > 0 else None)
         if poll_seconds > 0:
@@ -265,10 +271,12 @@ class Manager:
             if model.config is None:
                 wanted: list[int] = []
             else:
-                found = _versions(Path(model.config.base_path), name)
-                if not found:
-                    continue  # an empty or unreadable directory takes nothing out of service
+                found = listed(Path(model.config.base_path), name)
+                if found is None:
+                    continue  # a base path that cannot be read may come back, and takes nothing out of service
                 wanted = aspired(found, model.config, name)
+                if not wanted and model.serving:
+                    log.warning(NO_VERSIONS, name, model.config.base_path)
                 model.failed &= set(wanted)
                 errors += self._loader.load_new(name, model, {version: found[version] for version in wanted})
                 if wanted and not set(wanted) & set(model.serving):
@@ -333,15 +341,17 @@ class Manager:
 
     def states(self, spec: Any) -> dict[int, VersionState]:
         """
-        List the states of the version that a ModelSpec names; without one, of all versions of its model, newest first.
+        List the states of the version that a ModelSpec names by number; without one, of all versions of its model,
+        newest first. A label counts for nothing, see GetModelStatusWithModelSpec() of
+        tensorflow_serving/model_servers/get_model_status_impl.cc.
 
         Raises:
             ServingError: NOT_FOUND, because no such version was ever loaded.
         """
         model = self._models.get(spec.name)
         states = dict(model.states) if model else {}
-        version = self._asked_version(spec)
-        if version is not None:
+        if spec.HasField("version"):
+            version = spec.version.value
             if version not in states:
                 raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {spec.name}")
             return {version: states[version]}
@@ -357,47 +367,8 @@ def _unload(name: str, model: _Model, version: int) -> None:
     model.serving = {number: kept for number, kept in model.serving.items() if number != version}
     model.latest = max(model.serving, default=None)
     servable.close()
+    # A graph is megabytes of Python objects that refer to each other. Python's own full collection may come hours later.
+    del servable
+    gc.collect()
     state.state = State.END
     log.info("%s version %d is unloaded", name, version)
-
-
-def _versions(base: Path, name: str) -> dict[int, Path]:
-    """
-    List the versions in a base path: directories whose names are numbers.
-    """
-    try:
-        children = list(base.iterdir())
-    except OSError as error:
-        log.warning("model %s: could not list base path %s: %s", name, base, error.strerror)
-        return {}
-    return {
-        int(child.name): child
-        for child in children
-        if child.name.isascii() and child.name.isdigit() and int(child.name) < 2**63
-    }
-
-
-def aspired(found: dict[int, Path], config: Any, name: str) -> list[int]:
-    """
-    Choose the versions to serve.
-
-    Args:
-        found: directories by version.
-        config: the ModelConfig, whose version policy decides; by default the latest version is served.
-        name: the model's name, for the log.
-
-    Returns:
-        the versions, in increasing order.
-    """
-    policy = config.model_version_policy
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return sorted(found)
-    if choice == "specific":
-        for version in set(policy.specific.versions) - set(found):
-            log.warning(
-                "version %d of model %s, which the version policy asks for, was not found", version, name
-            )
-        return sorted(set(policy.specific.versions) & set(found))
-    count = policy.latest.num_versions if choice == "latest" and policy.latest.num_versions else 1
-    return sorted(found)[-count:]

@@ -33,6 +33,7 @@ DataType: Any = types_pb2.DataType
 TensorProto: Any = tensor_pb2.TensorProto
 ConfigProto: Any = config_pb2.ConfigProto
 RunOptions: Any = config_pb2.RunOptions
+CallableOptions: Any = config_pb2.CallableOptions
 SignatureDef: Any = meta_graph_pb2.SignatureDef
 SavedModel: Any = saved_model_pb2.SavedModel
 ClassificationRequest: Any = classification_pb2.ClassificationRequest

@@ -3,7 +3,7 @@ One loaded version of one model: its signatures, its requests, and its warm-up.
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from google.protobuf import json_format
 
 from tfcanary.errors import UsageError
-from tfcanary.modelserver import batching, config, examples, graph, protos, tflite, unpublished
+from tfcanary.modelserver import batching, config, examples, graph, protos, signatures, tflite, unpublished
 from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import Array, from_proto, numpy_type, type_name
+from tfcanary.modelserver.tensors import Array
 from tfcanary.protos import runtime
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -26,6 +26,8 @@ _PREDICTABLE = {
 }
 _WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _MAX_WARMUP_RECORDS = 1000
+# A scheduler looks at every queue before each batch, and a client can ask for any set of outputs.
+_MOST_QUEUES = 256
 _WARMUP_TENSOR_BYTES = 1 << 31  # records come with the model, not from a client, and may be large
 
 
@@ -72,18 +74,18 @@ class Model(Protocol):
     signatures: dict[str, Any]
 
     def run(
-        self, fetches: Mapping[str, str], feeds: Mapping[str, Array], timeout_seconds: float | None
+        self, fetches: Sequence[str], feeds: Mapping[str, Array], timeout_seconds: float | None
     ) -> dict[str, Array]:
         """
-        Run the model.
+        Run the model for some of its outputs.
 
         Args:
-            fetches: for each output's name, the name of its tensor.
-            feeds: for each input tensor's name, its value.
+            fetches: the names of the tensors to compute; nothing that they do not need is run.
+            feeds: for each input tensor's name, its value, of any shape that the model's operations take.
             timeout_seconds: the run ends with DEADLINE_EXCEEDED after this time; None for no limit.
 
         Returns:
-            the fetched tensors, by output name.
+            the fetched tensors, by name.
 
         Raises:
             ServingError: the inputs do not fit, the run failed, or the deadline passed.
@@ -119,31 +121,18 @@ class Servable:
         self._users = 0
         self._closing = False
         self._model: Model = _load(path, options)
-        self._queues: dict[tuple[str, ...], batching.Queue] = {}
+        self._batches: _Batches | None = None
         try:
             self.signatures = self._model.signatures
             self.metadata_message, self.metadata_json = _metadata(name, version, self.signatures)
-            self._queue_up(path, options)
+            chosen = options.batches or (_own_batching(path) if options.scheduler else None)
+            if options.scheduler is not None and chosen is not None:
+                self._batches = _Batches(self._model, options.scheduler, chosen)
             if options.warmup:
                 self._warm_up(path / _WARMUP_FILE, options.warmup_iterations)
         except BaseException:
             self._close()
             raise
-
-    def _queue_up(self, path: Path, options: LoadOptions) -> None:
-        """
-        Make a queue for each signature if requests run in batches.
-        """
-        if options.scheduler is None:
-            return
-        chosen = options.batches or _own_batching(path)
-        if chosen is None:
-            return
-        for signature in self.signatures.values():
-            fetches, key = _fetches(signature), _key(signature)
-            if key not in self._queues:
-                run = partial(_run_batch, self._model, fetches)
-                self._queues[key] = options.scheduler.queue(chosen, run)
 
     def acquire(self) -> bool:
         """
@@ -177,8 +166,8 @@ class Servable:
         self._close()
 
     def _close(self) -> None:
-        for queue in self._queues.values():
-            queue.close()
+        if self._batches is not None:
+            self._batches.close()
         self._model.close()
 
     def predict(
@@ -193,7 +182,7 @@ class Servable:
 
         Args:
             signature: one of `signatures`.
-            inputs: a tensor for each of the signature's inputs, by alias.
+            inputs: tensors by alias, of any shape that the model's operations take.
             output_filter: the aliases of the outputs to return; all if empty.
             timeout_seconds: the run ends with DEADLINE_EXCEEDED after this time; None for no limit.
 
@@ -201,22 +190,16 @@ class Servable:
             the outputs, by alias.
 
         Raises:
-            ServingError: the inputs or the filter do not fit the signature, or the run failed.
+            ServingError: the filter does not fit the signature, the graph refuses the inputs, or the run failed.
         """
-        _check_inputs(signature, inputs)
-        _check_filter(signature, output_filter)
+        wanted = signatures.outputs_of(signature, output_filter)
         if timeout_seconds is not None and timeout_seconds <= 0:
             raise ServingError(Code.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
         feeds = {signature.inputs[alias].name: array for alias, array in inputs.items()}
-        fetches = _fetches(signature)
-        queue = self._queues.get(_key(signature)) if self._queues else None
-        if queue is None:
-            outputs = self._model.run(fetches, feeds, timeout_seconds)
-        else:
-            # Signatures of the same tensors share a queue, which therefore names outputs by tensor.
-            answers = queue.ask(feeds, timeout_seconds)
-            outputs = {alias: answers[tensor] for alias, tensor in fetches.items()}
-        return {alias: outputs[alias] for alias in output_filter or sorted(outputs)}
+        fetches = sorted(set(wanted.values()))
+        run = self._model.run if self._batches is None else self._batches.run
+        found = run(fetches, feeds, timeout_seconds)
+        return {alias: found[tensor] for alias, tensor in wanted.items()}
 
     def _warm_up(self, path: Path, iterations: int) -> None:
         """
@@ -259,7 +242,8 @@ class Servable:
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}, in {path}")
         request = entry.predict_log.request
         signature = self.signature(request.model_spec.signature_name)
-        self.predict(signature, tensors_of(signature, request.inputs, _WARMUP_TENSOR_BYTES))
+        inputs = signatures.inputs_of(signature, request.inputs, _WARMUP_TENSOR_BYTES)
+        self.predict(signature, inputs, list(request.output_filter))
 
     def signature(self, name: str) -> Any:
         """
@@ -302,86 +286,53 @@ def _own_batching(path: Path) -> batching.Parameters | None:
         raise invalid(str(error)) from error
 
 
-def _fetches(signature: Any) -> dict[str, str]:
+class _Batches:
     """
-    Name the tensor of each output, by alias.
+    The queues of a version: one for each set of inputs and outputs that is asked for.
 
-    All outputs are fetched whatever a request asks for, because TensorFlow keeps a compiled graph for each set of
-    fetches that it has seen.
+    Signatures of the same tensors share a queue. A request for some of a signature's outputs has a queue of its own,
+    as in BatchingSession::InternalRun() of tensorflow_serving/batching/batching_session.cc.
     """
-    return {alias: info.name for alias, info in signature.outputs.items()}
 
+    def __init__(self, model: Model, scheduler: batching.Scheduler, chosen: batching.Parameters) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._parameters = chosen
+        self._adding = threading.Lock()
+        self._queues: dict[tuple[tuple[str, ...], tuple[str, ...]], batching.Queue] = {}
 
-def _key(signature: Any) -> tuple[str, ...]:
-    inputs, outputs = (
-        sorted({info.name for info in side.values()}) for side in (signature.inputs, signature.outputs)
-    )
-    return (*inputs, "", *outputs)
+    def run(
+        self, fetches: Sequence[str], feeds: Mapping[str, Array], timeout_seconds: float | None
+    ) -> dict[str, Array]:
+        """
+        Run the model in a batch with other requests, see `Model`.
+        """
+        queue = self._queue(tuple(fetches), tuple(sorted(feeds)))
+        if queue is None:
+            return self._model.run(fetches, feeds, timeout_seconds)
+        return queue.ask(feeds, timeout_seconds)
 
+    def _queue(self, fetches: tuple[str, ...], feeds: tuple[str, ...]) -> batching.Queue | None:
+        """
+        Find or add the queue of a request; None if clients have asked for too many sets of outputs.
+        """
+        key = (fetches, feeds)
+        found = self._queues.get(key)
+        if found is None:
+            with self._adding:
+                if key not in self._queues and len(self._queues) < _MOST_QUEUES:
+                    self._queues[key] = self._scheduler.queue(
+                        self._parameters, partial(self._model.run, fetches)
+                    )
+                found = self._queues.get(key)
+        return found
 
-def _run_batch(
-    model: Model, fetches: Mapping[str, str], feeds: dict[str, Array], timeout_seconds: float | None
-) -> dict[str, Array]:
-    outputs = model.run(fetches, feeds, timeout_seconds)
-    return {fetches[alias]: array for alias, array in outputs.items()}
-
-
-def tensors_of(signature: Any, sent: Mapping[str, Any], limit: int) -> dict[str, Array]:
-    """
-    Read the inputs of a request.
-
-    Args:
-        signature: the SignatureDef that names the inputs.
-        sent: TensorProtos by alias. Aliases that the signature lacks are refused before any tensor is made.
-        limit: bytes in one tensor, at most.
-
-    Returns:
-        the tensors, by alias.
-
-    Raises:
-        ServingError: aliases are missing or unknown, or a tensor is malformed or too large.
-    """
-    _check_names(signature, sent)
-    return {alias: from_proto(proto, alias, limit) for alias, proto in sent.items()}
-
-
-def _check_names(signature: Any, names: Iterable[str]) -> None:
-    wanted, sent = set(signature.inputs), set(names)
-    if len(sent) != len(wanted):
-        raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} "
-            f"len({{{_joined(sent)}}}) != len({{{_joined(wanted)}}}). Sent extra: {{{_joined(sent - wanted)}}}. "
-            f"Missing but required: {{{_joined(wanted - sent)}}}."
-        )
-    for alias in sorted(sent - wanted):
-        raise invalid(
-            f"input tensor alias not found in signature: {alias}. "
-            f"Inputs expected to be in the set {{{_joined(wanted)}}}."
-        )
-
-
-def _check_inputs(signature: Any, inputs: Mapping[str, Array]) -> None:
-    _check_names(signature, inputs)
-    for alias, array in inputs.items():
-        expected = signature.inputs[alias].dtype
-        if array.dtype != numpy_type(expected):
-            # A session would convert the type; TensorFlow Serving refuses it.
-            raise invalid(f"Expects {alias} to be {type_name(expected)} but {array.dtype} is provided")
-
-
-def _check_filter(signature: Any, output_filter: Sequence[str]) -> None:
-    for alias in output_filter:
-        if alias not in signature.outputs:
-            raise invalid(
-                f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {{{_joined(signature.outputs)}}}."
-            )
-        if output_filter.count(alias) > 1:
-            raise invalid(f"duplicate output tensor alias: {alias}")
-
-
-def _joined(names: Any) -> str:
-    return ",".join(sorted(names))
+    def close(self) -> None:
+        """
+        Leave the scheduler; no requests may follow.
+        """
+        for queue in self._queues.values():
+            queue.close()
 
 
 def _metadata(name: str, version: int, signatures: Mapping[str, Any]) -> tuple[bytes, bytes]:

@@ -34,6 +34,7 @@ _KINDS: dict[int, tuple[Any, str, Any]] = {
     DataType.Value("DT_COMPLEX128"): (np.complex128, "dcomplex_val", np.float64),
     DataType.Value("DT_STRING"): (np.object_, "string_val", np.object_),
 }
+_DTYPES: dict[Any, int] = {np.dtype(kind): dtype for dtype, (kind, _, _) in _KINDS.items()}
 DT_STRING: int = DataType.Value("DT_STRING")
 _MOST_DIMENSIONS = 64  # of a numpy array
 _VARINT_BITS = 28  # of a varint of 32 bits before its last byte
@@ -84,7 +85,8 @@ def check_bytes(size: int, limit: int) -> None:
 
 def from_proto(proto: Any, alias: str, limit: int) -> Array:
     """
-    Read a tensor as TensorFlow does: from its content, or from its values, the last of which is repeated to the end.
+    Read a tensor as Tensor::FromProto() of tensorflow/core/framework/tensor.cc does: from its content, or from its values,
+    of which the last is repeated to the end, and those that the shape has no place for are left out.
 
     Args:
         proto: a TensorProto.
@@ -110,8 +112,7 @@ def from_proto(proto: Any, alias: str, limit: int) -> Array:
         values = _of_content(content, kind, count) if content else _values(getattr(proto, field), kind, bits)
     except (IndexError, OverflowError, ValueError):
         raise wrong from None
-    if len(values) > count:
-        raise wrong
+    values = values[:count]
     if len(values) < count:
         default = b"" if proto.dtype == DT_STRING else 0
         last: Any = values[-1] if len(values) else default
@@ -170,7 +171,23 @@ def _values(field: Any, kind: Any, bits: Any) -> Array:
         strings = np.empty(len(field), dtype=np.object_)
         strings[:] = list(field)
         return strings
+    if np.dtype(bits).kind in "iu":
+        # Fields hold more bits than the small types have; TensorFlow takes the lowest ones.
+        return np.array(field, dtype=np.uint64 if bits is np.uint64 else np.int64).astype(bits).view(kind)
     return np.array(field, dtype=bits).view(kind)
+
+
+def dtype_of(array: Array) -> int:
+    """
+    Find the dtype of an array that a model made; it may not be the one that the signature declares.
+
+    Raises:
+        ServingError: UNIMPLEMENTED for a type that TensorProtos cannot hold here.
+    """
+    try:
+        return _DTYPES[array.dtype]
+    except KeyError:
+        raise ServingError(Code.UNIMPLEMENTED, f"tensors of type {array.dtype}") from None
 
 
 def to_proto(array: Array, dtype: int, proto: Any = None, *, as_content: bool = False) -> Any:

@@ -4,7 +4,7 @@ A TensorFlow Lite model, if the installed TensorFlow has an interpreter.
 
 import queue
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from tfcanary.modelserver import protos
 from tfcanary.modelserver.protos import DataType
 from tfcanary.modelserver.status import Code, ServingError, invalid
-from tfcanary.modelserver.tensors import Array
+from tfcanary.modelserver.tensors import Array, numpy_type, type_name
 
 FILE = "model.tflite"
 
@@ -48,8 +48,6 @@ class TfLite:
     def __init__(self, path: Path, interpreters: int) -> None:
         self._free: queue.SimpleQueue[dict[str, Callable[..., Any]]] = queue.SimpleQueue()
         self.signatures: dict[str, Any] = {}
-        # Requests name a signature by the tensors of its outputs.
-        self._names: dict[frozenset[str], str] = {}
         content = path.read_bytes()
         for _ in range(interpreters):
             made = _interpreter(content, path)
@@ -61,23 +59,20 @@ class TfLite:
                 for alias, detail in details.items():
                     _describe(tensors[alias], detail)
             self.signatures[name] = definition
-            self._names[frozenset(info.name for info in definition.outputs.values())] = name
 
     def run(
-        self,
-        fetches: Mapping[str, str],
-        feeds: Mapping[str, Array],
-        timeout_seconds: float | None,
+        self, fetches: Sequence[str], feeds: Mapping[str, Array], timeout_seconds: float | None
     ) -> dict[str, Array]:
         """
-        Run the signature that has these outputs, see `tfcanary.modelserver.servable.Model`.
+        Run the signature that has these tensors, see `tfcanary.modelserver.servable.Model`.
 
-        The timeout covers the wait for a free interpreter. A run cannot be stopped once it has begun.
+        Inputs of another shape than the last request's are resized. The timeout covers the wait for a free
+        interpreter. A run cannot be stopped once it has begun.
         """
-        name = self._names[frozenset(fetches.values())]
-        inputs = {alias: (info, feeds[info.name]) for alias, info in self.signatures[name].inputs.items()}
-        for alias, (info, array) in inputs.items():
-            _check_shape(alias, [dim.size for dim in info.tensor_shape.dim], array)
+        name, signature = self._signature(fetches, feeds)
+        inputs = {alias: feeds[info.name] for alias, info in signature.inputs.items()}
+        for alias, array in inputs.items():
+            _check_type(alias, signature.inputs[alias].dtype, array)
         try:
             runners = self._free.get(timeout=timeout_seconds)
         except queue.Empty:
@@ -85,12 +80,28 @@ class TfLite:
                 Code.DEADLINE_EXCEEDED, "the deadline passed before an interpreter was free"
             ) from None
         try:
-            results = runners[name](**{alias: array for alias, (_, array) in inputs.items()})
-            return {alias: np.array(results[alias]) for alias in fetches}
+            results = runners[name](**inputs)
+            return {
+                info.name: np.array(results[alias])
+                for alias, info in signature.outputs.items()
+                if info.name in fetches
+            }
         except (RuntimeError, ValueError) as error:
-            raise ServingError(Code.INTERNAL, f"Failed to run interpreter. {error}") from error
+            raise ServingError(Code.INTERNAL, f"Failed to invoke TfLite interpreter. {error}") from error
         finally:
             self._free.put(runners)
+
+    def _signature(self, fetches: Sequence[str], feeds: Mapping[str, Array]) -> tuple[str, Any]:
+        """
+        Find a signature by the tensors of a request: all of its inputs, and some of its outputs.
+        """
+        for name, signature in self.signatures.items():
+            inputs, outputs = (
+                {info.name for info in side.values()} for side in (signature.inputs, signature.outputs)
+            )
+            if inputs == set(feeds) and outputs >= set(fetches):
+                return name, signature
+        raise invalid(f"Missing input TFLite tensor: no signature has the inputs {sorted(feeds)}")
 
     def close(self) -> None:
         """
@@ -152,10 +163,7 @@ def _describe(info: Any, detail: Mapping[str, Any]) -> None:
         info.tensor_shape.dim.add(size=int(size))
 
 
-def _check_shape(alias: str, wanted: list[int], array: Array) -> None:
-    if len(wanted) != array.ndim or any(
-        size not in (-1, got) for size, got in zip(wanted, array.shape, strict=True)
-    ):
-        raise invalid(
-            f"Cannot feed value of shape {array.shape} for {alias}, which has shape {tuple(wanted)}"
-        )
+def _check_type(alias: str, expected: int, array: Array) -> None:
+    # TensorFlow Serving copies the bytes of any type into the input's memory.
+    if array.dtype != numpy_type(expected):
+        raise invalid(f"Expects {alias} to be {type_name(expected)} but {array.dtype} is provided")

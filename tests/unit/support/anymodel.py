@@ -11,7 +11,7 @@ from double import Double, RefusedError
 
 from tfcanary.client.answer import Interface, Signature, Tensor
 from tfcanary.contract import SERVING_DEFAULT, Api
-from tfcanary.modelserver import jsonanswer, jsontensor, protos
+from tfcanary.modelserver import jsonanswer, jsonparse, jsontensor, protos
 from tfcanary.modelserver.status import ServingError
 from tfcanary.modelserver.tensors import from_proto, numpy_type, to_proto
 
@@ -119,11 +119,13 @@ class AnyModel(Double):
         The outputs in the form of the request.
         """
         try:
-            parsed = jsontensor.parse_predict(body)
-            declared = self.signatures_of(track)[parsed.signature_name]
-            dtypes = {name: protos.DataType.Value(one.dtype) for name, one in declared.inputs.items()}
+            document = jsonparse.parse_object(body)
+            name = jsontensor.signature_name(document)
+            parsed = jsontensor.parse_predict(document)
+            declared = self.signatures_of(track)[name]
+            dtypes = {alias: protos.DataType.Value(one.dtype) for alias, one in declared.inputs.items()}
             inputs = jsontensor.tensors(parsed, dtypes)
-            outputs = self._outputs(Api.REST, track, parsed.signature_name, inputs)
+            outputs = self._outputs(Api.REST, track, name, inputs)
             return jsonanswer.answer(outputs, row=parsed.row)
         except ServingError as exc:
             raise RefusedError(exc.message) from exc
