@@ -136,6 +136,12 @@ def zero_drop(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def drill(session: nox.Session) -> None:
+    """Rollouts of bad versions, each of which must go back, and drivers that are killed: about 20 min."""
+    on_a_cluster(session, "tests/cluster/test_rollout.py", "--log-cli-level=INFO", DRILL="full")
+
+
+@nox.session(default=False)
 def up(session: nox.Session) -> None:
     """Bring the local cluster up, or repair it. `-- --help` for options."""
     python(session, "scripts/local_cluster.py", "up", *session.posargs)

@@ -4,9 +4,6 @@ Users' requests as a real Prometheus scrapes them from the real gateway, held ag
 
 import functools
 import itertools
-import shutil
-import socket
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import PLAIN
 from planting import Kubectl
+from scraping import scraping
 
 from tfcanary.errors import NoEvidenceError
 from tfcanary.judge.counts import Counts
-from tfcanary.kube.gateway import gateway_pods
-from tfcanary.kube.objects import LiveObjects
-from tfcanary.kube.portforward import PodPort, forwarded
 from tfcanary.metrics.gateway import Counted, EnvoyMetrics
 from tfcanary.metrics.prometheus import Prometheus
 from tfcanary.metrics.scrapes import Scrapes
@@ -32,14 +27,6 @@ if TYPE_CHECKING:
     from tfcanary.judge.look import Look
 
 RELEASE = "resnet"
-METRICS_PORT = 15020
-CONFIG = """
-global: {{scrape_interval: 1s}}
-scrape_configs:
-  - job_name: gateway
-    metrics_path: /stats/prometheus
-    static_configs: [{{targets: ["{address}"]}}]
-"""
 
 
 @pytest.fixture
@@ -48,28 +35,8 @@ def prometheus(target: Target, stage: Any, tmp_path: Path) -> Iterator[str]:
     The address of a Prometheus that scrapes the gateway's pod every second.
     """
     assert stage.gateway
-    program = shutil.which("prometheus")
-    assert program, "prometheus: expected it on the PATH; apt-get install prometheus"
-    live = LiveObjects(target)
-    (pod,) = gateway_pods(live, RELEASE)
-    with forwarded(live, PodPort(pod.name, pod.namespace, METRICS_PORT)) as address:
-        (tmp_path / "prometheus.yml").write_text(CONFIG.format(address=address))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            own = f"127.0.0.1:{free.getsockname()[1]}"
-        command = [
-            program,
-            f"--config.file={tmp_path}/prometheus.yml",
-            f"--storage.tsdb.path={tmp_path}/data",
-            f"--web.listen-address={own}",
-        ]
-        with (
-            (tmp_path / "log").open("wb") as log,
-            subprocess.Popen(command, stdout=log, stderr=log) as process,
-        ):
-            try:
-                yield f"http://{own}"
-            finally:
-                process.terminate()
+    with scraping(target, RELEASE, tmp_path) as address:
+        yield address
 
 
 class Asked:

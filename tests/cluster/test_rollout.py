@@ -20,6 +20,7 @@ import pytest
 from planting import Kubectl
 from pytest_kubernetes.providers.base import AClusterManager
 from rolling import ABSENT, BETTER, FAULTS, GOOD, MODEL, PERMUTED, QUICK, RELEASE, SLOW, Rolling, dead, faulty
+from scraping import scraping
 
 from tfcanary.cluster import store
 from tfcanary.cluster.layout import Layout
@@ -185,6 +186,31 @@ def test_a_canary_that_dies_in_the_bake_goes_back(rolling: Rolling, plant: Kubec
     assert Phase.ROLLED_BACK is end.phase
     assert 90 in weights(rolling.states)
     assert GOOD == rolling.releases.values(RELEASE)["tracks"]["stable"]["version"]
+
+
+def test_users_requests_decide_as_a_prometheus_has_them(
+    rolling: Rolling, plant: Kubectl, place: str, tmp_path: Path
+) -> None:
+    """
+    No request is the rollout's own: a canary that dies at its first weight is seen in the gateway's statistics.
+    """
+    calls = [metadata_call(api, MODEL) for api in Api]
+    gateway = gateway_address(LiveObjects(rolling.target), RELEASE)
+    with (
+        scraping(rolling.target, RELEASE, tmp_path) as url,
+        Traffic(gateway, calls, rate=50.0, host=rolling.host) as users,
+        plant.planted(dead(place)),
+        rolling.started(BETTER, steps=[10], traffic={"from": "prometheus", "url": url}) as (_, drive),
+    ):
+        end = drive()
+        asked = users.stop()
+
+    bad = np.flatnonzero(asked.failed)
+    LOG.info("users: %d of %d failed; %s", len(bad), len(asked), end.reason)
+    assert Phase.ROLLED_BACK is end.phase
+    assert "errors worse than stable" in end.reason
+    assert 0 < len(bad) <= 100
+    assert 40 < end.per_second < 60
 
 
 def command(rolling: Rolling, *arguments: str) -> list[str]:

@@ -15,6 +15,7 @@ import yaml
 from tfcanary import errors
 from tfcanary.cluster import command, lifecycle, store
 from tfcanary.cluster.lifecycle import Line
+from tfcanary.commands.rollout import PARTS
 from tfcanary.judge import split
 from tfcanary.paths import ROOT
 from tfcanary.routing.parse import from_values
@@ -26,6 +27,7 @@ FILE = re.compile(
 COMMANDS = (
     "check",
     "explain",
+    *(f"rollout {part}" for part in PARTS),
     "judge explain",
     "judge records",
     "judge replay",

@@ -5,8 +5,8 @@ The transitions by themselves: a state and an event give the next state, and not
 from dataclasses import replace
 
 import pytest
-from rollout_cluster import FakeCluster
 from planned import begun, plan, state_of
+from rollout_cluster import FakeCluster
 
 from tfcanary.judge.ruling import Action
 from tfcanary.rollout.events import (

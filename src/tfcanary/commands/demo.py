@@ -1,9 +1,10 @@
 """
 The main job from nothing: two ResNets behind one gateway, traffic moved by `helm upgrade`, every move proven; and at the
-end two models of handwritten digits, whose answers are right.
+end two models of handwritten digits, whose answers are right, and a rollout from one to the other.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -30,7 +31,13 @@ from tfcanary.export import manifest
 from tfcanary.export.architectures import LABELLED, published_weights_at_hand
 from tfcanary.export.cache import MODEL, RESNETS, exported, exported_resnet
 from tfcanary.paths import ROOT
+from tfcanary.report.rollout_view import lines
 from tfcanary.report.table import findings_table, strategies_table, write
+from tfcanary.rollout import starting
+from tfcanary.rollout.live import LiveCluster
+from tfcanary.rollout.phases import Phase
+from tfcanary.rollout.planfile import plan_from
+from tfcanary.rollout.state import State
 from tfcanary.target import Target
 
 RELEASE = NAMESPACE = MODEL
@@ -46,6 +53,16 @@ DIGITS_MODELS = {1: ("resnet20", 20), 2: ("resnet20", 21)}
 DIGITS_HOST = "digits.example"
 # Pods first, traffic afterwards: the chart refuses both at once.
 DIGITS_STRATEGIES = ("stable", "canary-user-group")
+# A rollout in little more than a minute: as many requests as two cores answer beside the rest, and a short bake. A tolerance
+# of 5 points takes a tenth of the requests that the default takes.
+ROLLOUT = {
+    "release": DIGITS,
+    "to": 2,
+    "traffic": {"perSecond": 40},
+    "limits": {"least": "3s", "drain": "12s"},
+    "bake": {"time": "20s"},
+    "judge": {"errors": {"points": 5}},
+}
 DIGITS_HEADERS: dict[str, dict[str, str]] = {"stable": {}, "canary": {"user-group": "canary"}}
 
 
@@ -124,10 +141,13 @@ def _command(arguments: argparse.Namespace) -> int:
                 store.publish(path, folder, MODEL)
     reports = _move_traffic(cluster, times)
     right: list[Right] = []
+    promoted = True
     try:
         if cluster.layout is not None and all(report.held for _, report in reports):
             with times.part("digits"):
                 right = _ask_for_digits(cluster, cluster.layout, reports[-1][1].gateway)
+            with times.part("rollout"):
+                promoted = _roll_out(cluster)
     finally:
         # The summary comes last, where it is read, also if the digits failed.
         write(strategies_table(reports), sys.stdout)
@@ -138,10 +158,15 @@ def _command(arguments: argparse.Namespace) -> int:
         f"{time.monotonic() - began:.0f} s: " + ", ".join(f"{k} {v:.0f} s" for k, v in times.parts.items())
     )
     held = all(report.held for _, report in reports)
-    if held and all(line.held for line in right):
+    if held and promoted and all(line.held for line in right):
         _print(_next_lines(cluster, reports[-1][1].gateway))
         return 0
     return DoesNotHoldError.exit_code if held else max(report.exit_code for _, report in reports)
+
+
+def _target(cluster: Cluster, namespace: str) -> Target:
+    helm = str(binaries.program("tools", "helm"))
+    return Target(namespace=namespace, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
 
 
 def _given(arguments: argparse.Namespace) -> Cluster | None:
@@ -221,13 +246,13 @@ def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Righ
     }
     for path in paths.values():
         store.publish(path, folder, DIGITS)
-    helm = str(binaries.program("tools", "helm"))
-    target = Target(namespace=DIGITS, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
+    target = _target(cluster, DIGITS)
     releases = releases_in(target)
     for strategy in DIGITS_STRATEGIES:
         LOG.info("helm upgrade %s: %s", DIGITS, strategy)
         files = [cluster.environment, VALUES / "models/digits.yaml", VALUES / f"{strategy}.yaml"]
-        releases.apply(DIGITS, files=files, values={"gateway": {"hosts": [DIGITS_HOST]}})
+        # An earlier demo has ended with a rollout, whose values are others.
+        releases.apply(DIGITS, files=files, values={"gateway": {"hosts": [DIGITS_HOST]}}, reuse_values=False)
     # It also waits until the gateway has the routes.
     report = check_gateway(from_release(DIGITS, target))
     LOG.info("%s", report.verdict)
@@ -237,6 +262,26 @@ def _ask_for_digits(cluster: Cluster, layout: Layout, gateway: str) -> list[Righ
     with RestClient(gateway, DIGITS, host=DIGITS_HOST) as client:
         tracks = zip(DIGITS_HEADERS.items(), paths.values(), strict=True)
         return [_right(client, track, headers, path) for (track, headers), path in tracks]
+
+
+def _roll_out(cluster: Cluster) -> bool:
+    """
+    Release the second model of digits step by step, on the evidence of requests of our own.
+    """
+    target = _target(cluster, DIGITS)
+    releases_in(target).apply(DIGITS, files=[VALUES / "stable.yaml"])
+    plan = plan_from(ROLLOUT)
+    before: list[State] = []
+
+    def saved(state: State) -> None:
+        for line in lines(before[-1] if before else None, state):
+            LOG.info("%s", line.partition(" ")[2])
+        before[:] = [state]
+
+    with contextlib.closing(LiveCluster(DIGITS, target, plan=plan, saved=saved)) as live:
+        end = starting.start(live, plan, f"demo-{os.getpid()}", by="nox -s demo").drive()
+    _print(f"rollout {end.run}: {end.phase.value}: {end.reason}, after {end.now - end.started:.0f} s")
+    return end.phase is Phase.SUCCEEDED
 
 
 def _right(client: RestClient, track: str, headers: dict[str, str], model: Path) -> Right:
@@ -262,8 +307,7 @@ def _move_traffic(cluster: Cluster, times: Times) -> list[tuple[str, Report]]:
     """
     Install at stable, then apply one strategy after the other, and check the gateway after each.
     """
-    helm = str(binaries.program("tools", "helm"))
-    target = Target(namespace=NAMESPACE, kubeconfig=cluster.kubeconfig, context=cluster.context, helm=helm)
+    target = _target(cluster, NAMESPACE)
     releases = releases_in(target)
     reports = []
     for number, strategy in enumerate(STRATEGIES):
