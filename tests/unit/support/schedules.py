@@ -204,7 +204,10 @@ class Schedule:
                 *2 * [self._pods_die],
                 *(self._stuck_gateway, self._blind, self._dark, self._kill, self._other),
             ]
-        found = [self._kill, self._timeout, *([self._pods_die] if moment == "after" else [])]
+        found = [self._kill, self._timeout]
+        if moment == "after" and call != "hold":
+            # Pods that die between the look at them and the revision are nobody's to prevent: the Lease is renewed there.
+            found += [self._pods_die]
         if moment == "before" and call not in ("apply", "restore") and not self._renewed():
             # The Lease was renewed a moment before these, and nobody can have taken it since.
             found += [self._lose_lease, self._other]
