@@ -14,7 +14,7 @@ from tfcanary.judge.look import Look
 from tfcanary.judge.plan import Plan
 from tfcanary.metrics.gateway import Counted as Whose
 from tfcanary.metrics.prometheus import Prometheus
-from tfcanary.rollout.requests import Moment, OwnRequests, UsersRequests
+from tfcanary.rollout.requests import Moment, OwnRequests, Pace, UsersRequests
 from tfcanary.traffic.records import Recorder, Records
 
 START = 1_800_000_000.0
@@ -203,3 +203,20 @@ def test_the_users_rate_is_measured_from_scrape_to_scrape() -> None:
     rates = [requests.counted(moment(at)).per_second for at in (5.0, 10.0, 12.0, 13.0)]
 
     assert [0.0, 20.0, 20.0, 20.0] == rates
+
+
+@pytest.mark.parametrize(("per_second", "expected"), [(0.0, 0), (0.5, 5), (4.0, 40)])
+def test_pairs_are_sent_at_the_plans_pace(per_second: float, expected: int) -> None:
+    """
+    Whatever the time between two looks is; less than one a second adds up to some.
+    """
+    pace = Pace(per_second, most=20)
+
+    assert expected == sum(pace.due(START + look) for look in range(11))
+
+
+def test_pairs_that_were_not_sent_are_not_made_up_for() -> None:
+    pace = Pace(4.0, most=20)
+    pace.due(START)
+
+    assert [20, 0, 4] == [pace.due(START + seconds) for seconds in (3600.0, 3600.1, 3601.0)]

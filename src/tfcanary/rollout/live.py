@@ -31,7 +31,7 @@ from tfcanary.rollout.cluster import (
 from tfcanary.rollout.gateways import Gateways
 from tfcanary.rollout.plan import Plan
 from tfcanary.rollout.planfile import plan_from
-from tfcanary.rollout.requests import Moment, Requests, requests_of
+from tfcanary.rollout.requests import Moment, Pace, Requests, requests_of
 from tfcanary.rollout.revisions import Revisions
 from tfcanary.rollout.state import Baseline, State, from_text
 from tfcanary.rollout.tracks import Names, Tracks
@@ -63,6 +63,7 @@ class _Parts:
     revisions: Revisions
     tracks: Tracks
     gateways: Gateways
+    pace: Pace
 
 
 class LiveCluster:
@@ -98,7 +99,6 @@ class LiveCluster:
         self._me = ""
         self._made: _Parts | None = None
         self._requests: Requests | None = None
-        self._paired = 0.0
 
     def close(self) -> None:
         """
@@ -213,6 +213,7 @@ class LiveCluster:
                 Revisions(releases, self._live, names, self._way.chart),
                 Tracks(self._live, names, self._way.given),
                 Gateways(self._live, self._release, names.model, host, self._way.tls),
+                Pace(plan.probes_per_second, MOST_PAIRS),
             )
         return self._made
 
@@ -230,12 +231,9 @@ class LiveCluster:
         """
         Pairs beside the users' requests. Where a track has no pod to ask, the requests themselves say so.
         """
-        per_second = self._parts.plan.probes_per_second
-        seconds = moment.now - (self._paired or moment.now - 1)
-        count = min(MOST_PAIRS, int(seconds * per_second))
-        if count < 1:
+        count = self._parts.pace.due(moment.now)
+        if not count:
             return
-        self._paired = moment.now
         try:
             with self._renewed():
                 pairs = self._parts.tracks.pairs(count)

@@ -50,6 +50,32 @@ class Moment:
     weights: Mapping[str, float]
 
 
+@dataclass(slots=True)
+class Pace:
+    """
+    How many of so many a second are due.
+
+    Attributes:
+        per_second: how many.
+        most: how many are due at once, whatever time has passed.
+    """
+
+    per_second: float
+    most: int
+    _from: float | None = None
+
+    def due(self, now: float) -> int:
+        """
+        How many are due since the last time, in which the first one only begins.
+        """
+        if self._from is None or not self.per_second:
+            self._from = now
+            return 0
+        count = int((now - self._from) * self.per_second)
+        self._from += count / self.per_second
+        return min(self.most, count)
+
+
 class Requests(Protocol):
     """
     Whoever counts requests.
