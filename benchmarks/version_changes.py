@@ -3,7 +3,7 @@ Measure whether the model server's memory grows while versions of a ResNet50 rep
 
     python benchmarks/version_changes.py [--model BASE/VERSION] [--changes COUNT] [--json]
 
-Each change is a new folder in the base path beside which the old one disappears, as when a volume is published anew.
+Each change is a new folder in the base path beside which the old one disappears, as when a volume is published again.
 """
 
 import argparse

@@ -107,7 +107,7 @@ class Rolling:
 
 def aborting(percent: int) -> dict[str, Any]:
     """
-    The canary's sidecars answer so many per cent with 503, to whoever comes through the mesh.
+    The canary's sidecars answer so many per cent with 503, to every request that comes through the mesh.
     """
     fault = {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",

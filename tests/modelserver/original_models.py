@@ -1,7 +1,7 @@
 """
 Models on which the server is held against TensorFlow Serving, one set for each kind of model.
 
-half_plus_two/123 and half_plus_three/123 are those of tensorflow_serving/servables/tensorflow/testdata, made anew. plus/1 and
+half_plus_two/123 and half_plus_three/123 are those of tensorflow_serving/servables/tensorflow/testdata, made here. plus/1 and
 pair/1 have the same signatures as a model of TensorFlow 1, of TensorFlow 2, and of TensorFlow Lite. asks/1 has signatures that
 a request can only use in part.
 """

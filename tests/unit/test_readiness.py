@@ -295,7 +295,7 @@ def test_only_the_rights_that_are_there_are_used(
 @pytest.mark.parametrize("log", [b"unable to retrieve container logs for containerd://4220", 400, 404])
 def test_a_log_that_has_gone_meanwhile_is_no_reason(cluster: Callable[..., Any], log: Any) -> None:
     """
-    A container ends, or is made anew, between the question for its pod and that for its log.
+    A container ends, or is made again, between the question for its pod and that for its log.
     """
     answers = {**OBJECTS, f"{PODS}/{POD}/log": log}
 

@@ -213,7 +213,7 @@ def test_a_rollout_whose_driver_is_gone_is_not_started_over():
 
     with pytest.raises(ActiveError, match="rollout resnet-3-7, preparing: start is refused: it is active"):
         begun(cluster, me="ci")
-    assert "" == cluster.lease[0], "whoever is refused gives the Lease back"
+    assert "" == cluster.lease[0], "a driver that is refused gives the Lease back"
 
 
 def test_a_driver_that_lost_its_lease_stops_before_its_next_write():

@@ -59,7 +59,7 @@ def test_defaults_are_part_of_the_digest_and_order_is_not():
 
 def test_values_files_are_steps_and_are_kept_with_the_plan(tmp_path):
     """
-    Whoever drives the rollout later does not need the files.
+    A later driver does not need the files.
     """
     for name in ("canary-1", "canary-10", "canary-50"):
         (tmp_path / f"{name}.yaml").write_text((VALUES / f"{name}.yaml").read_text())

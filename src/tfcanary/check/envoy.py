@@ -97,7 +97,7 @@ class Proxy:
 
     def retries(self, route: Mapping[str, Any]) -> int:
         """
-        How often a failed request of a route is tried again, whoever asks for it: route, host or cluster.
+        How often a failed request of a route is tried again, as the route, its host or its cluster asks.
         """
         action = route.get("route") or {}
         policies = [action.get("retry_policy") or (self.host or {}).get("retry_policy")]
@@ -107,7 +107,7 @@ class Proxy:
 
     def mirrors(self, route: Mapping[str, Any], service: str) -> frozenset[Mirrored]:
         """
-        Where copies of a route's requests go, whoever asks for it: route, host, table or cluster.
+        Where copies of a route's requests go, as the route, its host, its table or its cluster asks.
 
         Args:
             route: one of the host's.

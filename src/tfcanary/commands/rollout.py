@@ -196,7 +196,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         try:
             state = _followed(cluster, arguments.every, live=sys.stdout.isatty())
         except KeyboardInterrupt:
-            # Whoever stops watching stops nothing else.
+            # The rollout goes on without a watcher.
             return 0
     return _code(state)
 

@@ -138,7 +138,7 @@ class Releases:
             values: more values, over all files.
             reuse_values: keep what earlier revisions were given (``--reset-then-reuse-values``).
             description: what the history says of this revision.
-            compare: whether the live routes are compared; whoever asks the gateway next need not.
+            compare: whether the live routes are compared; a caller that asks the gateway next need not.
 
         Raises:
             DriftError: if the live routes are not what the release now says.

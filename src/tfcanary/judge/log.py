@@ -1,7 +1,7 @@
 """
 The log of a judgement: its plan, then each look with the ruling after it. It replays to the same bytes.
 
-A line carries the SHA-256 of the line before and of its own content. Whoever changes, removes or reorders a line has to
+A line carries the SHA-256 of the line before and of its own content. To change, remove or reorder a line, one has to
 write all later ones again, and the last digest is then another one.
 """
 

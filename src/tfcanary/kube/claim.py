@@ -118,7 +118,7 @@ class Claim:
         try:
             self._put("leases", {"spec": spec}, found["metadata"]["resourceVersion"])
         except ChangedError:
-            # Whoever wrote it holds it now.
+            # Another driver has written it, and holds it now.
             return
 
     @contextlib.contextmanager
@@ -127,7 +127,7 @@ class Claim:
         Renew the Lease while something takes longer than it lasts.
 
         Yields:
-            Whoever took it meanwhile; empty for as long as nobody did.
+            The drivers that took it meanwhile; empty as long as none did.
         """
         ended, taken = threading.Event(), list[str]()
 

@@ -1,7 +1,7 @@
 """
 A Prometheus that somebody else runs, asked for the samples that it scraped.
 
-Its rate() and increase() extrapolate, and bridge gaps and resets in silence. Whoever judges must know of both, and asks for
+Its rate() and increase() extrapolate, and bridge gaps and resets in silence. A judge must know of both, and asks for
 the samples themselves: https://prometheus.io/docs/prometheus/latest/querying/api/
 """
 

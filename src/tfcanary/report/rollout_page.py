@@ -34,7 +34,7 @@ def live_page(plan: Plan, state: State, now: float, refresh_seconds: float) -> s
     """
     The page of a rollout at one moment, which loads itself again until the rollout has ended.
 
-    The values that the release was given are left out: whoever can open the page need not have the right to read them.
+    The values that the release was given are left out: a reader of the page may not have the right to read them.
 
     Args:
         plan: what was declared.
@@ -64,7 +64,7 @@ def live_page(plan: Plan, state: State, now: float, refresh_seconds: float) -> s
 
 def record_page(record: Mapping[str, Any]) -> str:
     """
-    The page of a release record, for whoever asks later what was released, on what evidence, and who let it pass.
+    The page of a release record, which says later what was released, on what evidence, and who approved it.
 
     Args:
         record: as `record.schema.json` has it.

@@ -1,5 +1,5 @@
 """
-Serve one page from this machine, to whoever sits at it.
+Serve one page from this machine, to browsers on it.
 
 A web site that somebody opens meanwhile must not read the page. It cannot by a name of its own that it lets point here (DNS
 rebinding), since only the served names are answered.

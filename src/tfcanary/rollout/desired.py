@@ -69,7 +69,7 @@ def track(version: int, *, pods: int | None = None) -> dict[str, Any]:
 
     Args:
         version: of the model.
-        pods: how many; None leaves it as it is. Whoever sets it switches an autoscaler off, which would set it again.
+        pods: how many; None leaves it as it is. A number switches the autoscaler off, which would change it again.
     """
     if pods is None:
         return {"version": version}

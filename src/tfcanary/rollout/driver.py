@@ -1,7 +1,7 @@
 """
 The driver: does what is due in a rollout, and saves what came of it before the next thing is done.
 
-It can be killed anywhere. Whoever drives next finds the phase that was saved, and repeats it.
+It can be killed anywhere. The next driver finds the phase that was saved, and repeats it.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ class Driver:
         try:
             return self._driven()
         finally:
-            # Whoever is killed does not come here: then the Lease runs out.
+            # A driver that is killed does not come here: then the Lease runs out.
             with contextlib.suppress(UnreachableError):
                 self._cluster.free(self._me)
 

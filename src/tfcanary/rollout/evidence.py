@@ -23,7 +23,7 @@ FIRST_REACTION = 5.0
 
 class Evidence(Protocol):
     """
-    Whoever judges in a rollout.
+    What judges in a rollout.
     """
 
     def since(self, state: State) -> float | None:
@@ -103,7 +103,7 @@ class JudgeEvidence:
 
     def _of(self, state: State) -> Judge:
         """
-        The judge as the state has it, whoever saved it.
+        The judge as the state has it; another driver may have saved it.
         """
         if state.judge != self._saved:
             self._judge = restored(self._plan.judge, state.judge) if state.judge else Judge(self._plan.judge)

@@ -1,7 +1,7 @@
 """
 The phases of a rollout, and what follows each.
 
-A phase is an intention: it is saved before anything is done for it, and what it does may be done again. Whoever takes over
+A phase is an intention: it is saved before anything is done for it, and what it does may be done again. A driver that takes over
 a rollout repeats the phase that it finds. Moving traffic, changing pods and waiting are phases of their own.
 """
 

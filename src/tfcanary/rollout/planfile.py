@@ -224,7 +224,7 @@ class _Reader:
             elif (routes := self._routes(index, one)) is not None:
                 made.append(Step(weight_of(routes, self._given["tracks"]["canary"]), tuple(routes)))
                 kept.append({"file": one if isinstance(one, str) else one.get("file", ""), "routes": routes})
-        # Whoever drives it later may not have the files.
+        # A later driver may not have the files.
         self._given["steps"] = kept
         most = 100 - self._given["bake"]["control"]
         for index, step in enumerate(made):

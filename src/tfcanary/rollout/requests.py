@@ -78,7 +78,7 @@ class Pace:
 
 class Requests(Protocol):
     """
-    Whoever counts requests.
+    A source of counted requests.
     """
 
     def counted(self, moment: Moment) -> Counted:
@@ -87,7 +87,7 @@ class Requests(Protocol):
 
         Raises:
             NoEvidenceError: if it cannot be known.
-            UnreachableError: if whoever counts does not answer.
+            UnreachableError: if the source does not answer.
         """
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class OwnRequests:
         began = self._traffic.began
         self._taken += len(records)
         self._waiting += self._read(records, began, moment)
-        # Whoever is slower is counted in its turn as well; who does not answer at all is not waited for.
+        # A slower track is counted in its turn as well; a request that is not answered at all is not waited for.
         turn = max(began + until, moment.now - self._patience)
         due = [request for request in self._waiting if request.at <= turn]
         self._waiting = [request for request in self._waiting if request.at > turn]
@@ -216,7 +216,7 @@ class UsersRequests:
 
 def requests_of(plan: Plan, tracks: Tracks, gateways: Gateways, way: Way) -> Requests:
     """
-    Whoever counts the requests that a plan names.
+    The source of the requests that a plan names.
 
     Raises:
         UsageError: if they cannot be counted so.

@@ -107,7 +107,7 @@ class Note:
 @dataclass(frozen=True, slots=True)
 class State:
     """
-    One rollout. Times are in seconds since 1970, on the clock of whoever noted them; they never go back.
+    One rollout. Times are in seconds since 1970, on the clock of the machine that noted them; they never go back.
 
     Attributes:
         run: the name of the rollout.

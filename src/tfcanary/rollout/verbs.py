@@ -1,7 +1,7 @@
 """
 What a person may ask of a rollout, and when: the whole table, as data.
 
-A verb is written into the rollout's state, where its driver finds it. Whoever asks twice gets the same: what is so already
+A verb is written into the rollout's state, where its driver finds it. Asking twice gives the same: what is so already
 is allowed and changes nothing.
 """
 

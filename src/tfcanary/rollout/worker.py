@@ -144,7 +144,7 @@ class Worker:
 
     def _announce(self, work: Work) -> Event:
         """
-        Make the end known. Whoever cannot be told does not undo the rollout.
+        Make the end known. A webhook that cannot be told does not undo the rollout.
         """
         plan, state = work.plan, work.state
         try:
