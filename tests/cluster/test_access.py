@@ -86,11 +86,20 @@ def test_other_methods_are_refused(gateway, method):
         "/v1/models/resnet/metadata",
         "/v1/models/resnet/versions/1",
         "/v1/models/resnet/versions/1/metadata",
-        "/v1/models/resnet/metadata?pretty",
     ],
 )
 def test_well_formed_paths_are_answered(gateway, path):
     assert "200" == gateway.ask("REST", path).status
+
+
+def test_a_query_is_left_to_the_model_server(gateway):
+    """
+    It is a part of the path for TensorFlow Serving, which answers 400 with its own words.
+    """
+    answer = gateway.ask("REST", "/v1/models/resnet/metadata?pretty")
+
+    assert "400" == answer.status
+    assert "stable" == answer.track
 
 
 @pytest.mark.parametrize(

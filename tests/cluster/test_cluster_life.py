@@ -65,12 +65,12 @@ def machine() -> Machine:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            kinds = {str((folder / "ns" / kind).readlink()) for kind in ("pid", "net", "mnt", "uts")}
+            namespace = str((folder / "ns" / "pid").readlink())
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         if f"tfserving-canary/{NAME}/" in command:
             processes.add(command)
-        namespaces |= kinds
+        namespaces.add(namespace)
     mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     cgroups = {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/tfcanary-{NAME}*")}
     links = {path.name for path in Path("/sys/class/net").iterdir()}
@@ -334,22 +334,25 @@ def test_not_root() -> None:
 
 def test_down_leaves_nothing(life: Layout, before: Machine) -> None:
     """
-    No process, mount, namespace, cgroup or link is left, and no state.
+    No process, mount, PID namespace, cgroup or link is left, and no state.
     """
     during = machine()
     node = Path(f"/proc/{pids()['node']}/ns")
-    own = {str((node / kind).readlink()) for kind in ("pid", "net", "mnt", "uts")}
+    own = str((node / "pid").readlink())
     assert during.processes
     assert during.cgroups
-    assert own <= during.namespaces
+    assert own in during.namespaces
 
-    said = cluster("down", "--name", life.name)
+    # The number of a namespace that is gone goes to the next one, which may be a pod's of another cluster: an open file
+    # keeps this one's. The others would keep their mounts and links.
+    with (node / "pid").open("rb"):
+        said = cluster("down", "--name", life.name)
+        after = machine()
 
     assert 0 == said.returncode, said.stderr
-    after = machine()
     assert not after.processes
     assert not after.cgroups
-    assert not after.namespaces & own
+    assert own not in after.namespaces
     assert after.mounts <= before.mounts
     assert after.links <= before.links
     assert not life.state.exists()

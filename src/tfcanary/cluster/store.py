@@ -17,6 +17,7 @@ from tfcanary.cluster.images import link_or_copy
 from tfcanary.cluster.layout import Layout
 from tfcanary.errors import UnreachableError, UsageError
 
+BOUND_SECONDS = 60
 CLAIM = "tfcanary-models"
 # What the chart takes as model.name, which is the model's folder, and what Kubernetes takes as a namespace.
 MODEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -66,9 +67,20 @@ def prepare_namespace(layout: Layout, namespace: str) -> Path:
         "apply",
         "--filename=-",
     ]
-    done = subprocess.run(command, input=json.dumps(objects), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UnreachableError(f"namespace {namespace}: expected it to be made, got {done.stderr.strip()}")
+    wait = [
+        "wait",
+        "--for=jsonpath={.status.phase}=Bound",
+        f"--timeout={BOUND_SECONDS}s",
+        f"--namespace={namespace}",
+    ]
+    wanted = json.dumps(objects)
+    # A pod of a claim that is not bound yet has no node, and an upgrade that fails meanwhile would name that.
+    for given, what in ((wanted, command), ("", [*command[:2], *wait, f"persistentvolumeclaim/{CLAIM}"])):
+        done = subprocess.run(what, input=given, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise UnreachableError(
+                f"namespace {namespace}: expected it to be made, got {done.stderr.strip()}"
+            )
     return folder
 
 
