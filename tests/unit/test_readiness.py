@@ -165,6 +165,8 @@ EVENTS = [
     event("Unhealthy", "Startup probe failed: statuscode: 500"),
     event("Unhealthy", "sidecar", "2026-01-01T00:00:09Z", "spec.initContainers{istio-proxy}"),
     event("Pulled", "image", "2026-01-01T00:00:09Z"),
+    # What kept it from a node once, which it has now.
+    event("FailedScheduling", "unbound PersistentVolumeClaims", "2026-01-01T00:00:09Z"),
 ]
 READ = Read(
     events=lambda _: EVENTS,

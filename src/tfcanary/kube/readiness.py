@@ -233,12 +233,20 @@ def _last_warning(pod: Object, read: Read) -> tuple[Object | None, str]:
         return None, "its events cannot be read: the right to list events is missing"
     except UnreachableError as error:
         return None, f"its events cannot be read: {error}"
-    warnings = sorted(_warnings(events), key=lambda pair: pair[0])
+    # A pod that has a node has done with what kept it from one.
+    has_node = any(
+        one["type"] == "PodScheduled" and one["status"] == "True"
+        for one in pod.get("status", {}).get("conditions", ())
+    )
+    past = "FailedScheduling" if has_node else None
+    warnings = sorted(_warnings(events, past), key=lambda pair: pair[0])
     return (warnings[-1][1], "") if warnings else (None, "")
 
 
-def _warnings(events: Sequence[Object]) -> Iterator[tuple[str, Object]]:
+def _warnings(events: Sequence[Object], past: str | None) -> Iterator[tuple[str, Object]]:
     for event in events:
+        if past and event.get("reason") == past:
+            continue
         # A sidecar that is not Ready before the server is says nothing.
         if event.get("type") == "Warning" and SIDECAR not in event["involvedObject"].get("fieldPath", ""):
             when = event.get("lastTimestamp") or event.get("eventTime") or event.get("firstTimestamp") or ""
