@@ -198,11 +198,21 @@ def test_the_users_rate_is_measured_from_scrape_to_scrape() -> None:
     """
     first, second = (Look(at=START + at, weight=10.0, errors=Counts(0, 10, 0, 90)) for at in (5, 10))
     broken = Look(at=START + 12, weight=10.0, problem="reset")
-    requests = users(Scraped(first, second, broken, None))
+    # It counts one second after the gateways had the weight, which took nine.
+    other = Look(at=START + 20, weight=25.0, errors=Counts(0, 5, 0, 15))
+    requests = users(Scraped(first, second, broken, None, other))
 
-    rates = [requests.counted(moment(at)).per_second for at in (5.0, 10.0, 12.0, 13.0)]
+    rates = [requests.counted(moment(at)).per_second for at in (5.0, 10.0, 12.0, 13.0, 20.0)]
 
-    assert [0.0, 20.0, 20.0, 20.0] == rates
+    assert [0.0, 20.0, 20.0, 20.0, 20.0] == rates
+
+
+def test_the_connections_to_a_prometheus_are_closed() -> None:
+    requests = users(Scraped(None))
+
+    requests.close()
+
+    assert requests._prometheus._client.is_closed
 
 
 @pytest.mark.parametrize(("per_second", "expected"), [(0.0, 0), (0.5, 5), (4.0, 40)])

@@ -68,6 +68,12 @@ class Prometheus:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """
+        Close the connections.
+        """
         self._client.close()
 
     def samples(self, selector: str, *, seconds: float, at: float | None = None) -> list[Series]:

@@ -177,25 +177,28 @@ class UsersRequests:
         self._prometheus = prometheus
         # Istio's own statistics name what answered; where its filters are missing, Envoy counts by cluster.
         self._kinds = [Scrapes(IstioMetrics(whose)), Scrapes(EnvoyMetrics(whose))]
-        self._last: tuple[float, float] = (0.0, 0.0)
+        # The time and the weight of the last look, and the requests a second.
+        self._last: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def close(self) -> None:
         """
-        Nothing is left open.
+        Close the connections.
         """
+        self._prometheus.close()
 
     def counted(self, moment: Moment) -> Counted:
         """
         The requests from one scrape to the next, both under the present routes.
         """
         look = self._look(moment)
-        at, per_second = self._last
+        at, weight, per_second = self._last
         if look is None:
             return Counted((), per_second)
         if not look.problem:
-            if look.at > at > 0:
+            # The first look at a weight begins with its routes, and not where the look before it ended.
+            if look.at > at > 0 and look.weight == weight:
                 per_second = (sum(look.answers) + look.unnamed) / (look.at - at)
-            self._last = look.at, per_second
+            self._last = look.at, look.weight, per_second
         return Counted((look,), per_second)
 
     def _look(self, moment: Moment) -> Look | None:
