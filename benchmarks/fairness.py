@@ -8,7 +8,6 @@ connections each. A share is measured in rounds: alone, then together, on one se
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import socket
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from modelserver import PREDICT, Measurement, Server, served
+from modelserver import PREDICT, Measurement, Server, said, served
 
 from tfcanary.modelserver import protos
 
@@ -56,13 +55,7 @@ def main() -> int:
         served(smallest(Path(folder)), "--grpc_max_threads=0") as server,
     ):
         found = shares(server, options.seconds)
-    if options.json:
-        print(json.dumps([{name: getattr(each, name) for name in Measurement.__slots__} for each in found]))
-    else:
-        for each in found:
-            verdict = "holds" if each.holds else "DOES NOT HOLD"
-            print(f"{each.name}: {each.value:.3f} {each.unit} (bound: {each.bound}): {verdict}")
-    return 0 if all(each.holds for each in found) else 1
+    return said(found, as_json=options.json)
 
 
 def smallest(folder: Path) -> Path:

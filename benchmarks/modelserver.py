@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -163,7 +163,14 @@ def main() -> int:
         found.append(batched(small, options.seconds, Path(folder), 1.3))
         found.append(batched(model, options.seconds, Path(folder), None))
         found.append(memory(small, options.requests))
-    if options.json:
+    return said(found, as_json=options.json)
+
+
+def said(found: Sequence[Measurement], *, as_json: bool) -> int:
+    """
+    Print measurements, as JSON or a line each; return the exit code, which is 1 if a bound does not hold.
+    """
+    if as_json:
         print(json.dumps([{name: getattr(each, name) for name in Measurement.__slots__} for each in found]))
     else:
         for each in found:

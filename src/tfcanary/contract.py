@@ -21,8 +21,8 @@ _REST_SUFFIXES = {"metadata": "/metadata", "predict": ":predict", "status": ""}
 # TensorFlow Serving looks for a version's warm-up records here and nowhere else.
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 HOST_ADDRESS_ANNOTATION = "tfserving-canary/host-address"
-# TensorFlow Serving's REST API, and the path that the chart gives its metrics.
-SERVER_PORT, METRICS_PATH = 8501, "/monitoring/prometheus/metrics"
+# TensorFlow Serving's gRPC API, its REST API, and the path that the chart gives its metrics.
+GRPC_PORT, SERVER_PORT, METRICS_PATH = 8500, 8501, "/monitoring/prometheus/metrics"
 
 
 class Api(enum.Enum):

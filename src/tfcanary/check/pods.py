@@ -143,7 +143,7 @@ def as_declared(track: str, version: str, states: States, *, needed: bool) -> Fi
     if not asked and (states or not needed):
         return None
     odd = [
-        f"pod {pod}: {_in_words(said)}"
+        f"pod {pod}: {in_words(said)}"
         for pod, said in asked.items()
         if {one for one, state in said.items() if state == AVAILABLE} != {version}
     ]
@@ -162,5 +162,8 @@ def as_declared(track: str, version: str, states: States, *, needed: bool) -> Fi
     )
 
 
-def _in_words(states: Mapping[str, str]) -> str:
+def in_words(states: Mapping[str, str]) -> str:
+    """
+    The versions that a pod has, with their states.
+    """
     return ", ".join(f"version {version} {state}" for version, state in states.items()) or "no version"

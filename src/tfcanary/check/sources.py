@@ -30,7 +30,7 @@ from tfcanary.kube.virtualservice import route_revision
 from tfcanary.metrics.tfserving import predictions
 from tfcanary.paths import CHART
 from tfcanary.routing.parse import from_values
-from tfcanary.routing.route import Routing
+from tfcanary.routing.route import Routing, asked_host
 from tfcanary.routing.tokens import Token
 from tfcanary.target import Target
 
@@ -75,7 +75,7 @@ def from_files(
         tokens=tuple(tokens),
         tls=tls,
         gateway=gateway,
-        host=host or _host(expected),
+        host=host or asked_host(expected.hosts),
         lost=(
             _ONLY_FILES,
             "which revision the routes have: that of the first answer is taken, and must stay",
@@ -129,7 +129,7 @@ def from_release(
     findings += [*(live_routes(virtual_service, expected, api) for api in Api), live_objects(drift)]
     before, unread = _before(releases, name, model, chart)
     served, unasked = _pods(cluster, name, expected, each_pod=each_pod)
-    host = host or _host(expected)
+    host = host or asked_host(expected.hosts)
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
@@ -247,11 +247,3 @@ def _parse(values: Mapping[str, Any], model: str | None, chart: Path) -> Routing
         if exc.path == "model.name":
             raise UsageError(f"{exc}; name it with --model NAME, or add its values file") from exc
         raise
-
-
-def _host(expected: Routing) -> str | None:
-    """
-    The host to ask for: the first name of the gateway's; a wildcard stands for any name below it.
-    """
-    first = expected.hosts[0]
-    return None if first == "*" else first.replace("*", "check", 1)

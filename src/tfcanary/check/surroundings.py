@@ -22,7 +22,7 @@ from tfcanary.check.mesh import (
 )
 from tfcanary.check.pods import by_address, tracks_pods
 from tfcanary.check.subject import Around
-from tfcanary.contract import PREFIXES
+from tfcanary.contract import GRPC_PORT, PREFIXES, SERVER_PORT
 from tfcanary.errors import CanaryError, UnreachableError
 from tfcanary.judge.verdict import Outcome
 from tfcanary.kube.envoy import EnvoyConfig, gateway_config, sidecar_config
@@ -35,7 +35,7 @@ from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 SETTLE_SECONDS = 10.0
 _AT_A_TIME = 8
 # The ports of the model servers behind their sidecars.
-_PORTS = (8500, 8501)
+_PORTS = (GRPC_PORT, SERVER_PORT)
 _RULES = "a second DestinationRule for the Service"
 _GATEWAYS = (
     "the gateway pods' own configuration (routes and hosts of others, retries, timeouts, mirrors, filters, endpoints); "

@@ -31,13 +31,12 @@ from tfcanary.export import manifest
 from tfcanary.export.architectures import LABELLED, published_weights_at_hand
 from tfcanary.export.cache import MODEL, RESNETS, exported, exported_resnet
 from tfcanary.paths import ROOT
-from tfcanary.report.rollout_view import lines
+from tfcanary.report.rollout_view import teller
 from tfcanary.report.table import findings_table, strategies_table, write
 from tfcanary.rollout import starting
 from tfcanary.rollout.live import LiveCluster
 from tfcanary.rollout.phases import Phase
 from tfcanary.rollout.planfile import plan_from
-from tfcanary.rollout.state import State
 from tfcanary.target import Target
 
 RELEASE = NAMESPACE = MODEL
@@ -271,13 +270,7 @@ def _roll_out(cluster: Cluster) -> bool:
     target = _target(cluster, DIGITS)
     releases_in(target).apply(DIGITS, files=[VALUES / "stable.yaml"])
     plan = plan_from(ROLLOUT)
-    before: list[State] = []
-
-    def saved(state: State) -> None:
-        for line in lines(before[-1] if before else None, state):
-            LOG.info("%s", line.partition(" ")[2])
-        before[:] = [state]
-
+    saved = teller(lambda line: LOG.info("%s", line.partition(" ")[2]))
     with contextlib.closing(LiveCluster(DIGITS, target, plan=plan, saved=saved)) as live:
         end = starting.start(live, plan, f"demo-{os.getpid()}", by="nox -s demo").drive()
     _print(f"rollout {end.run}: {end.phase.value}: {end.reason}, after {end.now - end.started:.0f} s")

@@ -25,7 +25,7 @@ from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
 from tfcanary.kube.claim import LEASE_SECONDS
 from tfcanary.report.rollout_page import live_page, record_page
 from tfcanary.report.rollout_table import history_table, outlook_table, state_json, state_table
-from tfcanary.report.rollout_view import lines, view
+from tfcanary.report.rollout_view import teller, view
 from tfcanary.report.serve import serving
 from tfcanary.report.table import write
 from tfcanary.rollout import starting, verbs
@@ -205,7 +205,7 @@ def _followed(cluster: LiveCluster, every: float, *, live: bool) -> State:
     """
     Show a rollout until it has ended: as a view that stays in place, or line by line where there is no terminal.
     """
-    before: State | None = None
+    told = teller(lambda line: sys.stdout.write(f"{line}\n"))
     with contextlib.ExitStack() as stack:
         screen = stack.enter_context(Live(refresh_per_second=4)) if live else None
         while True:
@@ -218,12 +218,10 @@ def _followed(cluster: LiveCluster, every: float, *, live: bool) -> State:
             if screen is not None:
                 screen.update(view(plan_from(state.plan), state, cluster.now()))
             else:
-                for line in lines(before, state):
-                    sys.stdout.write(f"{line}\n")
+                told(state)
                 sys.stdout.flush()
             if state.ended and state.announced:
                 return state
-            before = state
             cluster.wait(every)
 
 
@@ -272,14 +270,8 @@ def _cluster(
     arguments: argparse.Namespace, release: str, *, plan: Plan | None = None, way: Way | None = None
 ) -> LiveCluster:
     target = Target(arguments.namespace, arguments.kubeconfig, arguments.context, arguments.helm)
-    before: list[State] = []
-
-    def saved(state: State) -> None:
-        for line in lines(before[-1] if before else None, state):
-            # Each has its own time.
-            sys.stderr.write(f"{line}\n")
-        before[:] = [state]
-
+    # Each line has its own time.
+    saved = teller(lambda line: sys.stderr.write(f"{line}\n"))
     return LiveCluster(release, target, way, plan=plan, saved=saved)
 
 

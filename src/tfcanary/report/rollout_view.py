@@ -2,7 +2,7 @@
 A rollout on a terminal as it happens, and line by line where there is none.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table as Grid
@@ -91,6 +91,21 @@ class _Evidence:
             part.highlight_words([full], style)
             part.highlight_words([rest], "dim")
         return Text.assemble(*parts)
+
+
+def teller(tell: Callable[[str], object]) -> Callable[[State], None]:
+    """
+    What tells, of each state that it is given, the lines that are new.
+    """
+    before: State | None = None
+
+    def told(after: State) -> None:
+        nonlocal before
+        for line in lines(before, after):
+            tell(line)
+        before = after
+
+    return told
 
 
 def lines(before: State | None, after: State) -> list[str]:

@@ -36,6 +36,7 @@ from tfcanary.rollout.revisions import Revisions
 from tfcanary.rollout.state import Baseline, State, from_text
 from tfcanary.rollout.tracks import Names, Tracks
 from tfcanary.rollout.way import Way
+from tfcanary.routing.route import asked_host
 from tfcanary.target import Target
 
 STATE, RECORD = "rollout", "rollout-record"
@@ -207,7 +208,7 @@ class LiveCluster:
             releases = releases_in(self._target, timeout_seconds=int(plan.limits.ready))
             values = releases.values(self._release)
             names = Names(self._release, str(values["model"]["name"]), plan.stable, plan.canary)
-            host = self._way.host or _host(values["gateway"]["hosts"])
+            host = self._way.host or asked_host(values["gateway"]["hosts"])
             self._made = _Parts(
                 plan,
                 Revisions(releases, self._live, names, self._way.chart),
@@ -256,11 +257,3 @@ class LiveCluster:
             yield
         if taken:
             raise LostLeaseError(f"driver {self._me!r}: {taken[0]!r} has its Lease now; see `rollout status`")
-
-
-def _host(hosts: object) -> str | None:
-    """
-    The host to ask for: the first name of the gateway's; a wildcard stands for any name below it.
-    """
-    first = str(next(iter(hosts), "*")) if isinstance(hosts, list) else "*"
-    return None if first == "*" else first.replace("*", "check", 1)

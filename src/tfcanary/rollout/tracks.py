@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfcanary.check.answers import profile_of
-from tfcanary.check.pods import AVAILABLE
+from tfcanary.check.pods import AVAILABLE, in_words
 from tfcanary.check.profile import Profile
 from tfcanary.check.signatures import difference
 from tfcanary.client.answer import Answer, Interface
@@ -21,7 +21,7 @@ from tfcanary.client.made import made, why_not
 from tfcanary.client.pictures import default_pictures
 from tfcanary.client.request import PredictRequest
 from tfcanary.client.rest import RestClient
-from tfcanary.contract import SERVER_PORT, SERVING_DEFAULT, SERVING_PREPROCESS, Api
+from tfcanary.contract import GRPC_PORT, SERVER_PORT, SERVING_DEFAULT, SERVING_PREPROCESS, Api
 from tfcanary.errors import NoEvidenceError, UnreachableError
 from tfcanary.judge.feed import CANARY, STABLE, Request
 from tfcanary.kube.objects import LiveObjects
@@ -29,7 +29,6 @@ from tfcanary.kube.portforward import PodPort, forwarded
 from tfcanary.metrics.tfserving import version_states
 from tfcanary.rollout.cluster import Track
 
-GRPC_PORT = 8500
 # A first prediction may load what warm-up did not; it is no reason to refuse a version.
 DEADLINE_SECONDS = 60.0
 _AT_A_TIME = 4
@@ -118,7 +117,7 @@ class Tracks:
         for pod in self._pods(self.names.canary):
             states = version_states(self.live, pod, self.names.model)
             if [str(version)] != [number for number, state in states.items() if state == AVAILABLE]:
-                problems.append(f"pod {pod}: expected version {version} {AVAILABLE}, got {_in_words(states)}")
+                problems.append(f"pod {pod}: expected version {version} {AVAILABLE}, got {in_words(states)}")
                 continue
             with self._clients(pod) as clients:
                 for client in clients:
@@ -308,7 +307,3 @@ def _interface(client: Client, who: str) -> Interface:
 
 def _label(item: Mapping[str, Any], name: str) -> str:
     return str(item["metadata"].get("labels", {}).get(name, ""))
-
-
-def _in_words(states: Mapping[str, str]) -> str:
-    return ", ".join(f"version {number} {state}" for number, state in states.items()) or "no version"

@@ -7,7 +7,7 @@ The order is Istio's: the first route that fits takes the request.
 import dataclasses
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -302,6 +302,14 @@ class Routing:
         The tracks that some route sends requests to.
         """
         return tuple(track for track in self.tracks if any(route.weights.get(track) for route in self.routes))
+
+
+def asked_host(hosts: Sequence[str]) -> str | None:
+    """
+    The host to ask for: the first of the gateway's; a wildcard stands for any name below it. None takes the address.
+    """
+    first = hosts[0]
+    return None if first == "*" else first.replace("*", "check", 1)
 
 
 def cookie_expression(name: str, value: str) -> str:
