@@ -18,11 +18,14 @@ from tfcanary.routing.buckets import bucket
 TYPES = "type.googleapis.com/envoy.extensions.filters"
 HOSTS = ["a.example", "*.wild.example"]
 VALUES = {
-    "gateway": {"hosts": HOSTS},
+    "gateway": {"hosts": HOSTS, "filters": {"maxBodyBytes": 65536, "requestsPerSecond": 1000}},
     "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}'}},
 }
 # Another release of the same model behind the same gateway, which believes another header.
-OTHER = {"gateway": {"hosts": ["c.example"]}, "routing": {"headers": {"user": "name"}}}
+OTHER = {
+    "gateway": {"hosts": ["c.example"], "filters": {"requestsPerSecond": 3}},
+    "routing": {"headers": {"user": "name"}},
+}
 FORGED = {"user-group": "canary", "user-id": "alice", "x-bucket-resnet": "00"}
 
 
@@ -34,21 +37,27 @@ def answers(path):
         return not tried.connect_ex(str(path))
 
 
-def filters(render):
+def patched(render):
     """
-    The scripts that two releases put into a gateway's filter chain, guards first.
+    What two releases put into a gateway: their filters in the order of its chain, and their settings by host.
     """
-    scripts = [
-        patch["patch"]["value"]
-        for rendered in (render("stable", values=VALUES), render("stable", values=OTHER, release="other"))
-        for patch in rendered.one("EnvoyFilter")["spec"]["configPatches"]
-        if "inline_string" in json.dumps(patch)
-    ]
-    assert len(scripts) == 4
-    return sorted(scripts, key=lambda script: "guard" not in script["name"])
+    chain, hosts = [], {}
+    for rendered in (render("stable", values=VALUES), render("stable", values=OTHER, release="other")):
+        for one in rendered.one("EnvoyFilter")["spec"]["configPatches"]:
+            patch, match = one["patch"], one["match"]
+            if one["applyTo"] == "VIRTUAL_HOST":
+                domain = match["routeConfiguration"]["vhost"]["name"].removesuffix(":80")
+                hosts[domain] = patch["value"]
+            elif patch["operation"] == "INSERT_FIRST":
+                chain.insert(0, patch["value"])
+            else:
+                chain.append(patch["value"])
+    assert len(chain) == 8
+    assert {*HOSTS, "c.example"} == set(hosts)
+    return chain, hosts
 
 
-def configuration(scripts, path):
+def configuration(chain, hosts, path):
     """
     A gateway with these filters, which answers with the headers that arrived behind them.
     """
@@ -68,12 +77,12 @@ def configuration(scripts, path):
             # As Istio says it of every gateway.
             "ignore_port_in_host_matching": True,
             "virtual_hosts": [
-                {"name": name, "domains": domains, "routes": [route]}
-                for name, domains in (("ours", HOSTS), ("others", ["*"]))
+                {"name": domain, "domains": [domain], "routes": [route], **settings}
+                for domain, settings in {**hosts, "*": {}}.items()
             ],
         },
         "http_filters": [
-            *scripts,
+            *chain,
             {"name": "router", "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"}},
         ],
     }
@@ -86,9 +95,9 @@ def configuration(scripts, path):
 
 
 @pytest.fixture(scope="module")
-def gateway(render, tmp_path_factory):
+def client(render, tmp_path_factory):
     """
-    Ask by a host and headers, and get the headers that arrived behind the filters.
+    A client of the gateway.
     """
     try:
         program = binaries.envoy()
@@ -97,7 +106,7 @@ def gateway(render, tmp_path_factory):
             raise
         pytest.skip(str(exc))
     folder = tmp_path_factory.mktemp("envoy")
-    (folder / "envoy.json").write_text(json.dumps(configuration(filters(render), folder / "gateway")))
+    (folder / "envoy.json").write_text(json.dumps(configuration(*patched(render), folder / "gateway")))
     command = [program, "-c", folder / "envoy.json", "--use-dynamic-base-id", "--concurrency", "1"]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
         try:
@@ -107,15 +116,23 @@ def gateway(render, tmp_path_factory):
                 assert time.monotonic() < until, (folder / "log").read_text()
                 time.sleep(0.05)
             with httpx.Client(transport=httpx.HTTPTransport(uds=f"{folder}/gateway"), timeout=30) as client:
-
-                def ask(host, headers):
-                    answer = client.get("http://gateway/", headers={"host": host, **headers})
-                    assert 200 == answer.status_code
-                    return {name: answer.headers.get(f"x-saw-{name}") for name in headers}
-
-                yield ask
+                yield client
         finally:
             process.terminate()
+
+
+@pytest.fixture
+def gateway(client):
+    """
+    Ask by a host and headers, and get the headers that arrived behind the filters.
+    """
+
+    def ask(host, headers):
+        answer = client.get("http://gateway/", headers={"host": host, **headers})
+        assert 200 == answer.status_code
+        return {name: answer.headers.get(f"x-saw-{name}") for name in headers}
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -170,3 +187,27 @@ def test_headers_of_envoy_are_taken_away(gateway, host):
     Envoy's own headers are not for clients to say.
     """
     assert {"x-envoy-retry-on": None} == gateway(host, {"x-envoy-retry-on": "5xx"})
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("a.example", 413), ("b.wild.example:80", 413), ("c.example", 200), ("elsewhere.example", 200)],
+)
+def test_bodies_are_limited_by_host(client, host, expected):
+    """
+    A body that one release refuses is let through for the hosts of others.
+    """
+    answer = client.post("http://gateway/", headers={"host": host}, content=b"0" * 65537)
+
+    assert expected == answer.status_code
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("c.example", {200, 429}), ("a.example", {200}), ("elsewhere.example", {200})],
+)
+def test_rates_are_limited_by_host(client, host, expected):
+    """
+    Thirty requests are too many for one release, which lets three a second through, and for it alone.
+    """
+    assert expected == {client.get("http://gateway/", headers={"host": host}).status_code for _ in range(30)}

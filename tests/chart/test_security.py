@@ -239,8 +239,30 @@ def patches(rendered):
     """
     The filters that the gateway gets, by the first words of their names.
     """
-    found = [patch["patch"]["value"] for patch in rendered.one("EnvoyFilter")["spec"]["configPatches"]]
+    found = [patch["patch"]["value"] for patch in of_kind(rendered, "HTTP_FILTER")]
     return {value["name"].split(".")[1]: value for value in found}
+
+
+def of_kind(rendered, kind):
+    """
+    What is patched in the gateway's configuration, of one kind.
+    """
+    return [
+        patch for patch in rendered.one("EnvoyFilter")["spec"]["configPatches"] if kind == patch["applyTo"]
+    ]
+
+
+def limits(rendered):
+    """
+    The settings of the filters by host and port, by the first words of the filters' names.
+    """
+    return {
+        patch["match"]["routeConfiguration"]["vhost"]["name"]: {
+            name.split(".")[1]: settings
+            for name, settings in patch["patch"]["value"]["typed_per_filter_config"].items()
+        }
+        for patch in of_kind(rendered, "VIRTUAL_HOST")
+    }
 
 
 def test_filters_lie_with_the_gateway(render):
@@ -256,15 +278,40 @@ def test_filters_lie_with_the_gateway(render):
 
 def test_limits(render):
     """
-    The body's size and the rate are limited by the values; a rate of 0 is none.
+    The body's size and the rate are limited by the values, for the release's hosts alone; a rate of 0 is none.
     """
-    found = patches(
-        render("stable", values={"gateway": {"filters": {"maxBodyBytes": 70000, "requestsPerSecond": 7}}})
+    filters = {"maxBodyBytes": 70000, "requestsPerSecond": 7}
+    rendered = render(
+        "stable", values={"gateway": {"filters": filters, "hosts": ["a.example", "*.b.example"]}}
     )
+    found = limits(rendered)
+    free = render("stable", values={"gateway": {"filters": {"requestsPerSecond": 0}}})
 
-    assert 70000 == found["size"]["typed_config"]["max_request_bytes"]
-    assert 7 == found["rate"]["typed_config"]["token_bucket"]["tokens_per_fill"]
-    assert "rate" not in patches(render("stable", values={"gateway": {"filters": {"requestsPerSecond": 0}}}))
+    assert {"a.example:80", "*.b.example:80"} == set(found)
+    for one in found.values():
+        assert 70000 == one["size"]["buffer"]["max_request_bytes"]
+        assert 7 == one["rate"]["token_bucket"]["tokens_per_fill"]
+    assert {"size"} == set(limits(free)["*:80"])
+    assert "rate" not in patches(free)
+
+
+def test_limits_are_bound_to_hosts(render):
+    """
+    A request for another host passes: the filters of the limits are disabled where no host turns them on.
+    """
+    found = patches(render("stable"))
+
+    assert {"rate", "size"} == {name for name, value in found.items() if value.get("disabled")}
+    assert "token_bucket" not in found["rate"]["typed_config"]
+
+
+def test_limits_hold_with_tls(render):
+    """
+    Envoy has a host for each port.
+    """
+    values = {"gateway": {"tls": {"enabled": True, "credentialName": "resnet-tls"}, "hosts": ["a.example"]}}
+
+    assert {"a.example:80", "a.example:443"} == set(limits(render("stable", values=values)))
 
 
 def test_filters_can_be_turned_off(render):

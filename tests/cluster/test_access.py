@@ -13,6 +13,7 @@ import pytest
 from tfcanary.wait import NotYet, wait_until
 
 RELEASE = "resnet"
+ELSEWHERE = "elsewhere.example"
 METADATA = "/v1/models/resnet/metadata"
 
 
@@ -160,7 +161,8 @@ def test_headers_of_envoy_are_not_obeyed(gateway):
 
 def test_too_many_requests_are_refused(releases, gateway):
     """
-    Above the gateway's rate REST gets 429 and gRPC RESOURCE_EXHAUSTED. Requests within the rate are answered.
+    Above the gateway's rate REST gets 429 and gRPC RESOURCE_EXHAUSTED. Requests within the rate are answered, and those
+    for other hosts are not counted.
     """
     rate = 5
     releases.apply(RELEASE, values={"gateway": {"filters": {"requestsPerSecond": rate}}})
@@ -176,6 +178,7 @@ def test_too_many_requests_are_refused(releases, gateway):
         seen = Counter(gateway.ask("REST").status for _ in range(100))
         calls = Counter(gateway.ask("gRPC").status for _ in range(100))
         seconds = time.monotonic() - began
+        others = {raw(gateway.address, ELSEWHERE, "/v1/models/resnet") for _ in range(10 * rate)}
     finally:
         releases.apply(RELEASE, values={"gateway": {"filters": {"requestsPerSecond": 5000}}})
 
@@ -187,6 +190,7 @@ def test_too_many_requests_are_refused(releases, gateway):
         wait_until("a gateway that answers all again", unlimited, timeout_seconds=60)
     assert {"200", "429"} >= set(seen) >= {"429"}
     assert {"OK", "RESOURCE_EXHAUSTED"} >= set(calls) >= {"RESOURCE_EXHAUSTED"}
+    assert {404} == others
     # The bucket holds two seconds' worth, and is filled once a second.
     assert seen["200"] + calls["OK"] <= rate * (2 + seconds + 1)
 
