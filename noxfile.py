@@ -155,9 +155,15 @@ def down(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Write requirements.lock and the model server's from what they are made of."""
+    """Write requirements.lock and those of the images from what they are made of."""
     compiler = (*uv(session), "compile", "--no-header", "--generate-hashes")
-    server = HERE / "images" / "modelserver"
+    server, rollout = HERE / "images" / "modelserver", HERE / "images" / "rollout"
+    in_image = (
+        "--constraints=requirements.lock",
+        f"--overrides={server.relative_to(HERE) / 'overrides.txt'}",
+        "--python-version=3.11",
+        "--python-platform=linux",
+    )
     jobs = {
         HERE / "requirements.lock": (
             "pyproject.toml",
@@ -170,13 +176,8 @@ def lock(session: nox.Session) -> None:
             "--universal",
             "--python-version=3.11",
         ),
-        server / "requirements.lock": (
-            str(server.relative_to(HERE) / "requirements.in"),
-            "--constraints=requirements.lock",
-            f"--overrides={server.relative_to(HERE) / 'overrides.txt'}",
-            "--python-version=3.11",
-            "--python-platform=linux",
-        ),
+        server / "requirements.lock": (str(server.relative_to(HERE) / "requirements.in"), *in_image),
+        rollout / "requirements.lock": ("pyproject.toml", *in_image),
     }
     for target, arguments in jobs.items():
         # With its output there already, uv keeps every version that still fits: `-- --upgrade` takes the newest.

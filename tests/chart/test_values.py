@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+from importlib.resources import files
 
 import pytest
 import yaml
@@ -20,6 +21,8 @@ OPEN_MAPS = {
     "helmTest.resources.requests",
     "resources.limits",
     "resources.requests",
+    "rollout.resources.limits",
+    "rollout.resources.requests",
     "routing.routes[].match.claims",
     "routing.routes[].match.headers",
     "routing.routes[].match.sourceLabels",
@@ -34,6 +37,8 @@ ROWS = {
     "helmTest.resources.requests": "helmTest.resources",
     "resources.limits": "resources",
     "resources.requests": "resources",
+    "rollout.resources.limits": "rollout.resources",
+    "rollout.resources.requests": "rollout.resources",
     "tracks.*.replicas": "tracks.stable",
 }
 
@@ -71,6 +76,9 @@ def walk(node, schema, path=""):
     node = resolved(node, schema)
     path = re.sub(r"^tracks\.(stable|canary)\b", "tracks.*", path)
     yield path, node
+    if path == "rollout.plan":
+        # It has a schema of its own, and tests of that.
+        return
     for key, inner in node.get("properties", {}).items():
         yield from walk(inner, schema, f"{path}.{key}".lstrip("."))
     if "items" in node:
@@ -113,7 +121,8 @@ def test_every_key_has_a_default_or_is_required(schema, default_values):
         f"{path}.{key}".lstrip("."): key in node.get("required", [])
         for path, node in walk(schema, schema)
         for key, inner in node.get("properties", {}).items()
-        if path.partition("[]")[0] != "routing.routes" and "properties" not in resolved(inner, schema)
+        if path.partition("[]")[0] not in {"routing.routes", "rollout.plan"}
+        and "properties" not in resolved(inner, schema)
     }
     given = set(keys(default_values))
 
@@ -169,6 +178,23 @@ def test_schema_says_what_the_values_say(chart, schema, default_values):
     assert made == json.loads((chart / "values.schema.json").read_text())
 
 
+def test_the_plan_of_a_rollout_has_the_schema_of_its_file(chart, schema):
+    """
+    A plan that no rollout takes is refused by Helm already. ``REWRITE_GOLDENS=1`` writes it.
+    """
+    text = files("tfcanary.rollout").joinpath("plan.schema.json").read_text()
+    plan = json.loads(text.replace("#/definitions/", "#/definitions/rolloutPlan-"))
+    # The release is that of the chart, and a chart that makes no Job needs no plan.
+    del plan["$schema"], plan["required"]
+    parts = {f"rolloutPlan-{name}": part for name, part in plan.pop("definitions").items()}
+    made = copy.deepcopy(schema)
+    made["definitions"] |= {"rolloutPlan": plan, **parts}
+
+    if os.environ.get("REWRITE_GOLDENS") == "1":
+        (chart / "values.schema.json").write_text(json.dumps(made, indent=2) + "\n")
+    assert made == json.loads((chart / "values.schema.json").read_text())
+
+
 def test_every_key_is_described(schema):
     """
     Editors show a sentence for each key, and Artifact Hub does too.
@@ -189,7 +215,7 @@ def test_every_default_is_in_the_schema(schema, default_values):
     with_default = {path for path, node in walk(schema, schema) if "default" in node}
 
     rows = {ROWS.get(key, key).replace("tracks.stable", "tracks.*") for key in keys(default_values)}
-    assert with_default == rows | {"model"}
+    assert with_default == rows | {"model", "rollout.plan"}
 
 
 def test_every_value_is_explained(chart):

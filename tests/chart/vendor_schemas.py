@@ -27,6 +27,9 @@ KUBERNETES_KINDS = {
     "HorizontalPodAutoscaler": "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
     "PodDisruptionBudget": "io.k8s.api.policy.v1.PodDisruptionBudget",
     "NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
+    "Job": "io.k8s.api.batch.v1.Job",
+    "Role": "io.k8s.api.rbac.v1.Role",
+    "RoleBinding": "io.k8s.api.rbac.v1.RoleBinding",
 }
 ISTIO_KINDS = {
     "DestinationRule": "networking.istio.io/v1",

@@ -2,19 +2,26 @@
 A release of digits whose versions are good or bad, to roll out in the tests.
 """
 
+import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from planting import istio
+from pytest_kubernetes.providers.base import AClusterManager
 
 from tfcanary.chart.values import merge
 from tfcanary.check.sources import releases_in
+from tfcanary.cluster import store
+from tfcanary.cluster.layout import Layout
+from tfcanary.commands.demo import DIGITS_MODELS
+from tfcanary.export.cache import exported
 from tfcanary.helm.releases import Releases
 from tfcanary.paths import VALUES
 from tfcanary.rollout import starting
@@ -52,6 +59,35 @@ def faulty(folder: Path, version: int) -> Path:
     return folder / str(version)
 
 
+@contextmanager
+def digits_in_a_namespace(
+    manager: AClusterManager, layout: Layout | None, folder: Path, *, faults: Mapping[int, str]
+) -> Iterator[str]:
+    """
+    A namespace whose model store has two good versions of digits, and some that are bad. At the end all is removed.
+
+    Args:
+        manager: the cluster.
+        layout: its files.
+        folder: where the bad versions are made.
+        faults: by version.
+    """
+    if layout is None:
+        pytest.skip("the models are put into a local cluster's store")
+    name = f"rollout-{uuid.uuid4().hex[:6]}"
+    own = store.prepare_namespace(layout, name)
+    for version, (arch, seed) in DIGITS_MODELS.items():
+        store.publish(exported(version, arch=arch, weights="digits", seed=seed, name=MODEL), own, MODEL)
+    for version in faults:
+        store.publish(faulty(folder, version), own, MODEL)
+    yield name
+    helm = ["helm", "uninstall", RELEASE, f"--namespace={name}", f"--kubeconfig={manager.kubeconfig}"]
+    subprocess.run([*helm, "--ignore-not-found"], check=True, capture_output=True)
+    for what, item in (("namespace", name), ("persistentvolume", f"{store.CLAIM}-{name}")):
+        manager.kubectl(["delete", what, item, "--wait=false"], as_dict=False)
+    shutil.rmtree(own)
+
+
 @dataclass
 class Rolling:
     """
@@ -71,13 +107,13 @@ class Rolling:
         """
         return releases_in(self.target)
 
-    def reset(self) -> None:
+    def reset(self, **more: Any) -> None:
         """
-        Version 1 on stable with all traffic, and one pod of the canary.
+        Version 1 on stable with all traffic, one pod of the canary, and more values.
         """
         files = [self.environment, VALUES / "models/digits.yaml", VALUES / "stable.yaml"]
         values = {"gateway": {"hosts": [self.host]}, "tracks": {"canary": {"replicas": 1}}}
-        self.releases.apply(RELEASE, files=files, values=values, reuse_values=False)
+        self.releases.apply(RELEASE, files=files, values=merge(values, more), reuse_values=False)
         self.states.clear()
 
     def saved(self, state: State) -> None:

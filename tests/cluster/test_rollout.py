@@ -7,11 +7,9 @@ The judged requests are the rollout's own, over REST and gRPC, and each of them 
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +17,25 @@ import numpy as np
 import pytest
 from planting import Kubectl
 from pytest_kubernetes.providers.base import AClusterManager
-from rolling import ABSENT, BETTER, FAULTS, GOOD, MODEL, PERMUTED, QUICK, RELEASE, SLOW, Rolling, dead, faulty
+from rolling import (
+    ABSENT,
+    BETTER,
+    FAULTS,
+    GOOD,
+    MODEL,
+    PERMUTED,
+    QUICK,
+    RELEASE,
+    SLOW,
+    Rolling,
+    dead,
+    digits_in_a_namespace,
+)
 from scraping import scraping
 
-from tfcanary.cluster import store
 from tfcanary.cluster.layout import Layout
-from tfcanary.commands.demo import DIGITS_MODELS
 from tfcanary.contract import Api
 from tfcanary.errors import UsageError
-from tfcanary.export.cache import exported
 from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.report.rollout_page import record_page
@@ -54,21 +62,8 @@ def place(
     """
     A namespace whose model store has two good versions of digits and two bad ones.
     """
-    if layout is None:
-        pytest.skip("the models are put into a local cluster's store")
-    name = f"rollout-{uuid.uuid4().hex[:6]}"
-    folder = store.prepare_namespace(layout, name)
-    for version, (arch, seed) in DIGITS_MODELS.items():
-        store.publish(exported(version, arch=arch, weights="digits", seed=seed, name=MODEL), folder, MODEL)
-    made = tmp_path_factory.mktemp("faulty")
-    for version in FAULTS:
-        store.publish(faulty(made, version), folder, MODEL)
-    yield name
-    helm = ["helm", "uninstall", RELEASE, f"--namespace={name}", f"--kubeconfig={manager.kubeconfig}"]
-    subprocess.run([*helm, "--ignore-not-found"], check=True, capture_output=True)
-    for what, item in (("namespace", name), ("persistentvolume", f"{store.CLAIM}-{name}")):
-        manager.kubectl(["delete", what, item, "--wait=false"], as_dict=False)
-    shutil.rmtree(folder)
+    with digits_in_a_namespace(manager, layout, tmp_path_factory.mktemp("faulty"), faults=FAULTS) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

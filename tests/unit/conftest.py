@@ -198,6 +198,10 @@ def cluster(kubeconfig: Callable[[int], Path]) -> Iterator[Callable[[dict[str, A
                     self.end_headers()
                     self.wfile.write(content)
 
+                def do_POST(self) -> None:
+                    self.rfile.read(int(self.headers["content-length"]))
+                    self.do_GET()
+
             return kubeconfig(serve(stack, Handler))
 
         yield start

@@ -284,6 +284,28 @@ def test_the_gateways_pods_are_found(cluster, target, port):
     ]
 
 
+@pytest.mark.parametrize(
+    ("within", "found"),
+    [pytest.param("istio-system", ["a"], id="named"), pytest.param(None, None, id="none")],
+)
+def test_who_may_not_look_into_all_namespaces_looks_into_the_gateways(cluster, within, found):
+    own = "/api/v1/namespaces/istio-system/services"
+    answers = {
+        GATEWAYS: GATEWAY,
+        SERVICES: 403,
+        own: {"items": [service()]},
+        PODS: {"items": [gateway_pod("a")]},
+    }
+    live = live_in(cluster, answers)
+
+    with (
+        contextlib.nullcontext()
+        if found
+        else pytest.raises(ForbiddenError, match=r"Services: .* answered 403")
+    ):
+        assert found == [pod.name for pod in gateway_pods(live, "resnet", within=within)]
+
+
 def test_a_gateway_without_pods_cannot_be_reached(cluster):
     live = live_in(cluster, {GATEWAYS: GATEWAY, SERVICES: {"items": [service()]}, PODS: {"items": []}})
 

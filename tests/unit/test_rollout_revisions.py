@@ -246,6 +246,25 @@ def test_a_release_that_no_rollout_can_begin_with_is_named(
     assert 1 == len(helm.revisions)
 
 
+def test_a_release_that_helm_is_at_work_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A Job begins while the upgrade that made it waits for pods.
+    """
+    helm = Helm()
+    looks = ["pending-upgrade", "pending-upgrade", "deployed"]
+    current = helm.current
+
+    def later(name: str) -> Revision:
+        helm.status = looks.pop(0) if looks else "deployed"
+        return current(name)
+
+    helm.current = later  # type: ignore[method-assign]
+    monkeypatch.setattr("tfcanary.rollout.revisions._LOOK_SECONDS", 0.01)
+
+    assert 1 == revisions(helm).baseline(patience_seconds=30).revision
+    assert not looks
+
+
 def test_the_weight_under_routes_is_remembered() -> None:
     """
     A driver that takes over reads the live ones.

@@ -142,3 +142,91 @@ batching.config: |
   num_batch_threads { value: {{ int64 $batching.threads }} }
 {{- end }}
 {{- end }}
+
+{{- /* Renders the host name of the gateway's Service inside the cluster. Passed a dict: root, host. */}}
+{{- define "tfserving-canary.gatewayHost" -}}
+{{ .host | default (printf "istio-ingressgateway.%s" .root.Values.gateway.namespace) }}
+{{- end }}
+
+{{- /* Renders the pod of the Job that drives a rollout. Nothing in it may depend on tracks or routes, which the rollout
+changes. Passed the root context. */}}
+{{- define "tfserving-canary.rolloutPod" -}}
+{{- $rollout := .Values.rollout }}
+{{- $tls := .Values.gateway.tls }}
+{{- $name := printf "%s-rollout" (include "tfserving-canary.name" .) }}
+{{- $gateway := include "tfserving-canary.gatewayHost" (dict "root" . "host" $rollout.gatewayHost) }}
+{{- $image := $rollout.image }}
+{{- $tag := $image.tag | default .Chart.Version | replace "+" "_" }}
+{{- $run := printf "%s%d" (toJson $rollout.plan) (int $rollout.attempt) | sha256sum | trunc 8 -}}
+metadata:
+  labels:
+    # A name of its own: neither the Service nor the policies of the model's pods may select this pod.
+    app.kubernetes.io/name: {{ printf "%s-rollout" .Chart.Name }}
+    app.kubernetes.io/instance: {{ .Release.Name | quote }}
+    # It asks the model's pods through the Kubernetes API, and the gateway as clients do.
+    sidecar.istio.io/inject: "false"
+spec:
+  restartPolicy: Never
+  serviceAccountName: {{ $name | quote }}
+  automountServiceAccountToken: true
+  enableServiceLinks: false
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . | quote }}
+  {{- end }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 1000
+    runAsGroup: 1000
+    fsGroup: 1000
+    seccompProfile:
+      type: RuntimeDefault
+  containers:
+    - name: rollout
+      image: {{ printf "%s%s" $image.repository
+        (ternary (printf "@%s" $image.digest) (printf ":%s" $tag) (ne $image.digest "")) | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        - start
+        - /etc/rollout/plan.yaml
+        - {{ printf "--namespace=%s" .Release.Namespace | quote }}
+        - {{ printf "--gateway=%s:%d" $gateway (ternary $tls.port .Values.gateway.port $tls.enabled | int) | quote }}
+        - {{ printf "--run=%s-%s" .Release.Name $run | quote }}
+        - {{ printf "--by=job of release %s" .Release.Name | quote }}
+        {{- if $tls.enabled }}
+        - --tls
+        {{- end }}
+        {{- if $rollout.ca }}
+        - --ca=/etc/rollout/ca.pem
+        {{- end }}
+        {{- if $rollout.requests }}
+        - --requests=/etc/rollout/requests.jsonl
+        {{- end }}
+      env:
+        # Helm keeps a cache below it.
+        - name: HOME
+          value: /tmp
+        {{- range $rollout.secretEnv }}
+        - name: {{ .name | quote }}
+          valueFrom:
+            secretKeyRef:
+              name: {{ .secretName | quote }}
+              key: {{ .key | quote }}
+        {{- end }}
+      resources:
+        {{- toYaml $rollout.resources | nindent 8 }}
+      securityContext:
+        {{- include "tfserving-canary.containerSecurity" . | nindent 8 }}
+      volumeMounts:
+        - name: plan
+          mountPath: /etc/rollout
+          readOnly: true
+        - name: tmp
+          mountPath: /tmp
+  volumes:
+    - name: plan
+      configMap:
+        name: {{ printf "%s-plan" $name | quote }}
+    - name: tmp
+      emptyDir:
+        sizeLimit: 100Mi
+{{- end }}

@@ -19,7 +19,7 @@ from tfcanary.errors import UsageError
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "local_cluster.py") -> int:
     """
-    Run `up`, `status`, `logs`, `publish`, `models` or `down`.
+    Run `up`, `status`, `logs`, `publish`, `models`, `image` or `down`.
     """
     parser = cli.Parser(
         prog=prog, description="A real Kubernetes with Istio on this machine, without Docker."
@@ -44,6 +44,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "local_cluster.py") -
     logs.add_argument("--lines", type=int, default=50, help="how many (default: 50)")
     publish = _publishing(commands)
     models = commands.add_parser("models", help="list what is published")
+    image = commands.add_parser("image", help="build and import an image that `up` does without")
+    image.add_argument(
+        "image",
+        choices=["rollout"],
+        help="rollout: drives a rollout in the cluster, with the code as it is here",
+    )
     down = commands.add_parser("down", help="end every process and remove everything but the caches")
     down.add_argument("--all", action="store_true", help="every cluster of this user, and not only --name")
     actions = (
@@ -52,6 +58,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "local_cluster.py") -
         (logs, _logs),
         (publish, _publish),
         (models, _models),
+        (image, _image),
         (down, _down),
     )
     for command, action in actions:
@@ -185,6 +192,12 @@ def _models(arguments: argparse.Namespace) -> int:
         )
     if not found:
         _print("nothing is published; `publish DIR --model NAME` does it")
+    return 0
+
+
+def _image(arguments: argparse.Namespace) -> int:
+    reference = lifecycle.add_rollout_image(layouts.Layout(arguments.name))
+    _print(f"image {reference} is in cluster {arguments.name} (values/env/local.yaml names it)")
     return 0
 
 

@@ -32,6 +32,7 @@ _BASE = "localhost/tfcanary/base:local"
 
 ISTIO_HUB, ISTIO_TAG = "localhost/istio", "local"
 MODEL_SERVER = "localhost/tfcanary/modelserver:local"
+ROLLOUT = "localhost/tfcanary/rollout:local"
 # What the model server imports of this package, and nothing else: work on the rest leaves the image as it is.
 SERVER_SOURCES = ("__init__.py", "cli.py", "errors.py", "protos.py", "modelserver")
 
@@ -130,12 +131,38 @@ def all_images(*, pulled: bool) -> list[Image]:
             MODEL_SERVER,
             base
             | {
-                "site-packages": _site_packages(),
+                "site-packages": _site_packages("modelserver"),
                 **{f"tfcanary/{name}": PACKAGE / name for name in SERVER_SOURCES},
                 "tensorflow_model_server": SOURCES / "modelserver/tensorflow_model_server",
             },
         ),
     ]
+
+
+def ensure_rollout() -> Image:
+    """
+    Build the image that drives rollouts, which no cluster needs to come up.
+    """
+    with exclusive(cache_folder() / "images.lock"):
+        image = Image(
+            "rollout",
+            ROLLOUT,
+            {
+                "rootfs.tar": _root_file_system(),
+                "site-packages": _site_packages("rollout"),
+                "protos": _protos(_site_packages("modelserver")),
+                "helm": binaries.program("tools", "helm"),
+                "tfcanary": PACKAGE,
+                # Where `tfcanary.paths` finds them in a wheel. This may be one, which has them already.
+                **{
+                    f"tfcanary/data/{name}": ROOT / name
+                    for name in ("charts", "values")
+                    if ROOT != PACKAGE / "data"
+                },
+            },
+        )
+        ensure_built([image])
+        return image
 
 
 def ensure_built(images: Iterable[Image]) -> None:
@@ -179,7 +206,7 @@ def _build(storage: Path, image: Image) -> None:
             if name == "rootfs.tar" and image.name != "base":
                 continue
             target = Path(context) / name
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.copytree(
                     path,
@@ -187,6 +214,7 @@ def _build(storage: Path, image: Image) -> None:
                     copy_function=link_or_copy,
                     symlinks=True,
                     ignore=shutil.ignore_patterns("__pycache__"),
+                    dirs_exist_ok=True,
                 )
             else:
                 link_or_copy(path, target)
@@ -270,17 +298,17 @@ def _os_release() -> dict[str, str]:
     return {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
 
 
-def _site_packages() -> Path:
+def _site_packages(image: str) -> Path:
     """
-    The model server's Python packages, for the Python of the root file system.
+    The Python packages of an image's requirements.lock, for the Python of the root file system.
     """
-    lock = SOURCES / "modelserver/requirements.lock"
+    lock = SOURCES / image / "requirements.lock"
     version = python_version()
     key = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:12]
     folder = cache_folder() / "site-packages" / key
     if folder.is_dir():
         return folder
-    LOG.info("collecting the model server's packages for Python %s (about 40 s, once)", version)
+    LOG.info("collecting the packages of image %s for Python %s (about 40 s, once)", image, version)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
         target = Path(draft) / "packages"
@@ -311,6 +339,21 @@ def _site_packages() -> Path:
         for unused in ("tensorflow/include", "clang"):
             shutil.rmtree(target / unused, ignore_errors=True)
         target.rename(folder)
+    return folder
+
+
+def _protos(packages: Path) -> Path:
+    """
+    Of these packages, TensorFlow's generated protos alone: a client needs no more of its 1.2 GB.
+    """
+    folder = packages.with_name(f"{packages.name}-protos")
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+            for file in (packages / "tensorflow").rglob("*_pb2.py"):
+                target = Path(draft) / "protos" / file.relative_to(packages / "tensorflow")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(file, target)
+            (Path(draft) / "protos").rename(folder)
     return folder
 
 

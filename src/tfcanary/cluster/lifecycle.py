@@ -331,6 +331,24 @@ def tail(log: Path, lines: int) -> list[str]:
         return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
+def add_rollout_image(layout: Layout) -> str:
+    """
+    Build the image of the chart's rollout Job where it is not built, and import it.
+
+    Returns:
+        The name that pods ask for.
+
+    Raises:
+        UsageError: there is no such cluster.
+        UnreachableError: it could not be built or imported.
+    """
+    _require(layout)
+    with _alone(layout):
+        image = images.ensure_rollout()
+        images.import_into(layout, [image])
+    return image.reference
+
+
 def status(layout: Layout) -> list[Line]:
     """
     A line for each component, and for each of Istio's workloads.

@@ -69,11 +69,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "scripts/rollout.py")
 
 def _start(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
+    # A Job that is started again has lost its driver, whose Lease may not be over.
+    patience = LEASE_SECONDS + 2 if arguments.run else 0
     with opened(arguments.chart) as chart:
         return _driven(
             arguments,
             _cluster(arguments, plan.release, plan=plan, way=_way(arguments, chart)),
-            lambda cluster, me: starting.start(cluster, plan, me, by=arguments.by),
+            lambda cluster, me: starting.start(
+                cluster, plan, me, by=arguments.by, run=arguments.run, patience_seconds=patience
+            ),
         )
 
 

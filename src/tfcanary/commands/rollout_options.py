@@ -93,6 +93,12 @@ def add_start(parser: cli.Parser) -> None:
     add_target(parser)
     add_driving(parser)
     add_by(parser)
+    parser.add_argument(
+        "--run",
+        metavar="NAME",
+        help="the rollout's name; if it was begun already it goes on, as a Job that is started again needs "
+        "(default: RELEASE-VERSION-REVISION)",
+    )
 
 
 def add_going_on(parser: cli.Parser) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION
-from tfcanary.errors import UnreachableError, UsageError
+from tfcanary.errors import ForbiddenError, UnreachableError, UsageError
 from tfcanary.kube.objects import LiveObjects, is_ready
 from tfcanary.kube.portforward import PodPort
 
@@ -38,9 +38,17 @@ def gateway_address(live: LiveObjects, name: str, *, tls: bool = False) -> str:
     )
 
 
-def gateway_pods(live: LiveObjects, name: str, *, tls: bool = False) -> tuple[PodPort, ...]:
+def gateway_pods(
+    live: LiveObjects, name: str, *, tls: bool = False, within: str | None = None
+) -> tuple[PodPort, ...]:
     """
     The ready pods of a release's gateway, by name, each with the port on which it takes the release's requests.
+
+    Args:
+        live: the release's namespace.
+        name: the release.
+        tls: whether the gateway speaks TLS.
+        within: the gateway's namespace, for users who may not list the Services of all.
 
     Raises:
         UnreachableError: if there is none, or they cannot be listed.
@@ -48,7 +56,7 @@ def gateway_pods(live: LiveObjects, name: str, *, tls: bool = False) -> tuple[Po
     """
     found = {
         pod.metadata.name: PodPort(pod.metadata.name, pod.metadata.namespace, _target_port(entry, pod))
-        for entry, pod in _pods(live, name, tls=tls)
+        for entry, pod in _pods(live, name, tls=tls, within=within)
     }
     if not found:
         raise UnreachableError(f"gateway: expected ready pods behind Gateway {name!r}, got none")
@@ -70,11 +78,11 @@ def gateway_accounts(live: LiveObjects, name: str, *, tls: bool = False) -> tupl
     return tuple(sorted(found))
 
 
-def _pods(live: LiveObjects, name: str, *, tls: bool) -> Iterator[tuple[Any, Any]]:
+def _pods(live: LiveObjects, name: str, *, tls: bool, within: str | None = None) -> Iterator[tuple[Any, Any]]:
     """
     The ready pods of a gateway that stay, each with the Service's port that leads to it.
     """
-    services, port = _services(live, name, tls=tls)
+    services, port = _services(live, name, tls=tls, within=within)
     for service in services:
         entry = next((entry for entry in service.spec.ports if entry.port == port), None)
         if entry is None:
@@ -86,16 +94,20 @@ def _pods(live: LiveObjects, name: str, *, tls: bool) -> Iterator[tuple[Any, Any
                 yield entry, pod
 
 
-def _services(live: LiveObjects, name: str, *, tls: bool) -> tuple[list[Any], int]:
+def _services(live: LiveObjects, name: str, *, tls: bool, within: str | None = None) -> tuple[list[Any], int]:
     """
     The Services in front of a release's gateway, and the gateway's port with or without TLS.
     """
     spec = live.istio("Gateway", name)["spec"]
     selector: Mapping[str, str] = spec.get("selector") or {}
     port = _port(name, spec["servers"], tls=tls)
-    services = [
-        service for service in live.services() if selector.items() <= (service.spec.selector or {}).items()
-    ]
+    try:
+        found = live.services()
+    except ForbiddenError:
+        if within is None:
+            raise
+        found = live.services(within)
+    services = [one for one in found if selector.items() <= (one.spec.selector or {}).items()]
     if not services:
         words = ",".join(f"{label}={value}" for label, value in selector.items())
         raise UnreachableError(

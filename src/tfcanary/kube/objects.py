@@ -2,10 +2,12 @@
 Live objects of one namespace, read through the Kubernetes API. Nothing is written.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import kubernetes
@@ -46,26 +48,13 @@ class LiveObjects:
 
     def __init__(self, target: Target) -> None:
         """
-        Read the kubeconfig; nothing is connected yet.
+        Read the kubeconfig; nothing is connected yet. In a pod without one its ServiceAccount is used, as Helm does.
 
         Raises:
             UnreachableError: if there is no kubeconfig, or it has no such context.
         """
         self.namespace = target.namespace
-        configuration = kubernetes.client.Configuration()
-        try:
-            kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=str(target.kubeconfig) if target.kubeconfig else None,
-                context=target.context,
-                client_configuration=configuration,
-                persist_config=False,
-            )
-        except ConfigException as exc:
-            raise UnreachableError(
-                f"kubeconfig {str(target.kubeconfig or os.environ.get('KUBECONFIG') or '~/.kube/config')!r}: {exc}; "
-                "name a cluster with --kubeconfig FILE and --context NAME, or do without one: "
-                "--gateway HOST:PORT --values FILE"
-            ) from exc
+        configuration = _configuration(target)
         configuration.retries = False
         self.configuration = configuration
         client = kubernetes.client.ApiClient(configuration)
@@ -80,6 +69,7 @@ class LiveObjects:
         self._apps = kubernetes.client.AppsV1Api(client)
         self._discovery = kubernetes.client.DiscoveryV1Api(client)
         self._custom = kubernetes.client.CustomObjectsApi(client)
+        self._authorization = kubernetes.client.AuthorizationV1Api(client)
 
     def virtual_service(self, name: str) -> dict[str, Any]:
         """
@@ -248,12 +238,32 @@ class LiveObjects:
         found: list[dict[str, Any]] = json.loads(answer.data)["items"]
         return found
 
-    def services(self) -> Sequence[Any]:
+    def services(self, namespace: str | None = None) -> Sequence[Any]:
         """
-        The Services of all namespaces.
+        The Services of a namespace, or of all.
         """
-        found: Sequence[Any] = self._call("Services", self._core.list_service_for_all_namespaces).items
+        core, where = self._core, (namespace,) if namespace else ()
+        listing = core.list_namespaced_service if where else core.list_service_for_all_namespaces
+        found: Sequence[Any] = self._call("Services", listing, *where).items
         return found
+
+    def may(self, verb: str, resource: str, group: str, namespace: str) -> bool:
+        """
+        Whether this user has a right in a namespace.
+
+        Args:
+            verb: such as get.
+            resource: its plural, such as pods, or with a part of it, such as pods/log.
+            group: the resource's API group; the core group is empty.
+            namespace: where.
+        """
+        plural, _, part = resource.partition("/")
+        asked = {"verb": verb, "resource": plural, "group": group, "namespace": namespace}
+        if part:
+            asked["subresource"] = part
+        review = self._authorization.create_self_subject_access_review
+        answer = self._call("access review", review, {"spec": {"resourceAttributes": asked}})
+        return bool(answer.status.allowed)
 
     def nodes(self) -> Sequence[Any]:
         """
@@ -298,3 +308,29 @@ def is_ready(pod: Any) -> bool:
     return any(
         condition.type == "Ready" and condition.status == "True" for condition in pod.status.conditions or ()
     )
+
+
+def _configuration(target: Target) -> Any:
+    """
+    Where the cluster is and who asks, as client-go finds it: the kubeconfig, else the ServiceAccount of this pod.
+    """
+    configuration = kubernetes.client.Configuration()
+    named = target.kubeconfig or os.environ.get("KUBECONFIG")
+    if not named and target.context is None and not Path("~/.kube/config").expanduser().exists():
+        with contextlib.suppress(ConfigException):
+            kubernetes.config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            return configuration
+    try:
+        kubernetes.config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=str(named) if named else None,
+            context=target.context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except ConfigException as exc:
+        raise UnreachableError(
+            f"kubeconfig {str(named or '~/.kube/config')!r}: {exc}; "
+            "name a cluster with --kubeconfig FILE and --context NAME, or do without one: "
+            "--gateway HOST:PORT --values FILE"
+        ) from exc
+    return configuration

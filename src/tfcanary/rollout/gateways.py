@@ -28,6 +28,7 @@ class Gateways:
         model: the name that TensorFlow Serving knows the model by.
         host: the host name to ask for; None takes the address.
         tls: how the gateway's certificate is verified; None uses no TLS.
+        within: the gateway's namespace, for users who may not look into all.
     """
 
     live: LiveObjects
@@ -35,6 +36,7 @@ class Gateways:
     model: str
     host: str | None
     tls: Tls | None = None
+    within: str | None = None
 
     def seen(self, routes: str) -> Seen:
         """
@@ -46,7 +48,7 @@ class Gateways:
         Raises:
             UnreachableError: if there are no gateway pods, or they cannot be listed.
         """
-        pods = gateway_pods(self.live, self.release, tls=self.tls is not None)
+        pods = gateway_pods(self.live, self.release, tls=self.tls is not None, within=self.within)
         with ThreadPoolExecutor(_AT_A_TIME) as pool:
             shown = list(pool.map(lambda pod: self._shows(pod, routes), pods))
         return Seen(sum(shown), len(shown))

@@ -17,7 +17,7 @@ from tfcanary.errors import UnreachableError
 from tfcanary.judge.feed import Feed
 from tfcanary.kube.claim import ChangedError, Claim
 from tfcanary.kube.objects import LiveObjects
-from tfcanary.rollout import notify
+from tfcanary.rollout import notify, rights
 from tfcanary.rollout.cluster import (
     Counted,
     Deployed,
@@ -61,6 +61,7 @@ class _Parts:
     """
 
     plan: Plan
+    values: Mapping[str, Any]
     revisions: Revisions
     tracks: Tracks
     gateways: Gateways
@@ -134,7 +135,11 @@ class LiveCluster:
         self._state.free(me)
 
     def baseline(self) -> Baseline:
-        return self._parts.revisions.baseline()
+        rights.require(self._live, rights.IN_NAMESPACE, self._live.namespace)
+        parts = self._parts
+        for some in rights.at_gateway(parts.values):
+            rights.require(self._live, some, parts.values["gateway"]["namespace"])
+        return parts.revisions.baseline(patience_seconds=parts.plan.limits.ready)
 
     def apply(self, values: Mapping[str, Any], description: str) -> Deployed:
         with self._renewed():
@@ -211,9 +216,17 @@ class LiveCluster:
             host = self._way.host or asked_host(values["gateway"]["hosts"])
             self._made = _Parts(
                 plan,
+                values,
                 Revisions(releases, self._live, names, self._way.chart),
                 Tracks(self._live, names, self._way.given),
-                Gateways(self._live, self._release, names.model, host, self._way.tls),
+                Gateways(
+                    self._live,
+                    self._release,
+                    names.model,
+                    host,
+                    self._way.tls,
+                    values["gateway"]["namespace"],
+                ),
                 Pace(plan.probes_per_second, MOST_PAIRS),
             )
         return self._made

@@ -4,6 +4,7 @@ The revisions of a rollout: where it began, and each step, made by Helm.
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from tfcanary.kube.virtualservice import destination_weights, route_revision
 from tfcanary.rollout.cluster import Deployed
 from tfcanary.rollout.state import Baseline
 from tfcanary.rollout.tracks import Names
+
+# Between two looks at a release that another helm changes.
+_LOOK_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -105,15 +109,18 @@ class Revisions:
         digest = hashlib.sha256(compact(values).encode()).hexdigest()
         return {"chart": f"{name} {version}", "values": f"sha256:{digest}"}
 
-    def baseline(self) -> Baseline:
+    def baseline(self, *, patience_seconds: float = 0.0) -> Baseline:
         """
-        The release as it is.
+        The release as it is, once no Helm is at work on it.
+
+        Args:
+            patience_seconds: how long that may take. A Job begins while the upgrade that made it still waits for pods.
 
         Raises:
             UsageError: if a rollout cannot begin with it.
         """
         releases, name = self._releases, self._names.release
-        current = releases.current(name)
+        current = self._settled(patience_seconds)
         if current.status != "deployed":
             raise UsageError(
                 f"release {name!r}: expected a revision that is deployed, got {current.number}, which is {current.status}; "
@@ -134,6 +141,18 @@ class Revisions:
             {track: _number(track, one.get("version")) for track, one in tracks.items()},
             {track: int(one.get("replicas") or 1) for track, one in tracks.items()},
         )
+
+    def _settled(self, patience_seconds: float) -> Revision:
+        """
+        The newest revision, as soon as it is not pending; that which stays pending is returned as it is.
+        """
+        found = self._releases.current(self._names.release)
+        ends = time.monotonic() + patience_seconds
+        while found.status.startswith("pending-") and time.monotonic() < ends:
+            _log.info("release %s: revision %d is %s; waiting", found.name, found.number, found.status)
+            time.sleep(_LOOK_SECONDS)
+            found = self._releases.current(self._names.release)
+        return found
 
     def apply(self, values: Mapping[str, Any], description: str) -> Deployed:
         """

@@ -18,7 +18,16 @@ from tfcanary.rollout.state import MOST_VALUES, State, from_text
 Makes = Callable[[Plan], Evidence]
 
 
-def start(cluster: Cluster, plan: Plan, me: str, *, by: str, evidence: Makes = JudgeEvidence) -> Driver:
+def start(
+    cluster: Cluster,
+    plan: Plan,
+    me: str,
+    *,
+    by: str,
+    run: str | None = None,
+    patience_seconds: float = 0.0,
+    evidence: Makes = JudgeEvidence,
+) -> Driver:
     """
     Write a rollout's first state, and return who drives it.
 
@@ -27,6 +36,9 @@ def start(cluster: Cluster, plan: Plan, me: str, *, by: str, evidence: Makes = J
         plan: what to do.
         me: the driver's name, which no other has.
         by: who starts it.
+        run: the rollout's name. If the release's last rollout has it, that one is driven on, and what has ended stays so:
+            a Job may be started again. None makes a new name.
+        patience_seconds: how long to wait for the Lease of a driver that may be gone.
         evidence: makes the judge of a plan.
 
     Raises:
@@ -34,16 +46,28 @@ def start(cluster: Cluster, plan: Plan, me: str, *, by: str, evidence: Makes = J
         UsageError: if the release as it is has no place for a rollout.
         UnreachableError: if the cluster does not answer. Nothing has changed then.
     """
-    _take_lease(cluster, me)
+    _take_lease(cluster, me, patience_seconds)
     try:
-        _begin(cluster, plan, me, by, evidence)
+        if run is not None and _is(cluster, run):
+            driver = Driver(cluster, me, evidence=evidence)
+            driver.take_over()
+            return driver
+        _begin(cluster, plan, me, by=by, run=run, evidence=evidence)
     except BaseException:
         cluster.free(me)
         raise
     return Driver(cluster, me, evidence=evidence)
 
 
-def _begin(cluster: Cluster, plan: Plan, me: str, by: str, evidence: Makes) -> None:
+def _is(cluster: Cluster, run: str) -> bool:
+    """
+    Whether the release's last rollout has this name.
+    """
+    stored = cluster.load()
+    return stored is not None and from_text(stored.text).run == run
+
+
+def _begin(cluster: Cluster, plan: Plan, me: str, *, by: str, run: str | None, evidence: Makes) -> None:
     stored = cluster.load()
     before = from_text(stored.text) if stored else None
     why = verbs.refusal(verbs.START, before)
@@ -69,7 +93,7 @@ def _begin(cluster: Cluster, plan: Plan, me: str, by: str, evidence: Makes) -> N
         )
     now = cluster.now()
     state = State(
-        run=f"{plan.release}-{plan.to}-{baseline.revision}",
+        run=run or f"{plan.release}-{plan.to}-{baseline.revision}",
         plan=plan.document,
         digest=plan.digest,
         by=by,
@@ -120,8 +144,11 @@ def _asked(cluster: Cluster, verb: str, me: str, by: str, evidence: Makes) -> Dr
     return driver
 
 
-def _take_lease(cluster: Cluster, me: str) -> None:
-    holder = cluster.hold(me)
+def _take_lease(cluster: Cluster, me: str, patience_seconds: float = 0.0) -> None:
+    holder, ends = cluster.hold(me), cluster.now() + patience_seconds
+    while holder != me and cluster.now() < ends:
+        cluster.wait(1.0)
+        holder = cluster.hold(me)
     if holder != me:
         raise ActiveError(
             f"rollout: {holder!r} drives one of this release; `rollout status` shows it, `rollout abort` ends it"
