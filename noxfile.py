@@ -137,8 +137,8 @@ def zero_drop(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def drill(session: nox.Session) -> None:
-    """Rollouts of bad versions, each of which must go back, and drivers that are killed: about 20 min."""
-    on_a_cluster(session, "tests/cluster/test_rollout.py", "--log-cli-level=INFO", DRILL="full")
+    """Rollouts of bad versions, each of which must go back, and drivers, API servers and metrics that go away: about 30 min, reports/rollout."""
+    on_a_cluster(session, "tests/cluster", "-k=rollout", "--log-cli-level=INFO", DRILL="full")
 
 
 @nox.session(default=False)

@@ -22,6 +22,7 @@ import httpx
 import pytest
 from planting import Kubectl
 from pytest_kubernetes.providers.base import AClusterManager
+from rolling import FAULTS, Rolling, digits_in_a_namespace
 
 from tfcanary.chart.values import merge
 from tfcanary.check.propagation import IN_A_ROW
@@ -313,3 +314,26 @@ def stage(releases: Releases, target: Target, gateway: Gateway, models: Path) ->
 @pytest.fixture
 def kubectl(manager: AClusterManager, namespace: str, tmp_path: Path) -> Kubectl:
     return Kubectl(manager, namespace, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def place(
+    manager: AClusterManager, layout: Layout | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """
+    A namespace whose model store has two good versions of digits and two bad ones.
+    """
+    with digits_in_a_namespace(manager, layout, tmp_path_factory.mktemp("faulty"), faults=FAULTS) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def digits_release(place: str, kubeconfig: Path, environment: Path) -> Rolling:
+    return Rolling(Target(namespace=place, kubeconfig=kubeconfig), f"{place}.test", environment)
+
+
+@pytest.fixture
+def rolling(digits_release: Rolling) -> Rolling:
+    digits_release.when.clear()
+    digits_release.reset()
+    return digits_release

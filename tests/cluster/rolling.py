@@ -2,7 +2,10 @@
 A release of digits whose versions are good or bad, to roll out in the tests.
 """
 
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -23,13 +26,16 @@ from tfcanary.cluster.layout import Layout
 from tfcanary.commands.demo import DIGITS_MODELS
 from tfcanary.export.cache import exported
 from tfcanary.helm.releases import Releases
-from tfcanary.paths import VALUES
+from tfcanary.paths import ROOT, VALUES
+from tfcanary.report.rollout_page import record_page
 from tfcanary.rollout import starting
 from tfcanary.rollout.live import LiveCluster
+from tfcanary.rollout.phases import Phase
 from tfcanary.rollout.planfile import plan_from
-from tfcanary.rollout.state import State
+from tfcanary.rollout.state import State, from_text
 from tfcanary.rollout.way import Way
 from tfcanary.target import Target
+from tfcanary.wait import NotYet, wait_until
 
 RELEASE = MODEL = "digits"
 GOOD, BETTER, PERMUTED, SLOW, ABSENT = 1, 2, 3, 4, 9
@@ -139,6 +145,21 @@ class Rolling:
         with closing(self.cluster(plan=plan)) as cluster:
             driver = starting.start(cluster, plan, f"test-{uuid.uuid4().hex[:6]}", by="the tests")
             yield cluster, driver.drive
+            self._keep_record(cluster)
+
+    def _keep_record(self, cluster: LiveCluster) -> None:
+        """
+        Every rollout that has ended has a record and a page; they lie in reports/rollout by the test's name.
+        """
+        end, record = self.states[-1], cluster.last_record()
+        assert record is not None
+        assert (end.run, end.phase.value) == (record["run"], record["end"])
+        page = record_page(record)
+        folder = Path(os.environ.get("REPORTS", ROOT / "reports")) / "rollout"
+        folder.mkdir(parents=True, exist_ok=True)
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition("::")[2].partition(" ")[0]
+        (folder / f"{test}.json").write_text(json.dumps(record, indent=2))
+        (folder / f"{test}.html").write_text(page)
 
 
 def aborting(percent: int) -> dict[str, Any]:
@@ -169,3 +190,37 @@ def dead(namespace: str, percent: int = 100) -> dict[str, Any]:
     The object that plants it.
     """
     return istio("EnvoyFilter", "canary-dead", namespace, aborting(percent))
+
+
+def command(rolling: Rolling, *arguments: str) -> list[str]:
+    target = rolling.target
+    return [
+        *(sys.executable, "-m", "tfcanary", "rollout", *arguments),
+        *(f"--release={RELEASE}", f"--namespace={target.namespace}", f"--kubeconfig={target.kubeconfig}"),
+    ]
+
+
+def state_of(rolling: Rolling) -> State:
+    stored = rolling.cluster().load()
+    assert stored is not None
+    return from_text(stored.text)
+
+
+def killed_in(rolling: Rolling, process: "subprocess.Popen[bytes]", phase: Phase) -> None:
+    """
+    Kill a driver with everything it has started, as soon as its rollout is in a phase.
+    """
+
+    def there() -> None:
+        assert process.poll() is None, f"it ended with {process.returncode} before {phase.value}"
+        state = state_of(rolling)
+        if state.phase is not phase:
+            raise NotYet(state.phase.value)
+
+    wait_until(phase.value, there, timeout_seconds=120, interval_seconds=0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def driving(rolling: Rolling, *arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command(rolling, *arguments), start_new_session=True)

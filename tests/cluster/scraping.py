@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfcanary.kube.gateway import gateway_pods
@@ -24,13 +25,20 @@ scrape_configs:
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Scraping:
+    """
+    A Prometheus.
+    """
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def scraping(target: Target, release: str, folder: Path) -> Iterator[str]:
+def scraping(target: Target, release: str, folder: Path) -> Iterator[Scraping]:
     """
     Run a Prometheus that scrapes the gateway's only pod every second.
-
-    Yields:
-        Its URL.
     """
     program = shutil.which("prometheus")
     assert program, "prometheus: expected it on the PATH; apt-get install prometheus"
@@ -48,6 +56,6 @@ def scraping(target: Target, release: str, folder: Path) -> Iterator[str]:
         ]
         with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
             try:
-                yield f"http://{own}"
+                yield Scraping(f"http://{own}", process.pid)
             finally:
                 process.terminate()

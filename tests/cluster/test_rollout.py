@@ -9,8 +9,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from pytest_kubernetes.providers.base import AClusterManager
 from rolling import (
     ABSENT,
     BETTER,
-    FAULTS,
     GOOD,
     MODEL,
     PERMUTED,
@@ -28,24 +25,24 @@ from rolling import (
     RELEASE,
     SLOW,
     Rolling,
+    command,
     dead,
-    digits_in_a_namespace,
+    driving,
+    killed_in,
+    state_of,
 )
 from scraping import scraping
 
-from tfcanary.cluster.layout import Layout
 from tfcanary.contract import Api
 from tfcanary.errors import UsageError
 from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
-from tfcanary.report.rollout_page import record_page
 from tfcanary.rollout import starting, verbs
 from tfcanary.rollout.cluster import ActiveError
 from tfcanary.rollout.live import LiveCluster
 from tfcanary.rollout.phases import Phase
 from tfcanary.rollout.planfile import plan_from
-from tfcanary.rollout.state import State, from_text
-from tfcanary.target import Target
+from tfcanary.rollout.state import State
 from tfcanary.traffic.calls import metadata_call
 from tfcanary.traffic.driver import Traffic
 from tfcanary.traffic.records import Records
@@ -53,29 +50,6 @@ from tfcanary.wait import NotYet, wait_until
 
 LOG = logging.getLogger(__name__)
 drill = pytest.mark.skipif(os.environ.get("DRILL") != "full", reason="long: nox -s drill")
-
-
-@pytest.fixture(scope="module")
-def place(
-    manager: AClusterManager, layout: Layout | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """
-    A namespace whose model store has two good versions of digits and two bad ones.
-    """
-    with digits_in_a_namespace(manager, layout, tmp_path_factory.mktemp("faulty"), faults=FAULTS) as name:
-        yield name
-
-
-@pytest.fixture(scope="module")
-def release(place: str, kubeconfig: Path, environment: Path) -> Rolling:
-    return Rolling(Target(namespace=place, kubeconfig=kubeconfig), f"{place}.test", environment)
-
-
-@pytest.fixture
-def rolling(release: Rolling) -> Rolling:
-    release.when.clear()
-    release.reset()
-    return release
 
 
 @pytest.fixture
@@ -98,14 +72,16 @@ def weights(states: list[State]) -> list[float]:
 
 def test_a_good_version_reaches_stable_and_drops_nothing(rolling: Rolling) -> None:
     """
-    Beside the judged requests, users ask over both APIs all the time, and none of them fails.
+    Beside the judged requests, users ask over both APIs all the time, and none of them fails. A person opens the gate of
+    the promotion.
     """
     live = LiveObjects(rolling.target)
     calls = [metadata_call(api, MODEL) for api in Api]
     with (
         Traffic(gateway_address(live, RELEASE), calls, rate=60.0, host=rolling.host) as users,
-        rolling.started(BETTER) as (cluster, drive),
+        rolling.started(BETTER, approvals=["promotion"]) as (cluster, drive),
     ):
+        rolling.when["gate"] = lambda state: opened(rolling, state)
         end = drive()
         asked = users.stop()
         own = judged(cluster)
@@ -115,6 +91,7 @@ def test_a_good_version_reaches_stable_and_drops_nothing(rolling: Rolling) -> No
     assert Phase.SUCCEEDED is end.phase, end.reason
     asked.assert_none_failed(at_least=2000)
     own.assert_none_failed(at_least=1000)
+    assert len(asked) + len(own) >= 5000
     values = rolling.releases.values(RELEASE)
     assert BETTER == values["tracks"]["stable"]["version"]
     assert {"stable": 100} == values["routing"]["routes"][-1]["weights"]
@@ -122,7 +99,16 @@ def test_a_good_version_reaches_stable_and_drops_nothing(rolling: Rolling) -> No
     assert record is not None
     assert ("succeeded", GOOD, BETTER) == (record["end"], record["from"], record["to"])
     assert "sha256:" in record["facts"]["values"]
-    assert "succeeded" in record_page(record)
+    assert [("promotion", "ann")] == [(one["gate"], one["by"]) for one in record["approvals"]]
+
+
+def opened(rolling: Rolling, state: State) -> None:
+    """
+    Let a rollout pass the gate that it waits at.
+    """
+    if state.awaiting:
+        del rolling.when["gate"]
+        verbs.ask(rolling.cluster(), verbs.PROMOTE, "ann")
 
 
 def test_a_dead_canary_is_back_at_0_within_seconds(rolling: Rolling, plant: Kubectl, place: str) -> None:
@@ -192,10 +178,13 @@ def test_users_requests_decide_as_a_prometheus_has_them(
     calls = [metadata_call(api, MODEL) for api in Api]
     gateway = gateway_address(LiveObjects(rolling.target), RELEASE)
     with (
-        scraping(rolling.target, RELEASE, tmp_path) as url,
+        scraping(rolling.target, RELEASE, tmp_path) as prometheus,
         Traffic(gateway, calls, rate=50.0, host=rolling.host) as users,
         plant.planted(dead(place)),
-        rolling.started(BETTER, steps=[10], traffic={"from": "prometheus", "url": url}) as (_, drive),
+        rolling.started(BETTER, steps=[10], traffic={"from": "prometheus", "url": prometheus.url}) as (
+            _,
+            drive,
+        ),
     ):
         end = drive()
         asked = users.stop()
@@ -206,40 +195,6 @@ def test_users_requests_decide_as_a_prometheus_has_them(
     assert "errors worse than stable" in end.reason
     assert 0 < len(bad) <= 100
     assert 40 < end.per_second < 60
-
-
-def command(rolling: Rolling, *arguments: str) -> list[str]:
-    target = rolling.target
-    return [
-        *(sys.executable, "-m", "tfcanary", "rollout", *arguments),
-        *(f"--release={RELEASE}", f"--namespace={target.namespace}", f"--kubeconfig={target.kubeconfig}"),
-    ]
-
-
-def state_of(rolling: Rolling) -> State:
-    stored = rolling.cluster().load()
-    assert stored is not None
-    return from_text(stored.text)
-
-
-def killed_in(rolling: Rolling, process: "subprocess.Popen[bytes]", phase: Phase) -> None:
-    """
-    Kill a driver with everything it has started, as soon as its rollout is in a phase.
-    """
-
-    def there() -> None:
-        assert process.poll() is None, f"it ended with {process.returncode} before {phase.value}"
-        state = state_of(rolling)
-        if state.phase is not phase:
-            raise NotYet(state.phase.value)
-
-    wait_until(phase.value, there, timeout_seconds=120, interval_seconds=0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def driving(rolling: Rolling, *arguments: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command(rolling, *arguments), start_new_session=True)
 
 
 def test_whoever_comes_second_is_told_who_drives_and_verbs_reach_the_driver(
@@ -315,54 +270,3 @@ def test_a_version_that_is_never_ready_gets_nothing(rolling: Rolling) -> None:
     LOG.info("never Ready: %s", end.reason)
     assert Phase.ROLLED_BACK is end.phase
     assert [] == weights(rolling.states)
-
-
-PHASES = [
-    *(Phase.DEPLOY, Phase.EXAMINE, Phase.PROBE, Phase.JUDGE, Phase.WEIGH, Phase.WEIGH_SEEN),
-    *(Phase.WHOLE, Phase.WHOLE_SEEN, Phase.WHOLE_DRAIN, Phase.RENEW),
-    *(Phase.RETURN, Phase.RETURN_SEEN, Phase.RETURN_DRAIN, Phase.RETIRE),
-]
-
-
-@drill
-def test_a_driver_that_is_killed_in_every_phase_still_gets_there(rolling: Rolling, tmp_path: Path) -> None:
-    """
-    Kill -9 of the driver and of its helm, fourteen times in one rollout; users ask all the time, and none of them fails.
-    """
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(
-        f"release: {RELEASE}\nto: {BETTER}\ntraffic: {{perSecond: 40}}\n"
-        "limits: {least: 2s, drain: 11s}\nbake: {time: 10s}\njudge: {errors: {points: 5}}\n"
-    )
-    calls = [metadata_call(api, MODEL) for api in Api]
-    with Traffic(
-        gateway_address(LiveObjects(rolling.target), RELEASE), calls, rate=20.0, host=rolling.host
-    ) as users:
-        process = driving(rolling, "start", str(plan))
-        for phase in PHASES:
-            killed_in(rolling, process, phase)
-            LOG.info("killed in %s", phase.value)
-            process = resumed(rolling)
-        assert 0 == process.wait(timeout=300)
-        asked = users.stop()
-
-    LOG.info("%s", asked.in_words())
-    assert Phase.SUCCEEDED is state_of(rolling).phase
-    asked.assert_none_failed(at_least=2000)
-
-
-def resumed(rolling: Rolling) -> "subprocess.Popen[bytes]":
-    """
-    Another driver, once the Lease of the one before is over.
-    """
-    before = state_of(rolling).driver
-    found: list[subprocess.Popen[bytes]] = []
-
-    def taken() -> None:
-        if not found or found[-1].poll() is not None:
-            found.append(driving(rolling, "resume"))
-        if state_of(rolling).driver == before:
-            raise NotYet(before)
-
-    wait_until("another driver", taken, timeout_seconds=90, interval_seconds=0.2)
-    return found[-1]
