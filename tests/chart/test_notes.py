@@ -152,3 +152,17 @@ def test_notes_have_the_range_of_an_autoscaler(notes):
     assert "track canary: version 2, 2 to 5 pod(s)" in notes(
         "stable", tracks={"canary": {"autoscaling": scaled}}
     )
+
+
+def test_notes_say_how_to_follow_a_rollout(notes, render):
+    """
+    By its own log, and from outside. The name is that of the Job.
+    """
+    on = {"enabled": True, "plan": {"to": 2}}
+    text = notes("stable", rollout=on)
+    objects = render("stable", values={"rollout": on}, options=("--namespace", "models")).objects.values()
+    (job,) = [item["metadata"]["name"] for item in objects if item["kind"] == "Job"]
+
+    assert f"The rollout to version 2:\n\n  kubectl -n models logs -f job/{job}\n" in text
+    assert "python scripts/rollout.py watch --release resnet --namespace models" in text
+    assert "rollout" not in notes("stable").replace("rollout status", "")

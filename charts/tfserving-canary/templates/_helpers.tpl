@@ -148,6 +148,13 @@ batching.config: |
 {{ .host | default (printf "istio-ingressgateway.%s" .root.Values.gateway.namespace) }}
 {{- end }}
 
+{{- /* Renders the name of the Job that drives a rollout. A Job cannot be changed: what differs is another Job, and Helm
+removes the one before. Passed the root context. */}}
+{{- define "tfserving-canary.rolloutJob" -}}
+{{- $short := include "tfserving-canary.name" . | trunc 45 | trimSuffix "-" }}
+{{- printf "%s-rollout-%s" $short (include "tfserving-canary.rolloutPod" . | sha256sum | trunc 8) }}
+{{- end }}
+
 {{- /* Renders the pod of the Job that drives a rollout. Nothing in it may depend on tracks or routes, which the rollout
 changes. Passed the root context. */}}
 {{- define "tfserving-canary.rolloutPod" -}}
