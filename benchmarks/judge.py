@@ -12,9 +12,12 @@ Everything is seeded. No network, no cluster.
 """
 
 import argparse
+import functools
 import math
+import os
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import nulls
 import numpy as np
@@ -56,6 +59,15 @@ def main() -> None:
         "--every", type=int, default=5, help="seconds between looks, of ramp and edge (default: %(default)d)"
     )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)d)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="processes for ramp, edge, harm and peers (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="of ramp, edge and peers, rows with these words"
+    )
     options = parser.parse_args()
     for part in options.part:
         print(f"\n{part}, seed {options.seed}", flush=True)
@@ -152,6 +164,35 @@ def simulated_nulls(options: argparse.Namespace) -> None:
             print(f"{base:>16}, weight {weight:>12}: {'; '.join(cells)}", flush=True)
 
 
+def _run(
+    policy: str, per_second: float, rates: tuple[float, float], every: int, seed: tuple[int, ...]
+) -> rollouts.Run:
+    """
+    One whole rollout by a policy, at these rates of the canary and of stable.
+    """
+    stream = rollouts.Stream(seed, per_second, *rates)
+    if policy == "ours":
+        return rollouts.ours(stream, per_second, every=every)
+    return rollouts.POLICIES[policy](stream, per_second)
+
+
+def _all_of(
+    options: argparse.Namespace,
+    policy: str,
+    per_second: float,
+    rates: tuple[float, float],
+    *,
+    runs: int,
+    every: int = 1,
+) -> list[rollouts.Run]:
+    """
+    So many rollouts, on all processors.
+    """
+    one = functools.partial(_run, policy, per_second, rates, every)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        return list(pool.map(one, [(options.seed, i) for i in range(runs)], chunksize=10))
+
+
 def ramp(options: argparse.Namespace) -> None:
     """
     Whole rollouts of equal canaries: false rollbacks.
@@ -170,10 +211,9 @@ def edge(options: argparse.Namespace) -> None:
 
 def _whole(options: argparse.Namespace, name: str, canary: float, stable: float, wrong: Action) -> None:
     runs = options.runs or 5000
-    ended = [
-        rollouts.ours(rollouts.Stream((options.seed, i), 20, canary, stable), 20, every=options.every)
-        for i in range(runs)
-    ]
+    if options.only not in name:
+        return
+    ended = _all_of(options, "ours", 20, (canary, stable), runs=runs, every=options.every)
     found = sum(run.action is wrong for run in ended)
     said = {action.value: sum(run.action is action for run in ended) for action in Action}
     seconds = statistics.median(run.seconds for run in ended)
@@ -190,10 +230,7 @@ def harm(options: argparse.Namespace) -> None:
     """
     runs = options.runs or 1000
     for per_second in (20, 200):
-        ended = [
-            rollouts.ours(rollouts.Stream((options.seed, i), per_second, 1.0, 0.001), per_second)
-            for i in range(runs)
-        ]
+        ended = _all_of(options, "ours", per_second, (1.0, 0.001), runs=runs)
         excess = sorted(run.excess for run in ended)
         print(
             f"dead at {per_second} rps: excess bad answers mean {statistics.mean(excess):.1f}, 95 % within "
@@ -201,7 +238,7 @@ def harm(options: argparse.Namespace) -> None:
             flush=True,
         )
     some = min(runs, 200)
-    ended = [rollouts.ours(rollouts.Stream((options.seed, i), 200, 0.05, 0.05), 200) for i in range(some)]
+    ended = _all_of(options, "ours", 200, (0.05, 0.05), runs=some)
     promoted = sum(run.action is Action.PROMOTE for run in ended)
     print(
         f"base 5 % at 200 rps: {promoted} of {some} promote, median {statistics.median(run.seconds for run in ended):.0f} s"
@@ -216,17 +253,17 @@ def peers(options: argparse.Namespace) -> None:
     for per_second in (20, 2, 200):
         for stable, rates in ((0.001, (0.001, 0.005, 0.009, 0.02, 0.05, 1.0)), (0.01, (0.01,))):
             for canary in rates:
+                row = f"{per_second} rps, {stable:.1%} to {canary:.1%}"
+                if options.only not in row:
+                    continue
                 cells = []
-                for name, policy in rollouts.POLICIES.items():
-                    ended = [
-                        policy(rollouts.Stream((options.seed, i), per_second, canary, stable), per_second)
-                        for i in range(runs)
-                    ]
+                for name in rollouts.POLICIES:
+                    ended = _all_of(options, name, per_second, (canary, stable), runs=runs)
                     promoted = sum(run.action is Action.PROMOTE for run in ended) / runs
                     seconds = statistics.mean(run.seconds for run in ended)
                     excess = statistics.mean(run.in_an_hour(per_second, canary - stable) for run in ended)
                     cells.append(f"{name} promotes {promoted:.1%}, {seconds:.0f} s, {excess:.0f} bad")
-                print(f"{per_second} rps, {stable:.1%} to {canary:.1%}: {' | '.join(cells)}", flush=True)
+                print(f"{row}: {' | '.join(cells)}", flush=True)
 
 
 def late(options: argparse.Namespace) -> None:
