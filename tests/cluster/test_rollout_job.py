@@ -2,6 +2,7 @@
 A rollout that runs in the cluster: the chart's Job, with no right but those of its Role.
 """
 
+import base64
 import copy
 import json
 import logging
@@ -16,7 +17,9 @@ from rolling import BETTER, GOOD, MODEL, QUICK, RELEASE, Rolling, digits_in_a_na
 
 from tfcanary.cluster import lifecycle
 from tfcanary.cluster.layout import Layout
-from tfcanary.contract import Api
+from tfcanary.contract import SERVING_PREPROCESS, Api
+from tfcanary.export.architectures import LABELLED
+from tfcanary.export.cache import exported
 from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.rollout.phases import Phase
@@ -54,6 +57,25 @@ def kubectl(manager: AClusterManager, place: str, tmp_path_factory: pytest.TempP
     return Kubectl(manager, place, tmp_path_factory.mktemp("objects"))
 
 
+def pictures() -> str:
+    """
+    Five held-out digits as REST predictions, one a line.
+    """
+    model = exported(GOOD, arch="resnet20", weights="digits", seed=20, name=MODEL)
+    files = sorted((model.parent / LABELLED).glob("*/*.png"))[::50][:5]
+    assert len(files) == 5
+    return "".join(
+        json.dumps(
+            {
+                "signature_name": SERVING_PREPROCESS,
+                "instances": [{"b64": base64.b64encode(file.read_bytes()).decode()}],
+            }
+        )
+        + "\n"
+        for file in files
+    )
+
+
 def state_of(rolling: Rolling) -> State:
     """
     The state of the rollout, once there is one.
@@ -84,7 +106,7 @@ def test_the_job_carries_a_plan_out_though_its_pod_is_killed(rolling: Rolling, k
     with Traffic(
         gateway_address(LiveObjects(rolling.target), RELEASE), calls, rate=20.0, host=rolling.host
     ) as users:
-        rolling.reset(rollout={"enabled": True, "plan": PLAN})
+        rolling.reset(rollout={"enabled": True, "plan": PLAN, "requests": pictures()})
         job = job_of(kubectl)
 
         def exposed() -> State:
@@ -183,6 +205,8 @@ def without(role: dict[str, Any], group: str, resource: str, verb: str) -> dict[
         poor["rules"].append({**rule, "resources": left})
     rule["resources"] = [resource]
     rule["verbs"] = [name for name in rule["verbs"] if name != verb]
+    if not rule["verbs"]:
+        poor["rules"].remove(rule)
     return poor
 
 

@@ -68,6 +68,8 @@ def test_an_upgrade_keeps_what_was_given_before(helm, tmp_path):
     assert "300s" == arguments[arguments.index("--timeout") + 1]
     assert {"routing": {"routes": [{"name": "a"}]}} == json.loads(given)
     assert (7, "deployed") == (revision.number, revision.status)
+    # The Job of a rollout upgrades the release itself.
+    assert "--wait-for-jobs" not in helm.asked()[0][0]
 
 
 def test_files_replace_lists_and_keep_nulls(helm, tmp_path):

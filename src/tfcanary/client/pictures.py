@@ -65,7 +65,8 @@ def default_pictures() -> list[Picture]:
     if not files:
         raise UsageError(
             "pictures: expected those that scikit-learn ships, got none; "
-            f"name others by --picture FILE, or {samples.INSTALL}"
+            f"name others by --picture FILE, give requests of your own (--requests FILE; the chart's rollout.requests), "
+            f"or {samples.INSTALL}"
         )
     return read_pictures(files)
 

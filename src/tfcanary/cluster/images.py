@@ -3,6 +3,7 @@ The cluster's images: built from `images/*/Containerfile` without a registry, ke
 """
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -153,6 +154,7 @@ def ensure_rollout() -> Image:
                 "protos": _protos(_site_packages("modelserver")),
                 "helm": binaries.program("tools", "helm"),
                 "tfcanary": PACKAGE,
+                "dist-info/METADATA": _metadata(),
                 # Where `tfcanary.paths` finds them in a wheel. This may be one, which has them already.
                 **{
                     f"tfcanary/data/{name}": ROOT / name
@@ -340,6 +342,14 @@ def _site_packages(image: str) -> Path:
             shutil.rmtree(target / unused, ignore_errors=True)
         target.rename(folder)
     return folder
+
+
+def _metadata() -> Path:
+    """
+    Where this package's version is from, as the installed package has it.
+    """
+    found = importlib.metadata.distribution("tfserving-canary")
+    return Path(str(found.locate_file(next(file for file in found.files or () if file.name == "METADATA"))))
 
 
 def _protos(packages: Path) -> Path:

@@ -52,14 +52,19 @@ class Revision:
 
 class _Command(Command):  # type: ignore[misc]
     """
-    pyhelm3's command, with ``--reset-then-reuse-values`` in place of ``--reuse-values``.
+    pyhelm3's command, with ``--reset-then-reuse-values`` in place of ``--reuse-values``, and without ``--wait-for-jobs``.
 
     ``--reset-values`` would lose what was set before, ``--reuse-values`` would miss the defaults of a new chart, and
-    putting the values together here would leave a gap between reading and writing them.
+    putting the values together here would leave a gap between reading and writing them. The chart's only Job drives a
+    rollout by upgrades of its own: an upgrade that waits for it would wait for itself.
     """
 
     async def run(self, command: list[Any], input: bytes | None = None) -> bytes:  # noqa: A002 - pyhelm3's name
-        spelled = ["--reset-then-reuse-values" if part == "--reuse-values" else part for part in command]
+        spelled = [
+            "--reset-then-reuse-values" if part == "--reuse-values" else part
+            for part in command
+            if part != "--wait-for-jobs"
+        ]
         output: bytes = await super().run(spelled, input)
         return output
 
