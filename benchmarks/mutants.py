@@ -34,6 +34,8 @@ OPTIONS = ("-x", "-q", "--noconftest", "-p", "no:cacheprovider", "-o", "filterwa
 FIRST = {
     "terms": ["rates", "signals", "rulings"],
     "rates": ["log", "rates", "ramp"],
+    "eprocess": ["eprocess"],
+    "cohorts": ["signals"],
     "passage": ["passage"],
     "outlook": ["command"],
     "ramp": ["ramp"],
@@ -46,7 +48,7 @@ FIRST = {
     "plan": ["rulings", "state"],
     "look": ["rulings", "state"],
 }
-ALL = ("log", "rulings", "signals", "feed", "state", "ramp", "rates", "passage", "command")
+ALL = ("log", "rulings", "signals", "feed", "state", "ramp", "rates", "passage", "eprocess", "command")
 _REVERSED = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE}
 
 

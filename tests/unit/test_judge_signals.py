@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfcanary.judge.classes import MOST_CLASSES, ClassShift
-from tfcanary.judge.cohorts import MOST_COHORTS, Cohorts, discoveries
+from tfcanary.judge.cohorts import Cohorts, discoveries
 from tfcanary.judge.counts import Counts, Pairs
 from tfcanary.judge.guards import SplitGuard
 from tfcanary.judge.look import Look
@@ -208,15 +208,34 @@ def test_discoveries_are_the_most_that_their_number_allows():
     assert ["80"] == of(80, 1, 2, 3)
     assert ["41", "40"] == of(1, 40, 41, 2)
     assert ["23", "22", "21", "20"] == of(20, 21, 22, 23)
+    # Equal ones are listed by name, so that a report says the same twice.
+    assert ["a", "b"] == discoveries([("b", 9.0), ("a", 9.0)], 0.05)
     assert [] == of(19, 21, 22, 23)
 
 
 def test_no_cohort_beyond_the_last_is_followed():
     test = Cohorts(TERMS)
-    test.add(Look(at=0, weight=10, cohorts={f"{i:03}": Counts(1, 0, 0, 0) for i in range(MOST_COHORTS + 5)}))
-    test.add(Look(at=0, weight=0, cohorts={"late": Counts(1, 0, 0, 0)}))
+    test.add(Look(at=0, weight=10, cohorts={f"{i:03}": Counts(1, 0, 0, 0) for i in range(105)}))
 
-    assert MOST_COHORTS == len(test.run)
+    assert 100 == len(test.run)
+
+
+@pytest.mark.parametrize(("weight", "followed"), [(0, False), (1, True), (99, True), (100, False)])
+def test_a_cohort_is_followed_where_both_tracks_are_asked(weight, followed):
+    test = Cohorts(TERMS)
+    test.add(Look(at=0, weight=weight, cohorts={"europe": Counts(1, 0, 0, 0)}))
+
+    assert followed is ("europe" in test.run)
+
+
+def test_the_evidence_of_a_cohort_is_that_of_its_counts():
+    """
+    The value is held: it is that of six points, which the saved states of running rollouts have.
+    """
+    test = Cohorts(TERMS)
+    test.add(Look(at=0, weight=10, cohorts={"europe": Counts(5, 45, 3, 447)}))
+
+    assert 4.997190421301436 == pytest.approx(test.tests["europe"].evidence(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("real", "within"), [(0.12, 13_000), (0.15, 2_500), (0.5, 120), (0.0, 250)])
@@ -229,6 +248,38 @@ def test_a_split_that_is_not_the_declared_one_is_found(real, within):
         n += 10
 
     assert within > n
+
+
+@pytest.mark.parametrize(
+    ("weight", "share", "steps", "soonest"),
+    [
+        (10, 0.05, 1, 1007),
+        (10, 0.08, 1, 7168),
+        (10, 0.09, 1, 29931),
+        (10, 0.11, 1, 31678),
+        (10, 0.12, 1, 8146),
+        (10, 0.15, 1, 1384),
+        (10, 0.2, 1, 378),
+        # Twice this weight is no split.
+        (60, 0.55, 1, 3397),
+        (10, 0.12, 2, 8630),
+        (10, 0.12, 9, 9955),
+    ],
+)
+def test_a_share_is_refuted_after_so_many_answers(weight, share, steps, soonest):
+    """
+    The numbers are held: who changes the other splits, or the error rate of a step, sees what it costs.
+    """
+
+    def refuted(answers):
+        guard = SplitGuard()
+        for _ in range(steps - 1):
+            guard.begin_step()
+        guard.add(round(answers * share), answers - round(answers * share))
+        return guard.refuted(weight)
+
+    assert refuted(soonest)
+    assert not refuted(soonest - 1)
 
 
 def test_the_declared_split_is_not_refuted():

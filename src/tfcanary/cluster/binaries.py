@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 KUBERNETES_VERSION = "v1.34.4"
 HELM_VERSION = "v3.22.0"
 ISTIO_MODULE = "istio.io/istio"
+ARGO_MODULE = "github.com/argoproj/argo-rollouts"
 OLDEST_GO = (1, 26)
 
 # Without inlining the trees build in three quarters of the time, and the control plane of a test
@@ -113,6 +114,8 @@ TREES = {
         Tree("helm-docs", ("helm-docs",), ("tool",), (), 25),
         # One test on the cluster runs it: the local node's CNI plugins leave NetworkPolicies aside.
         Tree("network-policies", ("network-policies",), (".",), (), 60),
+        # A drill compares a rollout with this peer's, on the same cluster and fault.
+        Tree("argo-rollouts", ("rollouts-controller",), ("tool",), (), 300),
     )
 }
 CLUSTER_TREES = ("tools", "kubernetes", "istio")
@@ -192,8 +195,10 @@ def _build(tree: Tree, folder: Path) -> None:
         linker = " ".join(["-s -w", *(f"-X {variable}" for variable in tree.variables)])
         command = [str(go), "build", *_COMPILER, f"-ldflags={linker}", "-o", f"{out}/", *tree.packages]
         _watched(tree, command, work, environment)
-        if tree.name == "istio":
-            _keep_istio_files(go, work, out, environment)
+        for source, kept in _kept(tree, go, work, environment):
+            target = out / kept
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
         missing = [name for name in tree.programs if not (out / name).is_file()]
         if missing:
             raise UnreachableError(
@@ -236,23 +241,35 @@ def _watched(tree: Tree, command: list[str], work: Path, environment: dict[str, 
             raise UnreachableError(f"go build {tree.name}: expected success, got exit code {code}: {tail}")
 
 
-def _keep_istio_files(go: Path, work: Path, out: Path, environment: dict[str, str]) -> None:
+def _kept(tree: Tree, go: Path, work: Path, environment: dict[str, str]) -> Iterator[tuple[Path, str]]:
     """
-    Keep Istio's own charts and Envoy bootstrap, which its module carries beside the code.
+    What the modules carry beside the code: Istio's own charts and Envoy bootstrap, and Argo Rollouts' CRDs.
+
+    Yields:
+        Where it lies, and its name beside the programs.
+    """
+    if tree.name == "istio":
+        module = _module(ISTIO_MODULE, go, work, environment)
+        for chart in ("base", "istio-cni", "istio-control/istio-discovery", "gateway"):
+            yield module / "manifests/charts" / chart, f"charts/{Path(chart).name}"
+        yield module / "tools/packaging/common/envoy_bootstrap.json", "envoy_bootstrap.json"
+    if tree.name == "argo-rollouts":
+        yield _module(ARGO_MODULE, go, work, environment) / "manifests/crds", "crds"
+
+
+def _module(name: str, go: Path, work: Path, environment: dict[str, str]) -> Path:
+    """
+    Where Go keeps a module.
     """
     listed = subprocess.run(
-        [str(go), "list", "-m", "-f", "{{.Dir}}", ISTIO_MODULE],
+        [str(go), "list", "-m", "-f", "{{.Dir}}", name],
         cwd=work,
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    module = Path(listed.stdout.strip())
-    for chart in ("base", "istio-cni", "istio-control/istio-discovery", "gateway"):
-        source = module / "manifests/charts" / chart
-        shutil.copytree(source, out / "charts" / source.name)
-    shutil.copy(module / "tools/packaging/common/envoy_bootstrap.json", out / "envoy_bootstrap.json")
+    return Path(listed.stdout.strip())
 
 
 def find_go() -> Path:
