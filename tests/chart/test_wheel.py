@@ -123,8 +123,8 @@ def test_the_images_are_built_from_what_the_wheel_carries(installed: Installed) 
     `tfcanary cluster up` copies the model server's sources into its image.
     """
     script = (
-        "from tfcanary.cluster import images\n"
-        "print(images.SOURCES / 'modelserver' / 'Containerfile')\n"
+        "from tfcanary.cluster import images, packages\n"
+        "print(packages.SOURCES / 'modelserver' / 'Containerfile')\n"
         "print(*(images.PACKAGE / name for name in images.SERVER_SOURCES), sep='\\n')"
     )
     said = installed.run("-c", script, program="python")

@@ -35,8 +35,8 @@ def prometheus(target: Target, stage: Any, tmp_path: Path) -> Iterator[str]:
     The address of a Prometheus that scrapes the gateway's pod every second.
     """
     assert stage.gateway
-    with scraping(target, RELEASE, tmp_path) as address:
-        yield address
+    with scraping(target, RELEASE, tmp_path) as made:
+        yield made.url
 
 
 class Asked:

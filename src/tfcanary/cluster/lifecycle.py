@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tfcanary.cluster import binaries, components, health, images, istio, node, pki, ports, preflight
+from tfcanary.cluster import (
+    binaries,
+    components,
+    health,
+    images,
+    istio,
+    node,
+    packages,
+    pki,
+    ports,
+    preflight,
+)
 from tfcanary.cluster.components import Component, Programs
 from tfcanary.cluster.layout import Layout, Ports, clusters_folder
 from tfcanary.cluster.processes import Process, network_of, spawn
@@ -76,7 +87,7 @@ def up(
         preflight.prepare(install=install, built=all(map(binaries.is_built, binaries.CLUSTER_TREES)))
         if not pull:
             # Before what takes long, and not after it.
-            images.python_version()
+            packages.python_version()
         folders = {name: binaries.ensure(name) for name in binaries.CLUSTER_TREES}
         wanted = images.ensure(pulled=pull)
         # Again, under a lock: another cluster may have come up while this one's programs were built.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tfcanary.cluster import binaries
-from tfcanary.cluster.images import link_or_copy
 from tfcanary.cluster.layout import Layout
+from tfcanary.cluster.packages import link_or_copy
 from tfcanary.errors import UnreachableError, UsageError
 
 BOUND_SECONDS = 60
