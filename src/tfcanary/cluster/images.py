@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout, read_record
-from tfcanary.cluster.packages import SOURCES, link_or_copy, metadata, os_release, protos, site_packages
+from tfcanary.cluster.packages import SOURCES, link_or_copy, metadata, os_release, protos, run, site_packages
 from tfcanary.errors import UnreachableError
 from tfcanary.locks import exclusive
 from tfcanary.paths import ROOT, cache_folder
@@ -238,10 +238,7 @@ def _buildah(storage: Path, arguments: Sequence[str]) -> None:
         "overlay",
         *arguments,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-        raise UnreachableError(f"buildah {arguments[0]}: expected success, got {tail}")
+    run(f"buildah {arguments[0]}: expected success", command)
 
 
 def _root_file_system() -> Path:
@@ -256,25 +253,18 @@ def _root_file_system() -> Path:
     LOG.info("building the images' root file system (about 60 s, once)")
     archive.parent.mkdir(parents=True, exist_ok=True)
     draft = archive.with_name(f".draft-{archive.name}")
-    done = subprocess.run(
-        [
-            "mmdebstrap",
-            "--variant=minbase",
-            f"--include={','.join(_BASE_PACKAGES)}",
-            # Documentation and translations are half of the files, and of no use in a container.
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*",
-            release["VERSION_CODENAME"],
-            str(draft),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-        raise UnreachableError(f"mmdebstrap: expected a root file system, got {tail}")
+    command = [
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--include={','.join(_BASE_PACKAGES)}",
+        # Documentation and translations are half of the files, and of no use in a container.
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        release["VERSION_CODENAME"],
+        str(draft),
+    ]
+    run("mmdebstrap: expected a root file system", command)
     draft.replace(archive)
     return archive
 

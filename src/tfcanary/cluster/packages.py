@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfcanary.errors import UnreachableError
@@ -44,29 +45,22 @@ def site_packages(image: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
         target = Path(draft) / "packages"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--require-hashes",
-                "--only-binary=:all:",
-                "--implementation=cp",
-                f"--python-version={version}",
-                *(f"--platform={name}" for name in _platforms()),
-                f"--target={target}",
-                f"--requirement={lock}",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            tail = " | ".join(done.stderr.strip().splitlines()[-3:])
-            raise UnreachableError(f"pip install {lock.name}: expected success, got {tail}")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+            "--implementation=cp",
+            f"--python-version={version}",
+            *(f"--platform={name}" for name in _platforms()),
+            f"--target={target}",
+            f"--requirement={lock}",
+        ]
+        run(f"pip install {lock.name}: expected success", command)
         # Headers of TensorFlow's C++ API and libclang are a quarter of the image, and no server uses them.
         for unused in ("tensorflow/include", "clang"):
             shutil.rmtree(target / unused, ignore_errors=True)
@@ -117,6 +111,23 @@ def python_version() -> str:
             f"images: expected one of {', '.join(known)} to build on, got {release.get('PRETTY_NAME', 'an unknown release')}; "
             "use --pull, or any cluster with Istio through --context"
         ) from None
+
+
+def run(wanted: str, command: Sequence[str]) -> None:
+    """
+    Run a program to its end.
+
+    Args:
+        wanted: the subject of the error and what was expected of it.
+        command: the program and its arguments.
+
+    Raises:
+        UnreachableError: it failed, with the end of what it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise UnreachableError(f"{wanted}, got {tail}")
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
