@@ -66,14 +66,15 @@ def flipped(model):
     (model / "saved_model.pb").write_bytes(data)
 
 
-def test_a_model_that_is_whole_is_taken(verify):
+def test_a_model_that_is_whole_is_taken(verify, tmp_path):
     """
-    Every file is there with its hash.
+    Every file is there with its hash, and the last line has the digest that `manifest verify` gives as well.
     """
     code, said = verify(lambda _: None)
 
     assert 0 == code, said
-    assert "4 files verified" in said
+    digest = manifest.sha256(tmp_path / "store" / "1" / manifest.SUMS)
+    assert said.endswith(f": 4 files verified, sha256:{digest}\n")
 
 
 def line(text):

@@ -190,19 +190,27 @@ def values_of(release: str, place: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def failures(kubeconfig: Path, place: str, environment: Path) -> dict[str, HelmError]:
     """
-    How the upgrade of each release failed.
+    How the upgrade of each release failed. A busy node may need longer to come so far: then it gets three times as long.
     """
     target = Target(namespace=place, kubeconfig=kubeconfig)
 
-    def upgrade(release: str) -> HelmError:
-        _, seconds, _ = CASES[release]
+    def upgrade(release: str, seconds: int) -> HelmError:
         releases = releases_in(target, timeout_seconds=seconds)
         with pytest.raises(HelmError) as caught:
             releases.apply(release, files=[environment], values=values_of(release, place), reuse_values=False)
         return caught.value
 
+    def failure(release: str) -> HelmError:
+        _, seconds, expected = CASES[release]
+        first = upgrade(release, seconds)
+        lines = dict(line.partition(": ")[::2] for line in first.__notes__)
+        if all(part in lines.get(f"track {track}", "") for track, part in expected.items()):
+            return first
+        LOG.info("%s: not so far within %d s: %s", release, seconds, lines)
+        return upgrade(release, 3 * seconds)
+
     with ThreadPoolExecutor(4) as pool:
-        return dict(zip(CASES, pool.map(upgrade, CASES), strict=True))
+        return dict(zip(CASES, pool.map(failure, CASES), strict=True))
 
 
 @pytest.mark.parametrize("release", CASES)

@@ -33,10 +33,14 @@ from rolling import (
 )
 from scraping import scraping
 
+from tfcanary.chart.source import digest
+from tfcanary.cluster.layout import Layout
 from tfcanary.contract import Api
 from tfcanary.errors import UsageError
+from tfcanary.export import manifest
 from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
+from tfcanary.paths import CHART
 from tfcanary.rollout import starting, verbs
 from tfcanary.rollout.cluster import ActiveError
 from tfcanary.rollout.live import LiveCluster
@@ -74,7 +78,9 @@ def weights(states: list[State]) -> list[float]:
     return [step.weight for step in states[-1].steps]
 
 
-def test_a_good_version_reaches_stable_and_drops_nothing(rolling: Rolling) -> None:
+def test_a_good_version_reaches_stable_and_drops_nothing(
+    rolling: Rolling, layout: Layout, place: str
+) -> None:
     """
     Beside the judged requests, users ask over both APIs all the time, and none of them fails. A person opens the gate of
     the promotion.
@@ -103,6 +109,10 @@ def test_a_good_version_reaches_stable_and_drops_nothing(rolling: Rolling) -> No
     assert record is not None
     assert ("succeeded", GOOD, BETTER) == (record["end"], record["from"], record["to"])
     assert "sha256:" in record["facts"]["values"]
+    assert record["facts"]["chart"].endswith(f" sha256:{digest(CHART)}")
+    for track, version in (("stable", GOOD), ("canary", BETTER)):
+        sums = manifest.sha256(layout.models / place / MODEL / str(version) / manifest.SUMS)
+        assert record["facts"][f"model {track}"].endswith(f" {version} sha256:{sums}")
     assert [("promotion", "ann")] == [(one["gate"], one["by"]) for one in record["approvals"]]
 
 

@@ -42,7 +42,12 @@ def link(model: Path) -> None:
 
 
 def test_a_model_as_its_manifest_says_is_verified(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (0, f"model {model}: 2 files verified\n") == (
+    """
+    Its digest is that of the sums.
+    """
+    digest = manifest.sha256(model / manifest.SUMS)
+
+    assert (0, f"model {model}: 2 files verified, sha256:{digest}\n") == (
         manifest.main(["verify", str(model)]),
         capsys.readouterr().out,
     )
@@ -174,7 +179,8 @@ def test_the_sums_of_an_earlier_export_are_written(model: Path, capsys: pytest.C
     assert 0 == manifest.main(["verify", str(model)])
     assert 0 == manifest.main(["sums", str(model)])
     assert expected == (model / manifest.SUMS).read_text()
-    assert capsys.readouterr().out.endswith("2 files verified\n")
+    digest = manifest.sha256(model / manifest.SUMS)
+    assert capsys.readouterr().out.endswith(f"2 files verified, sha256:{digest}\n")
 
 
 def test_no_sums_are_written_for_a_damaged_model(model: Path) -> None:

@@ -2,8 +2,11 @@
 The chart is read from a folder or from a packed chart, and nothing else is taken for it.
 """
 
+import hashlib
 import io
 import json
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tfcanary.chart.schema import require_types
-from tfcanary.chart.source import opened
+from tfcanary.chart.source import digest, opened
 from tfcanary.chart.values import chart_defaults
 from tfcanary.commands import check
 from tfcanary.errors import UsageError
@@ -118,6 +121,25 @@ def test_another_archive_is_refused(tmp_path: Path, entries: Mapping[str, bytes]
 
     with pytest.raises(UsageError, match=message), opened(chart):
         pass
+
+
+def test_a_digest_covers_every_file_and_its_name(tmp_path: Path) -> None:
+    """
+    A folder's is that of its listing by sha256sum, wherever it lies; a packed chart's is that of the file.
+    """
+    here, there = (Path(shutil.copytree(CHART, tmp_path / name)) for name in ("here", "there"))
+    listing = "find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum"
+    listed = subprocess.run(["sh", "-c", listing], cwd=here, check=True, capture_output=True, text=True)
+    assert f"{digest(here)}  -\n" == listed.stdout
+    assert digest(here) == digest(there)
+
+    (there / "templates" / "NOTES.txt").rename(there / "templates" / "NOTES.md")
+    renamed = digest(there)
+    (here / "values.yaml").write_bytes((here / "values.yaml").read_bytes() + b"#")
+    assert len({digest(CHART), renamed, digest(here)}) == 3
+
+    archive = packed(tmp_path / "chart.tgz", files(CHART))
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == digest(archive)
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tfcanary.commands import check
 from tfcanary.contract import SERVING_DEFAULT, Api
 from tfcanary.errors import UsageError
 from tfcanary.judge.verdict import Outcome
+from tfcanary.modelserver.protos import DataType
+from tfcanary.modelserver.tensors import numpy_type
 from tfcanary.report.table import findings_table
 from tfcanary.routing.parse import from_values
 
@@ -205,3 +207,26 @@ def test_the_command_reads_requests_and_names_their_source(gateway, values, tmp_
 
     made = json.loads(capsys.readouterr().out)
     assert (0, "plain", "1 request of requests.jsonl") == (code, made["profile"], made["requestsFrom"])
+
+
+@pytest.mark.parametrize("kind", ["HALF", "BFLOAT16", "UINT16"])
+@pytest.mark.parametrize("side", ["takes x", "gives y"])
+def test_a_type_that_json_cannot_carry_is_asked_over_grpc_alone(checked, kind, side):
+    """
+    The original refuses such a prediction over REST: that is no fault of the model, and the report says so.
+    """
+    x, y = (kind, "FLOAT") if side == "takes x" else ("FLOAT", kind)
+    declared = {SERVING_DEFAULT: signature({"x": (x, (-1,))}, {"y": (y, (-1,))})}
+    given = numpy_type(DataType.Value(f"DT_{y}"))
+
+    report = checked(lambda _track, _name, inputs: {"y": inputs["x"].astype(given)}, declared)
+
+    assert set() == titles(report)
+    assert ("answers", "gRPC") in kinds(report, Outcome.HELD)
+    assert not {("answers", "REST"), ("REST = gRPC", None)} & kinds(report, Outcome.HELD)
+    assert 0 == report.exit_code
+    (lost,) = report.lost
+    assert lost.startswith(
+        f"signature serving_default over REST: it {side} as DT_{kind}, which TensorFlow Serving's REST"
+    )
+    assert lost.endswith("it is asked over gRPC alone")

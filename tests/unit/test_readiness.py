@@ -147,6 +147,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         pod(initContainerStatuses=[VERIFIED, SIDECAR], containerStatuses=[status("model-server", RUNS)]),
         "container model-server is not Ready yet: Unhealthy: Startup probe failed: statuscode: 503",
     ),
+    "mount": (
+        pod(initContainerStatuses=[status("verify-model", LATER)]),
+        "container verify-model is not Ready yet: FailedMount: timed out",
+    ),
     "evicted": (
         pod(phase="Failed", reason="Evicted", message="The node was low on memory."),
         "Evicted: The node was low on memory.",
@@ -166,7 +170,9 @@ EVENTS = [
     event("Unhealthy", "sidecar", "2026-01-01T00:00:09Z", "spec.initContainers{istio-proxy}"),
     event("Pulled", "image", "2026-01-01T00:00:09Z"),
     # What kept it from a node once, which it has now.
-    event("FailedScheduling", "unbound PersistentVolumeClaims", "2026-01-01T00:00:09Z"),
+    event("FailedScheduling", "unbound PersistentVolumeClaims", "2026-01-01T00:00:10Z"),
+    # What kept its containers from beginning once; where one has begun, that is past.
+    event("FailedMount", "timed out", "2026-01-01T00:00:09Z"),
 ]
 READ = Read(
     events=lambda _: EVENTS,

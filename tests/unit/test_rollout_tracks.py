@@ -2,6 +2,8 @@
 What a rollout makes of the answers of single pods: pairs for the judge, requests for any model, arrived routes.
 """
 
+import contextlib
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from tfcanary.judge.counts import Pairs
 from tfcanary.judge.feed import Feed
 from tfcanary.judge.plan import Plan
 from tfcanary.rollout import gateways
+from tfcanary.rollout.served import digests
 from tfcanary.rollout.tracks import Names, Pair, Tracks
 
 CLASSES = Signature({"x": Tensor("DT_FLOAT", (-1, 2))}, {"probabilities": Tensor("DT_FLOAT", (-1, 2))})
@@ -150,3 +153,96 @@ def test_routes_have_arrived_where_every_answer_in_a_row_is_under_them(client: A
     Whether those answers are good is the judge's affair: waiting for good ones would keep the traffic on a dead track.
     """
     assert shows == gateways._in_a_row(client, "new")
+
+
+class Pods:
+    """
+    A pod of each track, one that is being deleted, and one of no track; and what their verification printed.
+    """
+
+    def __init__(self, **logs: str) -> None:
+        self.logs = logs
+
+    def listed(self, _kind: str, _release: str) -> list[dict[str, Any]]:
+        """
+        The pods.
+        """
+        ran = {"name": "model-server", "image": "serving:1", "imageID": "serving@sha256:1"}
+        pods = [
+            {
+                "metadata": {"name": name, "labels": {"track": track, "app.kubernetes.io/version": version}},
+                "status": {"containerStatuses": [{"name": "istio-proxy"}, ran]},
+            }
+            for name, track, version in (
+                ("a", "stable", "1"),
+                ("b", "canary", "2"),
+                ("c", "canary", "9"),
+                ("d", "other", "4"),
+            )
+        ]
+        pods[2]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        return pods
+
+    def last_line(self, pod: str, container: str, previous: bool) -> str:  # noqa: FBT001 - as the API has it
+        """
+        What the verification of a pod printed last.
+        """
+        if pod not in self.logs or container != "verify-model" or previous:
+            raise LookupError(container)
+        return self.logs[pod]
+
+
+def test_the_digest_of_a_model_is_read_from_its_verification() -> None:
+    """
+    One that is served unverified, or whose log is gone, has none, and the record says so.
+    """
+    digest = f"sha256:{'0a' * 32}"
+    pods = Pods(a=f"model /store/resnet/1: 4 files verified, {digest}", c=f"verified, {digest}")
+
+    assert {
+        "image stable": "serving:1 serving@sha256:1",
+        "image canary": "serving:1 serving@sha256:1",
+        "model stable": f"resnet 1 {digest}",
+        "model canary": "resnet 2 without a digest: its pod says of no verification",
+    } == digests(pods, NAMES)  # type: ignore[arg-type]
+
+
+class Recording:
+    """
+    A client that writes down what it is asked.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self.api, self.asked = api, 0
+
+    def metadata(self, *, parse: bool) -> Answer:
+        """
+        A model that takes numbers that JSON cannot carry.
+        """
+        assert parse
+        takes = Signature({"x": Tensor("DT_BFLOAT16", (-1, 2))}, NUMBERS.outputs)
+        return dataclasses.replace(answer("y", 1.0), interface={"serving_default": takes})
+
+    def predict(self, _request: PredictRequest) -> Answer:
+        """
+        An answer.
+        """
+        self.asked += 1
+        return answer("y", 1.0)
+
+
+@pytest.mark.parametrize("ask", ["pairs", "examine"])
+def test_what_json_cannot_carry_is_asked_over_grpc_alone(monkeypatch: pytest.MonkeyPatch, ask: str) -> None:
+    clients = Recording(Api.REST), Recording(Api.GRPC)
+    tracks = Tracks(Pods(), NAMES)  # type: ignore[arg-type]
+    monkeypatch.setattr(Tracks, "_pods", lambda _self, track: [track])
+    monkeypatch.setattr(Tracks, "_clients", lambda _self, _pod: contextlib.nullcontext(clients))
+    monkeypatch.setattr(
+        "tfcanary.rollout.tracks.version_states", lambda _live, _pod, _model: {"2": "AVAILABLE"}
+    )
+
+    found = tracks.pairs(5) if ask == "pairs" else tracks.examine(2)
+
+    assert (5 if ask == "pairs" else 0) == len(found), found
+    assert 0 == clients[0].asked
+    assert (10 if ask == "pairs" else 1) == clients[1].asked

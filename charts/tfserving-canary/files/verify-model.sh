@@ -41,4 +41,5 @@ found=$(find . -type f ! -path ./manifest.sha256 | sed 's|^\./||' | sort)
 # One stream: the log of two may be in any order, and its last line is to be the error.
 sha256sum --check --quiet manifest.sha256 >&2 || fail "the files are not those of manifest.sha256; copy the version\
  again, or if you changed it, write its manifest again with: tfcanary export manifest DIR"
-echo "model $from: $(echo "$listed" | wc -l) files verified"
+# The digest of the sums is that of the model; a rollout's record has it from this line.
+echo "model $from: $(echo "$listed" | wc -l) files verified, sha256:$(sha256sum <manifest.sha256 | cut -c 1-64)"

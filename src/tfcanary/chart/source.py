@@ -2,6 +2,7 @@
 Where the chart's values and schema are read from: a folder, or a chart that `helm package` packed.
 """
 
+import hashlib
 import tarfile
 import tempfile
 import zlib
@@ -47,6 +48,28 @@ def version_of(chart: Path) -> tuple[str, str]:
     """
     facts = _facts(chart, chart)
     return str(facts.get("name")), str(facts.get("version"))
+
+
+def digest(chart: Path) -> str:
+    """
+    The SHA-256 of a chart: of the packed file, or of a folder's list of files as `sha256sum` prints it, in order of path.
+
+    Raises:
+        UsageError: if a file cannot be read.
+    """
+    try:
+        if not chart.is_dir():
+            return _sha256(chart)
+        files = sorted(path.relative_to(chart).as_posix() for path in chart.rglob("*") if path.is_file())
+        listed = "".join(f"{_sha256(chart / name)}  {name}\n" for name in files)
+    except OSError as exc:
+        raise UsageError(f"chart {str(chart)!r}: cannot be read: {exc.strerror or exc}") from exc
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unpack(chart: Path, folder: Path) -> None:

@@ -210,7 +210,7 @@ def _times(context: Context, profile: Profile, asked: Asked) -> Mapping[str, int
     """
     How often to ask each track, for each signature over each API, to meet the one broken pod among its pods.
     """
-    kinds = len(asked.requests) * len(Api)
+    kinds = sum(len(asked.over(api)) for api in Api)
     needed = {
         track: math.ceil(math.log(1 - context.options.power) / math.log1p(-1 / pods) / kinds)
         for track, pods in context.subject.pods.items()

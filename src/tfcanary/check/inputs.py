@@ -3,7 +3,7 @@ What predictions are asked with: requests of a file, warm-up records, pictures, 
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tfcanary.check.context import Context
 from tfcanary.check.pictures import SIGNATURES, Pictures
@@ -13,7 +13,7 @@ from tfcanary.client.given import Given, counted
 from tfcanary.client.made import made, why_not
 from tfcanary.client.pictures import picture_size
 from tfcanary.client.request import PredictRequest
-from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS
+from tfcanary.contract import SERVING_DEFAULT, SERVING_PREPROCESS, Api
 from tfcanary.errors import UsageError
 
 HOW_TO_GIVE = "give requests by --requests FILE"
@@ -36,6 +36,12 @@ class Asked:
     unasked: tuple[str, ...] = ()
     made: bool = False
 
+    def over(self, api: Api) -> tuple[str, ...]:
+        """
+        The signatures that can be asked over an API.
+        """
+        return tuple(name for name, (first, *_) in self.requests.items() if api in first.apis)
+
     @property
     def named(self) -> Mapping[str, PredictRequest]:
         """
@@ -47,14 +53,15 @@ class Asked:
             for number, request in enumerate(requests)
         }
 
-    def mirrored(self, answered: Collection[str]) -> PredictRequest | None:
+    def mirrored(self, api: Api, answered: Collection[str]) -> PredictRequest | None:
         """
         The request that mirrors are counted with; None if there is none.
 
         Args:
+            api: it is sent over.
             answered: the signatures whose requests were answered; no track may take a made input.
         """
-        names = [name for name in self.requests if name in answered or not self.made]
+        names = [name for name in self.over(api) if name in answered or not self.made]
         best = SERVING_DEFAULT if SERVING_DEFAULT in names else next(iter(names), None)
         return None if best is None else self.requests[best][0]
 
@@ -68,8 +75,18 @@ def name_of(signature: str, number: int) -> str:
 
 def asked_with(context: Context, profile: Profile, interface: Interface) -> Asked:
     """
-    The predictions to ask of a model of this interface.
+    The predictions to ask of a model of this interface, and what cannot be asked over REST.
     """
+    asked = _asked_with(context, profile, interface)
+    alone = [
+        f"signature {name} over REST: it {first.not_over_rest}; it is asked over gRPC alone"
+        for name, (first, *_) in asked.requests.items()
+        if first.not_over_rest
+    ]
+    return replace(asked, unasked=(*asked.unasked, *alone))
+
+
+def _asked_with(context: Context, profile: Profile, interface: Interface) -> Asked:
     given = context.given
     if given.requests:
         return _of_given(given, interface)

@@ -23,6 +23,7 @@ from tfcanary.check.sticky import sticky
 from tfcanary.check.subject import Options, Subject
 from tfcanary.client.given import Given
 from tfcanary.client.pictures import Picture
+from tfcanary.contract import Api
 from tfcanary.errors import UnreachableError
 from tfcanary.judge.verdict import Outcome
 from tfcanary.traffic.records import Records, joined
@@ -168,7 +169,7 @@ def _findings(context: Context, ledgers: Sequence[Ledger], seen: _Seen) -> Itera
     yield answers.same_interface(context, described, profile, asked)
     given: Answers = {}
     for ledger in ledgers:
-        for signature in asked.requests:
+        for signature in asked.over(ledger.api):
             findings, firsts = answers.predictions(
                 context, ledger, profile, asked, signature=signature, found=described
             )
@@ -179,13 +180,13 @@ def _findings(context: Context, ledgers: Sequence[Ledger], seen: _Seen) -> Itera
             given,
             asked.named,
             context.expected_tracks(),
-            both_apis=len(ledgers) > 1,
+            both_apis=all(asked.over(api) for api in Api) and len(ledgers) > 1,
             agree=context.options.agree,
         )
     )
     for ledger in ledgers:
         what = "picture" if isinstance(profile, Pictures) else "input"
-        yield from mirrors(context, ledger, asked.mirrored({key for _, key, _ in given}), what)
+        yield from mirrors(context, ledger, asked.mirrored(ledger.api, {key for _, key, _ in given}), what)
         yield from refusals.forged_tokens(context, ledger)
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from tfcanary.client.answer import Signature, TensorValue
 from tfcanary.client.jsontensors import to_body
-from tfcanary.client.tensors import of_strings
-from tfcanary.contract import SERVING_DEFAULT
+from tfcanary.client.tensors import NOT_IN_JSON, of_strings
+from tfcanary.contract import SERVING_DEFAULT, Api
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,26 @@ class PredictRequest:
         """
         body = to_body(self.inputs, rows=self.rows) if self.body is None else self.body
         return {"signature_name": self.signature or SERVING_DEFAULT, **body}
+
+    @property
+    def not_over_rest(self) -> str:
+        """
+        Why the REST API cannot carry this prediction; empty if it can.
+        """
+        for name, value in self.inputs.items():
+            if value.dtype in NOT_IN_JSON:
+                return f"takes {name} as {value.dtype}, which TensorFlow Serving's REST API does not carry"
+        for name, tensor in self.declared.outputs.items() if self.declared else ():
+            if tensor.dtype in NOT_IN_JSON:
+                return f"gives {name} as {tensor.dtype}, which TensorFlow Serving's REST API does not carry"
+        return ""
+
+    @property
+    def apis(self) -> tuple[Api, ...]:
+        """
+        The APIs that can carry this prediction.
+        """
+        return (Api.GRPC,) if self.not_over_rest else tuple(Api)
 
     @property
     def nbytes(self) -> int:

@@ -57,6 +57,9 @@ _KINDS = {
     "DT_BOOL": ("bool", "bool_val"),
     STRING: ("object", "string_val"),
 }
+# What TensorFlow Serving's REST API carries no values of, in either direction: json_tensor.cc, FillTensor and
+# AddSingleValueAndAdvance. It answers 501 or 400, and gRPC carries them.
+NOT_IN_JSON = frozenset({"DT_HALF", BFLOAT16, "DT_UINT16"})
 # What numpy holds the values of each type in.
 DTYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(kind) for name, (kind, _) in _KINDS.items()}
 _NAMES = {kind: name for name, (kind, _) in _KINDS.items() if name != BFLOAT16}

@@ -153,7 +153,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise DoesNotHoldError(f"model {model}: {lines[0]}{more}")
     if writes:
         (model / SUMS).write_text(_sums(model), encoding="utf-8")
-    print(f"model {model}: {len(_listed(model))} files verified")  # noqa: T201 - the result
+    # The digest of the sums is that of the model: it covers each file's name and content, and the manifest.
+    digest = hashlib.sha256(_sums(model).encode()).hexdigest()
+    print(f"model {model}: {len(_listed(model))} files verified, sha256:{digest}")  # noqa: T201 - the result
     return 0
 
 

@@ -16,6 +16,8 @@ from tfcanary.text import short
 
 # A container in one of these states has not failed: it has not begun.
 _NOT_BEGUN = frozenset({"ContainerCreating", "PodInitializing"})
+# Volumes, and the sandbox with its network, are there before the first container is.
+_BEFORE_CONTAINERS = frozenset({"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"})
 _LONGEST = 400
 
 # An object of the Kubernetes API, as JSON.
@@ -233,19 +235,27 @@ def _last_warning(pod: Object, read: Read) -> tuple[Object | None, str]:
         return None, "its events cannot be read: the right to list events is missing"
     except UnreachableError as error:
         return None, f"its events cannot be read: {error}"
-    # A pod that has a node has done with what kept it from one.
-    has_node = any(
-        one["type"] == "PodScheduled" and one["status"] == "True"
-        for one in pod.get("status", {}).get("conditions", ())
-    )
-    past = "FailedScheduling" if has_node else None
+    past = _past(pod.get("status", {}))
     warnings = sorted(_warnings(events, past), key=lambda pair: pair[0])
     return (warnings[-1][1], "") if warnings else (None, "")
 
 
-def _warnings(events: Sequence[Object], past: str | None) -> Iterator[tuple[str, Object]]:
+def _past(status: Object) -> Collection[str]:
+    """
+    The reasons of warnings that a pod has done with: it has a node, or a container of it has begun.
+    """
+    past = set()
+    if any(one["type"] == "PodScheduled" and one["status"] == "True" for one in status.get("conditions", ())):
+        past.add("FailedScheduling")
+    every = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    if any("waiting" not in one.get("state", {}) for one in every):
+        past |= _BEFORE_CONTAINERS
+    return past
+
+
+def _warnings(events: Sequence[Object], past: Collection[str]) -> Iterator[tuple[str, Object]]:
     for event in events:
-        if past and event.get("reason") == past:
+        if event.get("reason") in past:
             continue
         # A sidecar that is not Ready before the server is says nothing.
         if event.get("type") == "Warning" and SIDECAR not in event["involvedObject"].get("fieldPath", ""):

@@ -6,7 +6,7 @@ have had its effect all the same. ForbiddenError is no such answer: asking again
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tfcanary.errors import UnreachableError, UsageError
@@ -113,6 +113,20 @@ class Probes:
 
 
 @dataclass(frozen=True, slots=True)
+class Examination:
+    """
+    What was found when the canary was examined at weight 0.
+
+    Attributes:
+        problems: what is wrong with it, each in words.
+        facts: digests of the models and the images of both tracks, by name, while the pods of both are there.
+    """
+
+    problems: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """
     What was answered since the last look.
@@ -206,12 +220,9 @@ class Cluster(Protocol):
         What each gateway pod shows.
         """
 
-    def examine(self) -> tuple[str, ...]:
+    def examine(self) -> Examination:
         """
-        Compare the tracks' interfaces, and ask the canary for first predictions.
-
-        Returns:
-            What is wrong, each in words.
+        Compare the tracks' interfaces, ask the canary for first predictions, and read which model and image each track has.
         """
 
     def probe(self, count: int) -> Probes:
@@ -229,7 +240,7 @@ class Cluster(Protocol):
 
     def facts(self) -> Mapping[str, str]:
         """
-        What the record says of the release: digests of the chart, of images and of models.
+        What the record says of the release as a whole: the chart, the values and the model's name.
         """
 
     def announce(self, record: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ Every event has a time, in seconds since 1970.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfcanary.judge.ruling import Action as Verdict
@@ -180,10 +180,12 @@ class Examined:
 
     Attributes:
         problems: what is wrong with it, each in words.
+        facts: which model and image each track has, by name.
     """
 
     at: float
     problems: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tfcanary.rollout import notify, rights
 from tfcanary.rollout.cluster import (
     Counted,
     Deployed,
+    Examination,
     LostLeaseError,
     OvertakenError,
     Probes,
@@ -33,6 +34,7 @@ from tfcanary.rollout.plan import Plan
 from tfcanary.rollout.planfile import plan_from
 from tfcanary.rollout.requests import Moment, Pace, Requests, requests_of
 from tfcanary.rollout.revisions import Revisions
+from tfcanary.rollout.served import digests
 from tfcanary.rollout.state import Baseline, State, from_text
 from tfcanary.rollout.tracks import Names, Tracks
 from tfcanary.rollout.way import Way
@@ -155,9 +157,10 @@ class LiveCluster:
     def gateways(self, routes: str) -> Seen:
         return self._parts.gateways.seen(routes)
 
-    def examine(self) -> tuple[str, ...]:
+    def examine(self) -> Examination:
         with self._renewed():
-            return self._parts.tracks.examine(self._parts.plan.to)
+            parts = self._parts
+            return Examination(parts.tracks.examine(parts.plan.to), digests(self._live, parts.tracks.names))
 
     def probe(self, count: int) -> Probes:
         tracks = self._parts.tracks
@@ -185,7 +188,7 @@ class LiveCluster:
 
     def facts(self) -> Mapping[str, str]:
         parts = self._parts
-        return {**parts.revisions.facts(), "model": parts.tracks.names.model, **parts.tracks.images()}
+        return {**parts.revisions.facts(), "model": parts.tracks.names.model}
 
     def announce(self, record: Mapping[str, Any]) -> None:
         text = json.dumps(record, allow_nan=False)

@@ -13,7 +13,16 @@ import numpy as np
 from tfcanary.judge.counts import Counts
 from tfcanary.judge.look import Look
 from tfcanary.rollout import starting
-from tfcanary.rollout.cluster import Counted, Deployed, OvertakenError, Probes, Seen, Stored, Track
+from tfcanary.rollout.cluster import (
+    Counted,
+    Deployed,
+    Examination,
+    OvertakenError,
+    Probes,
+    Seen,
+    Stored,
+    Track,
+)
 from tfcanary.rollout.desired import weight_of
 from tfcanary.rollout.phases import Phase
 from tfcanary.rollout.plan import Plan
@@ -199,8 +208,8 @@ class _MadeUp:
     def gateways(self, routes: str) -> Seen:  # noqa: ARG002 - it has them at once
         return Seen(1, 1)
 
-    def examine(self) -> tuple[str, ...]:
-        return ()
+    def examine(self) -> Examination:
+        return Examination()
 
     def probe(self, count: int) -> Probes:
         return Probes(count, 0, 0, 0)

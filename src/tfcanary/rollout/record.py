@@ -30,7 +30,7 @@ def record(plan: Plan, state: State, facts: Mapping[str, str]) -> dict[str, Any]
     Args:
         plan: what was declared.
         state: where the rollout is.
-        facts: digests of the chart, of images and of models, by name.
+        facts: the chart and the values, with their digests, by name. Models and images are in the state.
     """
     judge = restored(plan.judge, state.judge) if state.judge else Judge(plan.judge)
     shown, not_shown = claims(plan, state, judge)
@@ -49,7 +49,7 @@ def record(plan: Plan, state: State, facts: Mapping[str, str]) -> dict[str, Any]
         "baseline": {"revision": state.baseline.revision, "values": dict(state.baseline.values)},
         "revision": state.revision,
         "weight": state.weight,
-        "facts": dict(facts),
+        "facts": {**facts, **state.facts},
         "weights": [
             {
                 "weight": one.weight,

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from tfcanary.contract import Api
 from tfcanary.errors import NoEvidenceError
 from tfcanary.judge.feed import CANARY, STABLE, Feed, Request
 from tfcanary.judge.look import Look
@@ -235,7 +234,7 @@ def requests_of(plan: Plan, tracks: Tracks, gateways: Gateways, way: Way) -> Req
     calls = [
         prediction_call(api, tracks.names.model, request, request.headers)
         for request in tracks.requests(tracks.interface())
-        for api in Api
+        for api in request.apis
     ]
     traffic = Traffic(
         address,

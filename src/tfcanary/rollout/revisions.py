@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfcanary.chart.source import version_of
+from tfcanary.chart import source
 from tfcanary.chart.values import merge
 from tfcanary.contract import rest_path
 from tfcanary.errors import UsageError
@@ -102,12 +102,15 @@ class Revisions:
 
     def facts(self) -> dict[str, str]:
         """
-        Which chart and which values the release has.
+        Which chart and which values the release has, each with a digest.
         """
         name, version = self._releases.chart(self._names.release)
         values = self._releases.values(self._names.release, defaults=False)
         digest = hashlib.sha256(compact(values).encode()).hexdigest()
-        return {"chart": f"{name} {version}", "values": f"sha256:{digest}"}
+        return {
+            "chart": f"{name} {version} sha256:{source.digest(self._chart)}",
+            "values": f"sha256:{digest}",
+        }
 
     def baseline(self, *, patience_seconds: float = 0.0) -> Baseline:
         """
@@ -232,7 +235,7 @@ class Revisions:
         Refuse another version of the chart: its first revision would change more than the rollout says.
         """
         name, version = self._releases.chart(self._names.release)
-        ours = version_of(self._chart)
+        ours = source.version_of(self._chart)
         if (name, version) != ours:
             raise UsageError(
                 f"release {self._names.release!r}: expected chart {' '.join(ours)}, as this command has it, got {name} {version}; "

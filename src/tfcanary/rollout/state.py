@@ -133,6 +133,7 @@ class State:
         spent: seconds of this step in which nothing held it.
         reaction: seconds from a bad answer until the weight is 0, as measured.
         clean: clean probes of the canary at weight 0.
+        facts: which model and image each track had when the canary was examined, by name.
         judge: the judge's state; empty before the first look.
         per_second: requests to both tracks, as seen last.
         verdict: the judge's last sentence.
@@ -174,6 +175,7 @@ class State:
     spent: float = 0.0
     reaction: float = 0.0
     clean: int = 0
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     judge: str = ""
     per_second: float = 0.0
     verdict: str = ""

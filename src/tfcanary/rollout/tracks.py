@@ -32,7 +32,6 @@ from tfcanary.rollout.cluster import Track
 # A first prediction may load what warm-up did not; it is no reason to refuse a version.
 DEADLINE_SECONDS = 60.0
 _AT_A_TIME = 4
-_SERVER = "model-server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,8 @@ class Tracks:
 
             def ask(number: int) -> Pair:
                 request = requests[number // len(stable) % len(requests)]
-                api = number % len(stable)
+                able = [place for place, client in enumerate(stable) if client.api in request.apis]
+                api = able[number % len(able)]
                 return Pair(request, canary[api].predict(request), stable[api].predict(request))
 
             with ThreadPoolExecutor(_AT_A_TIME) as pool:
@@ -217,17 +217,6 @@ class Tracks:
                     label=pair.request.label or "",
                 )
 
-    def images(self) -> dict[str, str]:
-        """
-        The image that each track's pods run, with its digest as the cluster knows it.
-        """
-        found: dict[str, str] = {}
-        for pod in self.live.listed("pods", self.names.release):
-            for one in pod.get("status", {}).get("containerStatuses", ()):
-                if one["name"] == _SERVER:
-                    found[f"image {_label(pod, 'track')}"] = f"{one['image']} {one['imageID']}"
-        return found
-
     def _named(self, answer: Answer, request: PredictRequest) -> str:
         if answer.prediction is None or self._profile is None:
             return ""
@@ -248,6 +237,8 @@ class Tracks:
             yield f"{where}: another interface than stable's: {difference(known, mine)}"
             return
         for request in self.requests(mine):
+            if client.api not in request.apis:
+                continue
             answer = client.predict(request)
             if not answer.ok:
                 yield f"{where}: first prediction of {request.signature}: {answer}"

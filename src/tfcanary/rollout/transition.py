@@ -232,6 +232,7 @@ def _tried(plan: Plan, state: State, event: Examined | Probed) -> State:
     What follows from what the canary answered at weight 0.
     """
     if isinstance(event, Examined):
+        state = replace(state, facts={name: short(fact, LONGEST) for name, fact in event.facts.items()})
         if event.problems:
             return back(state, f"the canary must not get traffic: {'; '.join(event.problems)}")
         return enter(plan, state, Phase.PROBE)

@@ -93,7 +93,7 @@ class Worker:
                 seen = cluster.gateways(action.routes)
                 event = Sighted(cluster.now(), seen.showing, seen.pods)
             case Examine():
-                event = self._unready(action.need) or Examined(cluster.now(), cluster.examine())
+                event = self._unready(action.need) or self._examined()
             case Probe():
                 found = cluster.probe(action.count)
                 event = work.evidence.probed(work.state, cluster.now(), found)
@@ -130,6 +130,10 @@ class Worker:
             f"{track.version}, {track.endpoints} of them endpoints"
         )
         return NotReady(self._cluster.now(), seen)
+
+    def _examined(self) -> Examined:
+        found = self._cluster.examine()
+        return Examined(self._cluster.now(), found.problems, found.facts)
 
     def _counted(self, work: Work) -> Counted:
         """

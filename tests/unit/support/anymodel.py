@@ -171,5 +171,5 @@ class AnyModel(Double):
 
 _KNOWN = {
     protos.DataType.Value(f"DT_{name}")
-    for name in ("FLOAT", "DOUBLE", "INT32", "INT64", "STRING", "BOOL", "HALF")
+    for name in ("FLOAT", "DOUBLE", "INT32", "INT64", "STRING", "BOOL", "HALF", "BFLOAT16", "UINT16")
 }

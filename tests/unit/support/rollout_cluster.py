@@ -17,7 +17,16 @@ from tfcanary.chart.values import merge
 from tfcanary.errors import DoesNotHoldError, ForbiddenError, NoEvidenceError
 from tfcanary.judge.counts import Counts
 from tfcanary.judge.look import Look
-from tfcanary.rollout.cluster import Counted, Deployed, OvertakenError, Probes, Seen, Stored, Track
+from tfcanary.rollout.cluster import (
+    Counted,
+    Deployed,
+    Examination,
+    OvertakenError,
+    Probes,
+    Seen,
+    Stored,
+    Track,
+)
 from tfcanary.rollout.state import Baseline, from_text
 
 if TYPE_CHECKING:
@@ -338,9 +347,11 @@ class FakeCluster(Release):
         has = [new if self.time >= at else old for old, new, at in self.gateway_pods]
         return Seen(sum(one == routes for one in has), len(has))
 
-    def examine(self) -> tuple[str, ...]:
+    def examine(self) -> Examination:
         self._call("examine")
-        return self.world.problems
+        return Examination(
+            self.world.problems, {"model canary": f"half {self.tracks['canary'].version} sha256:2"}
+        )
 
     def probe(self, count: int) -> Probes:
         self._call("probe")
@@ -384,7 +395,7 @@ class FakeCluster(Release):
 
     def facts(self) -> dict[str, str]:
         self._call("facts")
-        return {"chart": "sha256:1", "image": "sha256:2"}
+        return {"chart": "sha256:1"}
 
     def announce(self, record: dict[str, Any]) -> None:
         self._call("announce")
