@@ -2,6 +2,7 @@
 The revisions of a rollout, as Helm is asked for them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from tfcanary.chart.source import version_of
 from tfcanary.chart.values import merge
-from tfcanary.errors import UsageError
+from tfcanary.errors import ForbiddenError, UsageError
 from tfcanary.helm.failures import HelmError
 from tfcanary.helm.releases import Revision
+from tfcanary.kube.virtualservice import route_revision
 from tfcanary.paths import CHART
 from tfcanary.rollout.revisions import Revisions
 from tfcanary.rollout.tracks import Names
@@ -38,7 +40,7 @@ class Helm:
         self.calls: list[str] = []
         self.status = "deployed"
         self.chart_version = version_of(CHART)
-        self.refuses = False
+        self.refuses = self.forbids = False
 
     def _revision(self, number: int) -> Revision:
         return Revision("resnet", "models", number, self.status, "", self.revisions[number - 1][0])
@@ -70,6 +72,14 @@ class Helm:
             raise HelmError("helm rollback: no such revision")
         self.revisions.append((f"Rollback to {number}", self.revisions[number - 1][1]))
         return self._revision(len(self.revisions))
+
+    def reapply(self, wanted: Mapping[str, Any]) -> None:
+        """
+        The routes of a revision, past Helm.
+        """
+        if self.forbids:
+            raise ForbiddenError("VirtualService 'resnet': the cluster answered 403 Forbidden")
+        self.calls.append(f"routes {route_revision(wanted)}")
 
     def values(self, _name: str, number: int | None = None, *, defaults: bool = True) -> dict[str, Any]:
         """
@@ -123,12 +133,25 @@ def test_the_way_back_is_helms_rollback_where_this_process_made_the_revision() -
 
     back = made.apply(routes(0), "weight 0")
 
-    assert ["current", "upgrade", "upgrade", "rollback 2"] == helm.calls
+    assert ["current", "upgrade", "upgrade", "routes stable100", "rollback 2"] == helm.calls
     assert (4, "stable100") == (back.revision, back.routes)
     assert (
         merge(merge(GIVEN, {"tracks": {"canary": {"version": 3, "replicas": 2}}}), routes(0))
         == helm.revisions[-1][1]
     )
+
+
+def test_who_may_not_change_the_routes_waits_for_helm(caplog: pytest.LogCaptureFixture) -> None:
+    helm = Helm()
+    made = revisions(helm)
+    made.apply({"tracks": {"canary": {"version": 3}}}, "deploy")
+    made.apply(routes(10), "weight 10")
+    helm.forbids = True
+
+    back = made.apply(routes(0), "weight 0")
+
+    assert (4, "stable100") == (back.revision, back.routes)
+    assert "the routes wait for Helm" in caplog.text
 
 
 def test_pods_that_have_changed_meanwhile_are_not_rolled_back_with_the_weight() -> None:
@@ -168,7 +191,7 @@ def test_a_rollback_that_helm_refuses_is_an_upgrade() -> None:
 
     made.apply(routes(0), "weight 0")
 
-    assert ["rollback 2", "upgrade"] == helm.calls[-2:]
+    assert ["routes stable100", "rollback 2", "upgrade"] == helm.calls[-3:]
     assert {"stable": 100} == helm.weights
 
 

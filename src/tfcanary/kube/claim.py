@@ -1,8 +1,8 @@
 """
 What the drivers of one rollout share in a cluster: a text in a ConfigMap, and a Lease that one of them has at a time.
 
-Both are written by compare-and-swap on `resourceVersion`. These are the only objects that are written past Helm, and
-they route nothing.
+Both are written by compare-and-swap on `resourceVersion`. These are the only objects that are written past Helm, but for the
+routes of a way back, which Helm writes again; and they route nothing.
 """
 
 import contextlib

@@ -3,6 +3,7 @@ Live objects of one namespace, read through the Kubernetes API. Nothing is writt
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,9 +55,8 @@ class LiveObjects:
             UnreachableError: if there is no kubeconfig, or it has no such context.
         """
         self.namespace = target.namespace
-        configuration = _configuration(target)
+        self.configuration = configuration = _configuration(target)
         configuration.retries = False
-        self.configuration = configuration
         client = kubernetes.client.ApiClient(configuration)
         # These are a few reads, far apart: a connection that is kept would only be left open.
         client.set_default_header("Connection", "close")  # type: ignore[no-untyped-call]
@@ -65,6 +65,7 @@ class LiveObjects:
             client, discoverer=lambda *_: None
         )
         self._resources: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._call = functools.partial(_called, configuration.host)
         self._core = kubernetes.client.CoreV1Api(client)
         self._apps = kubernetes.client.AppsV1Api(client)
         self._discovery = kubernetes.client.DiscoveryV1Api(client)
@@ -116,6 +117,28 @@ class LiveObjects:
             return ()
         return found
 
+    def reapply(self, seen: Mapping[str, Any]) -> None:
+        """
+        Give a VirtualService the labels, annotations and spec that it had.
+
+        It is applied under Helm's name: fields of another owner would be in the way of Helm's next upgrade.
+
+        Raises:
+            ForbiddenError: if it may not be changed.
+        """
+        given = seen["metadata"]
+        metadata = {name: given[name] for name in ("name", "labels", "annotations") if name in given}
+        self._call(
+            f"VirtualService {given['name']!r}",
+            self._custom.patch_namespaced_custom_object,
+            *(_GROUP, _VERSION, self.namespace, "virtualservices", given["name"]),
+            {name: seen[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": metadata},
+            field_manager="helm",
+            force=True,
+            _content_type="application/apply-patch+yaml",
+            gone=(),
+        )
+
     def read(self, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
         """
         The live object of an object of a manifest, of any kind; None if there is none.
@@ -139,10 +162,8 @@ class LiveObjects:
             return None
 
     def _get(self, what: str, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            self._call(what, self._any.request, "get", path, serialize=False).data
-        )
-        return found
+        found = self._call(what, self._any.request, "get", path, serialize=False)
+        return dict(json.loads(found.data))
 
     def pods(self, release: str) -> tuple[Pod, ...]:
         """
@@ -235,8 +256,7 @@ class LiveObjects:
             raise UnreachableError(
                 f"{what}: the cluster at {self.configuration.host} knows no such list"
             ) from exc
-        found: list[dict[str, Any]] = json.loads(answer.data)["items"]
-        return found
+        return list(json.loads(answer.data)["items"])
 
     def services(self, namespace: str | None = None) -> Sequence[Any]:
         """
@@ -244,8 +264,7 @@ class LiveObjects:
         """
         core, where = self._core, (namespace,) if namespace else ()
         listing = core.list_namespaced_service if where else core.list_service_for_all_namespaces
-        found: Sequence[Any] = self._call("Services", listing, *where).items
-        return found
+        return list(self._call("Services", listing, *where).items)
 
     def may(self, verb: str, resource: str, group: str, namespace: str) -> bool:
         """
@@ -269,25 +288,27 @@ class LiveObjects:
         """
         The cluster's nodes.
         """
-        found: Sequence[Any] = self._call("nodes", self._core.list_node).items
-        return found
+        return list(self._call("nodes", self._core.list_node).items)
 
-    def _call(
-        self, what: str, function: Any, *arguments: Any, gone: tuple[int, ...] = (404,), **options: Any
-    ) -> Any:
-        server = self.configuration.host
-        try:
-            return function(*arguments, _request_timeout=REQUEST_SECONDS, **options)
-        except ApiException as exc:
-            if exc.status in gone:
-                raise LookupError(what) from exc
-            error = ForbiddenError if exc.status == 403 else UnreachableError
-            raise error(f"{what}: the cluster at {server} answered {exc.status} {exc.reason}") from exc
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
-            raise UnreachableError(
-                f"{what}: the cluster at {server} cannot be reached: {exc}; "
-                "is it up, and is it the one of --kubeconfig and --context?"
-            ) from exc
+
+def _called(
+    server: str, what: str, function: Any, *arguments: Any, gone: tuple[int, ...] = (404,), **options: Any
+) -> Any:
+    """
+    Ask a cluster's server; what is not there is a LookupError.
+    """
+    try:
+        return function(*arguments, _request_timeout=REQUEST_SECONDS, **options)
+    except ApiException as exc:
+        if exc.status in gone:
+            raise LookupError(what) from exc
+        error = ForbiddenError if exc.status == 403 else UnreachableError
+        raise error(f"{what}: the cluster at {server} answered {exc.status} {exc.reason}") from exc
+    except (urllib3.exceptions.HTTPError, OSError) as exc:
+        raise UnreachableError(
+            f"{what}: the cluster at {server} cannot be reached: {exc}; "
+            "is it up, and is it the one of --kubeconfig and --context?"
+        ) from exc
 
 
 def in_mesh(containers: Iterable[str], annotations: Mapping[str, str]) -> bool:

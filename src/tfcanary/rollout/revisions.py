@@ -13,7 +13,7 @@ from typing import Any
 from tfcanary.chart import source
 from tfcanary.chart.values import merge
 from tfcanary.contract import rest_path
-from tfcanary.errors import UsageError
+from tfcanary.errors import ForbiddenError, UsageError
 from tfcanary.helm.failures import HelmError
 from tfcanary.helm.releases import Releases, Revision
 from tfcanary.judge.plan import compact
@@ -57,18 +57,11 @@ class Past:
         )
         self.numbers[compact(self.given)] = number
 
-    def again(self, releases: Releases, values: Mapping[str, Any]) -> Revision | None:
+    def number(self, values: Mapping[str, Any]) -> int | None:
         """
-        Go back to the revision that has these values over the present ones; None if there is none, or Helm cannot.
+        The revision that has these values over the present ones; None if this process has made none.
         """
-        number = None if self.given is None else self.numbers.get(compact(merge(self.given, values)))
-        if number is None:
-            return None
-        try:
-            return releases.rollback(self.release, number)
-        except HelmError as exc:
-            _log.warning("%s; upgrading instead", exc)
-            return None
+        return None if self.given is None else self.numbers.get(compact(merge(self.given, values)))
 
 
 class Revisions:
@@ -88,6 +81,8 @@ class Revisions:
         """
         self._releases, self._live, self._names, self._chart = releases, live, names, chart
         self._weights: dict[str, float] = {}
+        # The live VirtualService of each revision that this process has made.
+        self._routed: dict[int, Mapping[str, Any]] = {}
         self._past = Past(names.release)
         # Whether the newest revision may be another than this process knows of.
         self._unsure = True
@@ -171,10 +166,27 @@ class Revisions:
                 compare=False,
             )
 
-        past = self._past
+        number = self._past.number(values)
         return self._revised(
-            description, lambda releases: past.again(releases, values) or make(releases), values
+            description, lambda releases: (number and self._again(number)) or make(releases), values
         )
+
+    def _again(self, number: int) -> Revision | None:
+        """
+        Go back to a revision; None if Helm cannot.
+
+        Its routes are applied first, as Helm would: Helm needs two seconds for what the gateways have after a tenth of one,
+        and each of them is traffic for a canary that fails.
+        """
+        try:
+            self._live.reapply(self._routed[number])
+        except ForbiddenError as exc:
+            _log.warning("%s; the routes wait for Helm", exc)
+        try:
+            return self._releases.rollback(self._names.release, number)
+        except HelmError as exc:
+            _log.warning("%s; upgrading instead", exc)
+            return None
 
     def restore(self, baseline: Baseline, description: str) -> Deployed:
         """
@@ -228,6 +240,7 @@ class Revisions:
         routes = route_revision(live)
         weights = destination_weights(live, rest_path(self._names.model, "predict"), {})
         self._weights[routes] = float(weights.get(self._names.canary, 0))
+        self._routed[revision.number] = live
         return Deployed(revision.number, routes)
 
     def _require_chart(self) -> None:
