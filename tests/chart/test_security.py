@@ -291,17 +291,18 @@ def test_limits(render):
     for one in found.values():
         assert 70000 == one["size"]["buffer"]["max_request_bytes"]
         assert 7 == one["rate"]["token_bucket"]["tokens_per_fill"]
-    assert {"size"} == set(limits(free)["*:80"])
+    assert {"guard", "bucket", "size"} == set(limits(free)["*:80"])
     assert "rate" not in patches(free)
 
 
 def test_limits_are_bound_to_hosts(render):
     """
-    A request for another host passes: the filters of the limits are disabled where no host turns them on.
+    A request for another host passes: every filter is disabled where no host turns it on.
     """
     found = patches(render("stable"))
 
-    assert {"rate", "size"} == {name for name, value in found.items() if value.get("disabled")}
+    assert {"guard", "bucket", "rate", "size"} == {name for name, value in found.items() if value["disabled"]}
+    assert all("default_source_code" not in found[name]["typed_config"] for name in ("guard", "bucket"))
     assert "token_bucket" not in found["rate"]["typed_config"]
 
 
@@ -334,7 +335,7 @@ def test_headers_that_clients_may_not_say(render, values, expected):
     """
     The bucket always, and with tokens the headers that the token speaks for.
     """
-    code = patches(render("stable", values=values))["guard"]["typed_config"]["default_source_code"][
+    code = patches(render("stable", values=values))["guard"]["typed_config"]["source_codes"]["guard"][
         "inline_string"
     ]
 

@@ -10,7 +10,7 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local user = headers:get("USER_HEADER")
-  if user == nil or user == "" or not is_mine(headers:get(":authority")) then
+  if user == nil or user == "" then
     return
   end
   local text = "MODEL:" .. user

@@ -11,9 +11,7 @@ function envoy_on_request(handle)
   for _, name in ipairs(gone) do
     headers:remove(name)
   end
-  if is_mine(headers:get(":authority")) then
-    for _, name in ipairs(set_here) do
-      headers:remove(name)
-    end
+  for _, name in ipairs(set_here) do
+    headers:remove(name)
   end
 end

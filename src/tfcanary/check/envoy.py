@@ -24,7 +24,7 @@ ISTIOS_FILTERS = frozenset(
         ),
     }
 )
-# The chart's own, of any release: each looks at the hosts of its release alone, or limits the whole gateway.
+# The chart's own, of any release: each is off on the listener, and on for the hosts of its release alone.
 OWN_FILTERS = "tfserving-canary."
 _FAULT = "envoy.filters.http.fault"
 
