@@ -10,7 +10,7 @@ import pytest
 
 from tfcanary.chart.source import version_of
 from tfcanary.chart.values import merge
-from tfcanary.errors import ForbiddenError, UsageError
+from tfcanary.errors import ForbiddenError, UnreachableError, UsageError
 from tfcanary.helm.failures import HelmError
 from tfcanary.helm.releases import Revision
 from tfcanary.kube.virtualservice import route_revision
@@ -40,7 +40,8 @@ class Helm:
         self.calls: list[str] = []
         self.status = "deployed"
         self.chart_version = version_of(CHART)
-        self.refuses = self.forbids = False
+        self.refuses = self.silent = False
+        self.denies: UnreachableError | None = None
 
     def _revision(self, number: int) -> Revision:
         return Revision("resnet", "models", number, self.status, "", self.revisions[number - 1][0])
@@ -77,8 +78,8 @@ class Helm:
         """
         The routes of a revision, past Helm.
         """
-        if self.forbids:
-            raise ForbiddenError("VirtualService 'resnet': the cluster answered 403 Forbidden")
+        if self.denies:
+            raise self.denies
         self.calls.append(f"routes {route_revision(wanted)}")
 
     def values(self, _name: str, number: int | None = None, *, defaults: bool = True) -> dict[str, Any]:
@@ -106,6 +107,8 @@ class Helm:
         """
         The live routes, whose hash is their weights.
         """
+        if self.silent:
+            raise UnreachableError("VirtualService 'resnet': the cluster cannot be reached")
         hashed = "-".join(f"{track}{weight}" for track, weight in self.weights.items())
         destinations = [
             {"destination": {"host": "resnet", "subset": track}, "weight": weight}
@@ -141,12 +144,15 @@ def test_the_way_back_is_helms_rollback_where_this_process_made_the_revision() -
     )
 
 
-def test_who_may_not_change_the_routes_waits_for_helm(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ForbiddenError, UnreachableError])
+def test_routes_that_cannot_be_changed_wait_for_helm(
+    error: type[UnreachableError], caplog: pytest.LogCaptureFixture
+) -> None:
     helm = Helm()
     made = revisions(helm)
     made.apply({"tracks": {"canary": {"version": 3}}}, "deploy")
     made.apply(routes(10), "weight 10")
-    helm.forbids = True
+    helm.denies = error("VirtualService 'resnet': the cluster answered")
 
     back = made.apply(routes(0), "weight 0")
 
@@ -193,6 +199,23 @@ def test_a_rollback_that_helm_refuses_is_an_upgrade() -> None:
 
     assert ["routes stable100", "rollback 2", "upgrade"] == helm.calls[-3:]
     assert {"stable": 100} == helm.weights
+
+
+def test_a_cluster_that_is_silent_after_an_upgrade_is_asked_again() -> None:
+    """
+    The revision is known and its routes are not: the next attempt goes back to it by Helm alone.
+    """
+    helm = Helm()
+    made = revisions(helm)
+    helm.silent = True
+    with pytest.raises(UnreachableError):
+        made.apply(routes(10), "weight 10")
+    helm.silent = False
+
+    again = made.apply(routes(10), "weight 10")
+
+    assert ["current", "upgrade", "rollback 2"] == helm.calls
+    assert (3, "stable90-canary10") == (again.revision, again.routes)
 
 
 def test_a_revision_that_is_there_is_not_made_again() -> None:

@@ -1,5 +1,5 @@
 """
-Live objects of one namespace, read through the Kubernetes API. Nothing is written.
+Live objects of one namespace, read through the Kubernetes API. Nothing is written but the routes of a way back.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ class LiveObjects:
         It is applied under Helm's name: fields of another owner would be in the way of Helm's next upgrade.
 
         Raises:
-            ForbiddenError: if it may not be changed.
+            UnreachableError: if it was not changed, for whatever reason.
         """
         given = seen["metadata"]
         metadata = {name: given[name] for name in ("name", "labels", "annotations") if name in given}

@@ -13,7 +13,7 @@ from typing import Any
 from tfcanary.chart import source
 from tfcanary.chart.values import merge
 from tfcanary.contract import rest_path
-from tfcanary.errors import ForbiddenError, UsageError
+from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.helm.failures import HelmError
 from tfcanary.helm.releases import Releases, Revision
 from tfcanary.judge.plan import compact
@@ -81,7 +81,7 @@ class Revisions:
         """
         self._releases, self._live, self._names, self._chart = releases, live, names, chart
         self._weights: dict[str, float] = {}
-        # The live VirtualService of each revision that this process has made.
+        # The live VirtualService of each revision that this process has seen.
         self._routed: dict[int, Mapping[str, Any]] = {}
         self._past = Past(names.release)
         # Whether the newest revision may be another than this process knows of.
@@ -176,11 +176,12 @@ class Revisions:
         Go back to a revision; None if Helm cannot.
 
         Its routes are applied first, as Helm would: Helm needs two seconds for what the gateways have after a tenth of one,
-        and each of them is traffic for a canary that fails.
+        and each of them is traffic for a canary that fails. Whatever is in the way of that is not in Helm's way.
         """
         try:
-            self._live.reapply(self._routed[number])
-        except ForbiddenError as exc:
+            if number in self._routed:
+                self._live.reapply(self._routed[number])
+        except UnreachableError as exc:
             _log.warning("%s; the routes wait for Helm", exc)
         try:
             return self._releases.rollback(self._names.release, number)
