@@ -253,6 +253,7 @@ def test_the_check_of_canary_10_holds(served: Served, checked: Callable[..., See
     }
     (REPORTS / f"any-model-{served.kind}.json").write_text(json.dumps(figures, indent=2) + "\n")
     for one in seen:
+        assert {} == one.failed(), one.table
         assert (0, True) == (one.code, one.report["held"]), one.table
         assert zoo.MODELS[served.kind].profile == one.report["profile"]
         for name in ("split", "answers", "version"):

@@ -2,8 +2,10 @@
 The REST and the gRPC client: one kind of answer, no request sent twice, and TensorFlow is not loaded.
 """
 
+import contextlib
 import gzip
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +29,8 @@ from tfcanary.routing.parse import from_values
 from tfcanary.routing.route import Routing
 from tfcanary.text import short
 
+# Types of HTTP/2 frames, and the flags END_HEADERS alone of a call whose message follows (RFC 9113, section 6).
+SETTINGS, GOAWAY, HEADERS_FLAGS = 4, 7, b"\x04"
 JPEG = PredictRequest.one("serving_preprocess", "image_bytes", b"jpeg")
 
 
@@ -94,6 +98,68 @@ def test_a_failed_request_is_not_tried_again(gateway, everyone, client):
     assert answer.status in {"503", "UNAVAILABLE"}
     assert "no healthy upstream" in answer.error
     assert "stable" == answer.track
+
+
+def test_a_call_that_a_closing_connection_did_not_take_goes_to_the_next(gateway, everyone):
+    """
+    A gateway that replaces a listener ends its connections by GOAWAY, and names the last call that it took: none here.
+    """
+    double = gateway(everyone)
+    with closing_first(double.address) as address, GrpcClient(address, "resnet") as client:
+        answer = client.metadata()
+
+    assert answer.ok, str(answer)
+    assert 1 == double.counts.total()
+
+
+@contextlib.contextmanager
+def closing_first(address):
+    """
+    An address whose first connection is closed by GOAWAY at its first call, and whose second leads to the gateway.
+    """
+    host, port = address.split(":")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+
+        def serve():
+            first, _ = server.accept()
+            with first:
+                first.sendall(frame(SETTINGS))
+                received = b""
+                # The call's headers: a frame of this type on stream 1.
+                while b"\x01" + HEADERS_FLAGS + b"\0\0\0\x01" not in received:
+                    received += first.recv(65536)
+                first.sendall(frame(GOAWAY, bytes(8)))
+                try:
+                    second, _ = server.accept()
+                except TimeoutError:
+                    return
+            with second, socket.create_connection((host, int(port))) as onward:
+                back = threading.Thread(target=pipe, args=(onward, second))
+                back.start()
+                pipe(second, onward)
+                back.join()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+def frame(kind, payload=b""):
+    """
+    A frame of HTTP/2 on the connection itself (RFC 9113, section 4.1).
+    """
+    return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + bytes(4) + payload
+
+
+def pipe(source, sink):
+    """
+    Pass bytes on until there are no more.
+    """
+    while data := source.recv(65536):
+        sink.sendall(data)
+    sink.shutdown(socket.SHUT_WR)
 
 
 def test_attribution_of_an_error_is_read_where_it_is(gateway, everyone, client):

@@ -21,7 +21,9 @@ CONCURRENCY = 8
 # A batch of a few 224 by 224 float images is larger than gRPC's own default of 4 MiB.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.enable_retries", 0),
+    # A call that the gateway never took, because it closed the connection under it (GOAWAY), goes to the next connection,
+    # as with every gRPC client. Nothing else is tried twice, since no service config may ask for it.
+    ("grpc.service_config_disable_resolution", 1),
     ("grpc.enable_http_proxy", 0),
     # Each channel has a connection of its own instead of sharing one with other channels of this process.
     ("grpc.use_local_subchannel_pool", 1),
@@ -96,7 +98,7 @@ def open_channel(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> grpc.Channel:
     """
-    Open a gRPC channel that never tries a call twice and ignores proxies; it connects with its first call.
+    Open a gRPC channel that repeats no call that was taken and ignores proxies; it connects with its first call.
 
     Args:
         address: HOST:PORT to connect to.
