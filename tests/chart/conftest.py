@@ -226,6 +226,24 @@ def _render_fixture() -> Callable[..., Rendered]:
     return render
 
 
+@pytest.fixture(scope="session")
+def gateway_chart() -> Callable[..., Object]:
+    """
+    Render the gateway's own chart: its only object.
+    """
+
+    def rendered(values: Mapping[str, Any] | None = None) -> Object:
+        text = helm(
+            *("template", "tfserving-gateway", "charts/tfserving-gateway", "--namespace=istio-system"),
+            *(f"--kube-version={KUBERNETES}", "-f", "-"),
+            stdin=json.dumps(values or {}),
+        )
+        (found,) = Rendered(text).objects.values()
+        return dict(found)
+
+    return rendered
+
+
 @pytest.fixture(name="helm", scope="session")
 def _helm_fixture() -> Callable[..., str]:
     return helm

@@ -37,13 +37,13 @@ def answers(path):
         return not tried.connect_ex(str(path))
 
 
-def patched(render):
+def patched(filters, count):
     """
-    What two releases put into a gateway: their filters in the order of its chain, and their settings by host.
+    What EnvoyFilters put into a gateway: filters in the order of its chain, and settings by host.
     """
     chain, hosts = [], {}
-    for rendered in (render("stable", values=VALUES), render("stable", values=OTHER, release="other")):
-        for one in rendered.one("EnvoyFilter")["spec"]["configPatches"]:
+    for item in filters:
+        for one in item["spec"]["configPatches"]:
             patch, match = one["patch"], one["match"]
             if one["applyTo"] == "VIRTUAL_HOST":
                 domain = match["routeConfiguration"]["vhost"]["name"].removesuffix(":80")
@@ -52,7 +52,7 @@ def patched(render):
                 chain.insert(0, patch["value"])
             else:
                 chain.append(patch["value"])
-    assert len(chain) == 8
+    assert len(chain) == count
     assert {*HOSTS, "c.example"} == set(hosts)
     return chain, hosts
 
@@ -94,8 +94,22 @@ def configuration(chain, hosts, path):
     return {"static_resources": {"listeners": [listener]}}
 
 
+@pytest.fixture(scope="module", params=["of each release", "of the gateway"])
+def settings(request, render, gateway_chart):
+    """
+    The filters and the hosts of two releases: the filters are their own, or those that the gateway's chart gives to all.
+    """
+    shared = request.param == "of the gateway"
+    filters = []
+    for release, values in {"resnet": VALUES, "other": OTHER}.items():
+        gateway = {**values["gateway"], "filters": {**values["gateway"]["filters"], "shared": shared}}
+        rendered = render("stable", values={**values, "gateway": gateway}, release=release)
+        filters.append(rendered.one("EnvoyFilter"))
+    return patched([gateway_chart(), *filters], 4) if shared else patched(filters, 8)
+
+
 @pytest.fixture(scope="module")
-def client(render, tmp_path_factory):
+def client(settings, tmp_path_factory):
     """
     A client of the gateway.
     """
@@ -106,7 +120,7 @@ def client(render, tmp_path_factory):
             raise
         pytest.skip(str(exc))
     folder = tmp_path_factory.mktemp("envoy")
-    (folder / "envoy.json").write_text(json.dumps(configuration(*patched(render), folder / "gateway")))
+    (folder / "envoy.json").write_text(json.dumps(configuration(*settings, folder / "gateway")))
     command = [program, "-c", folder / "envoy.json", "--use-dynamic-base-id", "--concurrency", "1"]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
         try:

@@ -5,137 +5,13 @@ Helm looks the live objects up; here it asks a server that answers as the Kubern
 chart itself rendered. `helm template --dry-run=server` looks things up as `helm upgrade` does.
 """
 
-import copy
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import yaml
+from lookups import Cluster
 
-# The kinds that the chart looks up, and those that Helm 4 wants to know of before it says that all is well.
-RESOURCES = {
-    "v1": [
-        ("configmaps", "ConfigMap"),
-        ("pods", "Pod"),
-        ("serviceaccounts", "ServiceAccount"),
-        ("services", "Service"),
-    ],
-    "apps/v1": [("deployments", "Deployment")],
-    "networking.istio.io/v1": [
-        ("destinationrules", "DestinationRule"),
-        ("gateways", "Gateway"),
-        ("virtualservices", "VirtualService"),
-    ],
-    "networking.istio.io/v1alpha3": [("envoyfilters", "EnvoyFilter")],
-    "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy")],
-    "security.istio.io/v1": [
-        ("authorizationpolicies", "AuthorizationPolicy"),
-        ("peerauthentications", "PeerAuthentication"),
-    ],
-}
-DISCOVERY = {
-    "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.4"},
-    "/api": {"kind": "APIVersions", "versions": ["v1"]},
-    "/apis": {
-        "kind": "APIGroupList",
-        "groups": [
-            {
-                "name": version.partition("/")[0],
-                "versions": [{"groupVersion": version, "version": version.partition("/")[2]}],
-            }
-            for version in RESOURCES
-            if "/" in version
-        ],
-    },
-}
-PLURALS = {kind: plural for resources in RESOURCES.values() for plural, kind in resources}
 HALF = {"stable": 50, "canary": 50}
 CHALLENGER = {"tracks": {"challenger": {"version": 3, "replicas": 1}}}
-
-
-class Cluster:
-    """
-    What a cluster says of its objects, and a server that says it.
-    """
-
-    def __init__(self):
-        self.objects = {}
-        self.asked = []
-        cluster = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                path = self.path.partition("?")[0]
-                cluster.asked.append(path)
-                answer = cluster.answer(path)
-                body = json.dumps(answer or {"kind": "Status", "status": "Failure", "code": 404}).encode()
-                self.send_response(200 if answer else 404)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, path):
-        """
-        What the API has at a path, or nothing.
-        """
-        if path in DISCOVERY:
-            return DISCOVERY[path]
-        prefix, _, version = path.strip("/").partition("/")
-        if prefix in {"api", "apis"} and version in RESOURCES:
-            listed = [
-                {"name": plural, "kind": kind, "namespaced": True, "verbs": ["get", "list"]}
-                for plural, kind in RESOURCES[version]
-            ]
-            return {"kind": "APIResourceList", "groupVersion": version, "resources": listed}
-        return self.objects.get(path)
-
-    def put(self, item):
-        """
-        Let it have an object.
-        """
-        version = item["apiVersion"]
-        root = "api" if version == "v1" else "apis"
-        where = f"namespaces/{item['metadata']['namespace']}/{PLURALS[item['kind']]}"
-        self.objects[f"/{root}/{version}/{where}/{item['metadata']['name']}"] = copy.deepcopy(item)
-
-    def deployment(self, track):
-        """
-        A track's Deployment, to be changed.
-        """
-        return self.objects[f"/apis/apps/v1/namespaces/default/deployments/resnet-{track}"]
-
-    def remove(self, track):
-        """
-        Take a track's Deployment away.
-        """
-        del self.objects[f"/apis/apps/v1/namespaces/default/deployments/resnet-{track}"]
-
-    def kubeconfig(self, folder):
-        """
-        A file that leads here.
-        """
-        host, port = self.server.server_address[:2]
-        named = {"name": "fake"}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "fake",
-            "clusters": [{**named, "cluster": {"server": f"http://{host}:{port}"}}],
-            "contexts": [{**named, "context": {"cluster": "fake", "user": "fake"}}],
-            "users": [{**named, "user": {}}],
-        }
-        path = folder / "kubeconfig"
-        path.write_text(yaml.safe_dump(config))
-        return path
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +25,18 @@ def cluster():
     made.server.server_close()
 
 
-@pytest.fixture
-def release(cluster, render):
+@pytest.fixture(scope="module")
+def filters(gateway_chart):
     """
-    Make the cluster have a release as it is after a strategy, all pods Ready.
+    What the gateway's own chart puts into the gateway's namespace.
+    """
+    return gateway_chart()
+
+
+@pytest.fixture
+def release(cluster, render, filters):
+    """
+    Make the cluster have a release as it is after a strategy, all pods Ready, and the gateway's filters.
     """
 
     def installed(strategy, **options):
@@ -160,6 +44,7 @@ def release(cluster, render):
         cluster.asked.clear()
         account = {"apiVersion": "v1", "kind": "ServiceAccount"}
         cluster.put({**account, "metadata": {"name": "default", "namespace": "default"}})
+        cluster.put(filters)
         for (kind, _), item in render(strategy, **options).objects.items() if strategy else ():
             if kind in {"Deployment", "VirtualService"}:
                 cluster.put(item)
@@ -313,6 +198,30 @@ def test_a_new_track_and_its_weight_in_one_upgrade(release, upgrade):
 
     release("stable", values=CHALLENGER)
     assert upgrade(values={**CHALLENGER, **half}) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"metadata": {"labels": {"app.kubernetes.io/name": "another"}}}, id="none"),
+        pytest.param({"spec": {"workloadSelector": {"labels": {"istio": "another"}}}}, id="another-gateway"),
+    ],
+)
+def test_filters_that_the_gateway_lacks_are_named(release, upgrade, filters, change):
+    """
+    Hosts are bound to filters that are there, before anything is applied.
+    """
+    release("stable").put(
+        {**filters, **change, "metadata": {**filters["metadata"], **change.get("metadata", {})}}
+    )
+
+    assert (
+        "gateway.filters.shared: namespace istio-system has no filters for the gateway's pods; first `helm install "
+        "tfserving-gateway charts/tfserving-gateway --namespace istio-system` with their labels as selector, or set "
+        "gateway.filters.shared=false"
+    ) == upgrade("stable")
+    for without in ({"shared": False}, {"enabled": False}):
+        assert upgrade("stable", values={"gateway": {"filters": without}}) is None
 
 
 @pytest.mark.parametrize("applied", ["stable", "canary-10", "shadow"])

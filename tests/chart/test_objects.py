@@ -279,6 +279,9 @@ def test_chart_lints(helm, chart, values_folder):
     ]
 
     assert "0 chart(s) failed" in helm("lint", str(chart), "--strict", "--kube-version", "1.34.4", *files)
+    assert "0 chart(s) failed" in helm(
+        "lint", "charts/tfserving-gateway", "--strict", "--kube-version=1.34.4"
+    )
 
 
 def test_same_bytes_under_helm_4(render, helm_4, strategy, environment):

@@ -235,21 +235,19 @@ def test_tls(render):
     } == secure["tls"]
 
 
-def patches(rendered):
+def patches(item):
     """
-    The filters that the gateway gets, by the first words of their names.
+    The filters that the gateway gets by an EnvoyFilter, by the first words of their names.
     """
-    found = [patch["patch"]["value"] for patch in of_kind(rendered, "HTTP_FILTER")]
+    found = [patch["patch"]["value"] for patch in of_kind(item, "HTTP_FILTER")]
     return {value["name"].split(".")[1]: value for value in found}
 
 
-def of_kind(rendered, kind):
+def of_kind(item, kind):
     """
-    What is patched in the gateway's configuration, of one kind.
+    What an EnvoyFilter patches in the gateway's configuration, of one kind.
     """
-    return [
-        patch for patch in rendered.one("EnvoyFilter")["spec"]["configPatches"] if kind == patch["applyTo"]
-    ]
+    return [patch for patch in item["spec"]["configPatches"] if kind == patch["applyTo"]]
 
 
 def limits(rendered):
@@ -261,7 +259,7 @@ def limits(rendered):
             name.split(".")[1]: settings
             for name, settings in patch["patch"]["value"]["typed_per_filter_config"].items()
         }
-        for patch in of_kind(rendered, "VIRTUAL_HOST")
+        for patch in of_kind(rendered.one("EnvoyFilter"), "VIRTUAL_HOST")
     }
 
 
@@ -292,16 +290,22 @@ def test_limits(render):
         assert 70000 == one["size"]["buffer"]["max_request_bytes"]
         assert 7 == one["rate"]["token_bucket"]["tokens_per_fill"]
     assert {"guard", "bucket", "size"} == set(limits(free)["*:80"])
-    assert "rate" not in patches(free)
+    assert "rate" not in patches(free.one("EnvoyFilter"))
 
 
-def test_limits_are_bound_to_hosts(render):
+@pytest.mark.parametrize("shared", [False, True])
+def test_limits_are_bound_to_hosts(render, gateway_chart, shared):
     """
     A request for another host passes: every filter is disabled where no host turns it on.
     """
-    found = patches(render("stable"))
+    rendered = render("stable", values={"gateway": {"filters": {"shared": shared}}})
+    found = patches(gateway_chart() if shared else rendered.one("EnvoyFilter"))
+    own = {} if not shared else patches(rendered.one("EnvoyFilter"))
 
+    assert {} == own
     assert {"guard", "bucket", "rate", "size"} == {name for name, value in found.items() if value["disabled"]}
+    (bound,) = limits(rendered).values()
+    assert found.keys() == bound.keys()
     assert all("default_source_code" not in found[name]["typed_config"] for name in ("guard", "bucket"))
     assert "token_bucket" not in found["rate"]["typed_config"]
 
@@ -335,11 +339,11 @@ def test_headers_that_clients_may_not_say(render, values, expected):
     """
     The bucket always, and with tokens the headers that the token speaks for.
     """
-    code = patches(render("stable", values=values))["guard"]["typed_config"]["source_codes"]["guard"][
-        "inline_string"
-    ]
+    (shared,) = limits(render("stable", values=values)).values()
+    own = patches(render("stable", environment="kind", values=values).one("EnvoyFilter"))["guard"]
 
-    assert expected in code
+    assert expected in shared["guard"]["source_code"]["inline_string"]
+    assert expected in own["typed_config"]["source_codes"]["guard"]["inline_string"]
 
 
 def test_tokens(render):

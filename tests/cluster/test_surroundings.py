@@ -14,6 +14,7 @@ import pytest
 from planting import QUICK, SYSTEM, Kubectl, failed, istio
 from pytest_kubernetes.providers.base import AClusterManager
 
+from tfcanary.check.envoy import OWN_FILTERS, Proxy
 from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release
@@ -21,6 +22,9 @@ from tfcanary.check.subject import Subject
 from tfcanary.client.rest import RestClient
 from tfcanary.helm.releases import Releases
 from tfcanary.judge.verdict import Outcome
+from tfcanary.kube.envoy import gateway_config
+from tfcanary.kube.gateway import gateway_pods
+from tfcanary.kube.objects import LiveObjects
 from tfcanary.paths import VALUES
 from tfcanary.report.table import findings_table
 from tfcanary.target import Target
@@ -139,6 +143,8 @@ def test_another_release_with_the_host_is_named(
 ) -> None:
     """
     F3. The second release is deployed and dead: its revision never comes, and whose it is that comes is said.
+
+    It adds no filter to the gateway: its listeners stay as they are.
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
     files = [environment, VALUES / "models/resnet.yaml", VALUES / "stable.yaml"]
@@ -147,6 +153,7 @@ def test_another_release_with_the_host_is_named(
         releases.apply("second", files=files, values=values, reuse_values=False)
         second = check_gateway(from_release("second", target), QUICK)
         first = check_gateway(from_release(RELEASE, target), QUICK)
+        filters = own_filters(target)
     finally:
         releases.uninstall("second")
 
@@ -160,6 +167,18 @@ def test_another_release_with_the_host_is_named(
     assert "the older one wins" in found["propagation (REST)"]
     assert owner in found["routes at the gateway"]
     assert first.held, str(findings_table(first))
+    assert [f"tfserving-canary.{name}" for name in ("rate", "guard", "size", "bucket")] == filters
+
+
+def own_filters(target: Target) -> list[str]:
+    """
+    The chart's filters on the way of a release's requests, in order.
+    """
+    live = LiveObjects(target)
+    pod = gateway_pods(live, RELEASE)[0]
+    config = gateway_config(live, pod, f"{RELEASE}.{target.namespace}")
+    proxy = Proxy.of(pod.name, config, pod.port, f"{target.namespace}.test")
+    return [one["name"] for one in proxy.filters if one["name"].startswith(OWN_FILTERS)]
 
 
 def retrying(namespace: str) -> dict[str, Any]:

@@ -311,6 +311,12 @@ OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
             id="a-fault-on-one-weight",
         ),
         pytest.param(
+            lambda made: made.host.update(typed_per_filter_config={"tfserving-canary.guard": {}}),
+            "filters at the gateway",
+            "tfserving-canary.guard is not on the way",
+            id="a-guard-that-is-bound-and-not-there",
+        ),
+        pytest.param(
             lambda made: made.endpoints().update(endpoints=made.endpoints("stable")["endpoints"]),
             "endpoints canary",
             "port 8501 leads to pod at 10.244.0.11; port 8501 does not lead to resnet-canary-0",

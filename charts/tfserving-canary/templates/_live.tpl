@@ -126,3 +126,28 @@ Deployment, or nothing). */}}
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /* Renders what the gateway lacks for `gateway.filters.shared`, or nothing: nothing as well where no cluster can be
+asked. Passed the root context. */}}
+{{- define "tfserving-canary.filtersMissing" -}}
+{{- $gateway := .Values.gateway }}
+{{- $wanted := and $gateway.filters.enabled $gateway.filters.shared }}
+{{- if and $wanted (lookup "v1" "ServiceAccount" .Release.Namespace "default") }}
+{{- $found := false }}
+{{- range (lookup "networking.istio.io/v1alpha3" "EnvoyFilter" $gateway.namespace "").items }}
+{{- if eq (dig "labels" "app.kubernetes.io/name" "" .metadata) "tfserving-gateway" }}
+{{- $fits := true }}
+{{- range $label, $value := dig "workloadSelector" "labels" dict .spec }}
+{{- $fits = and $fits (eq $value (get $gateway.selector $label | default "")) }}
+{{- end }}
+{{- $found = or $found $fits }}
+{{- end }}
+{{- end }}
+{{- if not $found }}
+{{- printf (print
+  "gateway.filters.shared: namespace %s has no filters for the gateway's pods; first `helm install tfserving-gateway "
+  "charts/tfserving-gateway --namespace %s` with their labels as selector, or set gateway.filters.shared=false")
+  $gateway.namespace $gateway.namespace }}
+{{- end }}
+{{- end }}
+{{- end }}

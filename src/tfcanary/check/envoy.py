@@ -144,6 +144,15 @@ class Proxy:
                 if not name.startswith(OWN_FILTERS) and name not in allowed:
                     yield f"{name} on {where}"
 
+    def missing_filters(self) -> Iterator[str]:
+        """
+        The chart's filters that the host is bound to and that are not on the way: they do nothing.
+        """
+        there = {one.get("name", "") for one in self.filters}
+        for name in (self.host or {}).get("typed_per_filter_config") or {}:
+            if name.startswith(OWN_FILTERS) and name not in there:
+                yield f"{name} is not on the way"
+
 
 def strange_filters(filters: Sequence[Mapping[str, Any]], allowed: Sequence[str] = ()) -> Iterator[str]:
     """

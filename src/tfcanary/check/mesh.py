@@ -214,12 +214,14 @@ class Gateways:
 
     def filters(self) -> Finding:
         """
-        No HTTP filter is on the way that neither Istio nor the chart puts there, and no fault is injected.
+        The chart's HTTP filters are on the way, and none that neither Istio nor the chart puts there; no fault is injected.
         """
         allowed = self._released.allowed_filters
-        problems = self._each(lambda proxy: proxy.strange_filters(allowed))
+        missing = self._each(Proxy.missing_filters)
+        strange = self._each(lambda proxy: proxy.strange_filters(allowed))
         seen = sum(len(proxy.filters) for proxy in self._proxies)
-        return self._finding("filters", _USUAL, problems, seen, _FILTERS_NEXT, about="at the gateway")
+        advice = "; ".join([*[_FILTERS_NEXT] * bool(strange), *[_MISSING_NEXT] * bool(missing)])
+        return self._finding("filters", _USUAL, [*missing, *strange], seen, advice, about="at the gateway")
 
     def endpoints(self, others: Callable[[str], str]) -> Iterator[Finding]:
         """
@@ -265,6 +267,7 @@ _ENDPOINTS_NEXT = (
 _ROUTES_NEXT = "of VirtualServices with one host the routes of the oldest come first"
 _USUAL = "Istio's and the chart's own"
 _FILTERS_NEXT = "an EnvoyFilter or a plugin of others; --allow-filter NAME where it is meant"
+_MISSING_NEXT = "upgrade tfserving-gateway in the gateway's namespace, or set gateway.filters.shared=false"
 
 
 def sidecar_filters(

@@ -1,5 +1,5 @@
 """
-Istio on the cluster, from its own charts: istiod, the CNI agent, the ingress gateway.
+Istio on the cluster, from its own charts: istiod, the CNI agent, the ingress gateway; and the gateway's filters.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from tfcanary.cluster.layout import (
     read_record,
 )
 from tfcanary.errors import UnreachableError
+from tfcanary.paths import GATEWAY_CHART
 
 LOG = logging.getLogger(__name__)
 
@@ -35,21 +36,30 @@ _STATISTICS = {
 @dataclass(frozen=True, slots=True)
 class Chart:
     """
-    One Helm release of Istio's.
+    One Helm release.
 
     Attributes:
+        folder: the chart's own, or its name among Istio's.
         workload: what must be rolled out before the next is installed; none if it has no pods.
     """
 
     release: str
-    folder: str
+    folder: Path | str
     values: Mapping[str, Any]
     workload: str | None = None
+
+    def content(self) -> bytes:
+        """
+        What a chart of our own consists of; nothing of one of Istio's, whose version says it.
+        """
+        if isinstance(self.folder, str):
+            return b""
+        return b"".join(path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file())
 
 
 def charts(layout: Layout, ports: Ports, *, pulled: bool) -> list[Chart]:
     """
-    Istio's charts with the values for this cluster, in the order of installation.
+    The charts with the values for this cluster, in the order of installation.
     """
     hub, tag = (
         (images.PUBLISHED_ISTIO_HUB, images.PUBLISHED_ISTIO_TAG)
@@ -99,6 +109,8 @@ def charts(layout: Layout, ports: Ports, *, pulled: bool) -> list[Chart]:
         Chart("istio-cni", "istio-cni", cni, "daemonset/istio-cni-node"),
         Chart("istiod", "istio-discovery", istiod, "deployment/istiod"),
         Chart(GATEWAY, "gateway", gateway, f"deployment/{GATEWAY}"),
+        # What values/env/local.yaml counts on.
+        Chart(GATEWAY_CHART.name, GATEWAY_CHART, {}),
     ]
 
 
@@ -116,7 +128,7 @@ def install(
     waiting: list[str] = []
     for chart in charts(layout, ports, pulled=pulled):
         values = json.dumps(chart.values, sort_keys=True)
-        key = hashlib.sha256(f"{istio.name}\0{values}".encode()).hexdigest()
+        key = hashlib.sha256(f"{istio.name}\0{values}".encode() + chart.content()).hexdigest()
         if installed.get(chart.release) != key:
             if chart.release == GATEWAY:
                 # The gateway's pods get their image from istiod's webhook, which must answer first.
