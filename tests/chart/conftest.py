@@ -2,6 +2,7 @@
 Rendering for the chart tests: the whole chart once for each combination of values, by the helm on PATH.
 """
 
+import contextlib
 import functools
 import importlib.util
 import itertools
@@ -10,7 +11,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -119,17 +121,17 @@ class Rendered:
     @property
     def routes(self) -> list[Object]:
         """
-        The http entries of the gateway's VirtualService.
+        The http entries of the gateway's VirtualService that send requests to tracks.
         """
-        return self.virtual_service["spec"]["http"]
+        return [entry for entry in self.virtual_service["spec"]["http"] if "route" in entry]
 
     @property
     def mesh_routes(self) -> list[Object]:
         """
-        The http entries of the VirtualService for callers inside the mesh.
+        The http entries of the VirtualService for callers inside the mesh that send requests to tracks.
         """
         (found,) = (item for name, item in self.all("VirtualService").items() if name.endswith("-mesh"))
-        return found["spec"]["http"]
+        return [entry for entry in found["spec"]["http"] if "route" in entry]
 
     @property
     def revision(self) -> str:
@@ -291,6 +293,36 @@ def helm_docs() -> str:
     The program that makes a chart's README of its values.
     """
     return built("helm-docs", "helm-docs")
+
+
+@contextlib.contextmanager
+def _running(configuration: Object, folder: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    try:
+        program = binaries.envoy()
+    except UnreachableError as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(exc))
+    (folder / "envoy.json").write_text(json.dumps(configuration))
+    command = [program, "-c", folder / "envoy.json", "--use-dynamic-base-id", "--concurrency", "1"]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            until = time.monotonic() + 30
+            while not ready():
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < until, (folder / "log").read_text()
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def envoy() -> Callable[..., Any]:
+    """
+    Run a real Envoy with a configuration and a folder of its own, once it is ready.
+    """
+    return _running
 
 
 @pytest.fixture(name="refused", scope="session")

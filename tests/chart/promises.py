@@ -119,7 +119,10 @@ def _routes(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> I
     if len(kinds["VirtualService"]) != 2:
         yield "not the routes of the gateway and those of the mesh"
     for service in kinds["VirtualService"].values():
-        for entry in service["spec"]["http"]:
+        first, *entries = service["spec"]["http"]
+        if first.get("directResponse", {}).get("status") != 415:
+            yield "what is no gRPC reaches the server's port for it"
+        for entry in entries:
             mirrored = [entry["mirror"]] if "mirror" in entry else []
             named = [*(part["destination"] for part in entry["route"]), *mirrored]
             if {one["subset"] for one in named} - declared:
@@ -136,11 +139,15 @@ def _destinations(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]
     if int(idle.removesuffix("s")) >= SERVER_IDLE_SECONDS:
         yield "the mesh keeps a connection that the server closes"
     for subset in rule["spec"]["subsets"]:
-        percent = (
-            subset.get("trafficPolicy", {}).get("outlierDetection", {}).get("maxEjectionPercent")
-            if "outlierDetection" in subset.get("trafficPolicy", {})
-            else None
-        )
+        detection = subset.get("trafficPolicy", {}).get("outlierDetection", {})
+        percent = detection.get("maxEjectionPercent")
+        if detection and not (
+            detection.get("splitExternalLocalOriginErrors")
+            and detection.get("consecutiveLocalOriginFailures")
+            and detection.get("consecutive5xxErrors") == 0
+            and not detection.get("consecutiveGatewayErrors")
+        ):
+            yield "answers, which a client can cause, eject a pod"
         pods = _least(values["tracks"].get(subset["name"], {"replicas": 0}))
         if percent is not None and not 1 <= pods * percent // 100 <= pods - 1:
             yield f"of {pods} pods none or all may be ejected"

@@ -2,17 +2,11 @@
 What the gateway's filters do with a request, by a real Envoy: it has the rendered filters, and answers what it then sees.
 """
 
-import json
-import os
 import socket
-import subprocess
-import time
 
 import httpx
 import pytest
 
-from tfcanary.cluster import binaries
-from tfcanary.errors import UnreachableError
 from tfcanary.routing.buckets import bucket
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
@@ -109,30 +103,18 @@ def settings(request, render, gateway_chart):
 
 
 @pytest.fixture(scope="module")
-def client(settings, tmp_path_factory):
+def client(settings, envoy, tmp_path_factory):
     """
     A client of the gateway.
     """
-    try:
-        program = binaries.envoy()
-    except UnreachableError as exc:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(exc))
     folder = tmp_path_factory.mktemp("envoy")
-    (folder / "envoy.json").write_text(json.dumps(configuration(*settings, folder / "gateway")))
-    command = [program, "-c", folder / "envoy.json", "--use-dynamic-base-id", "--concurrency", "1"]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            until = time.monotonic() + 30
-            while not answers(folder / "gateway"):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < until, (folder / "log").read_text()
-                time.sleep(0.05)
-            with httpx.Client(transport=httpx.HTTPTransport(uds=f"{folder}/gateway"), timeout=30) as client:
-                yield client
-        finally:
-            process.terminate()
+    path = folder / "gateway"
+    transport = httpx.HTTPTransport(uds=str(path))
+    with (
+        envoy(configuration(*settings, path), folder, lambda: answers(path)),
+        httpx.Client(transport=transport, timeout=30) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

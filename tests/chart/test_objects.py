@@ -44,7 +44,7 @@ def test_inventory(render, strategy, environment):
         pytest.param("Deployment", ("spec", "replicas"), "1", id="wrong-type"),
         pytest.param("Deployment", ("apiVersion",), "apps/v1beta1", id="wrong-version"),
         pytest.param("VirtualService", ("spec", "http", 0, "retry"), {}, id="unknown-istio-field"),
-        pytest.param("VirtualService", ("spec", "http", 0, "route", 0, "weight"), "9", id="wrong-istio-type"),
+        pytest.param("VirtualService", ("spec", "http", 1, "route", 0, "weight"), "9", id="wrong-istio-type"),
         pytest.param(
             "VirtualService", ("spec", "http", 0, "match", 0, "uri", "exact"), "/", id="two-matchers"
         ),

@@ -125,7 +125,7 @@ def route(**changes):
     """
     Change the first route of the gateway.
     """
-    return lambda rendered: first(rendered, "VirtualService")["http"][0].update(changes)
+    return lambda rendered: first(rendered, "VirtualService")["http"][1].update(changes)
 
 
 def config(rendered):
@@ -151,12 +151,16 @@ FAULTS = {
         "the subsets are not the tracks",
     ),
     "subset-misspelt": (
-        lambda r: first(r, "VirtualService")["http"][0]["route"][0]["destination"].update(subset="canry"),
+        lambda r: first(r, "VirtualService")["http"][1]["route"][0]["destination"].update(subset="canry"),
         "a route names an unknown subset",
     ),
     "weight": (
-        lambda r: first(r, "VirtualService")["http"][0]["route"][0].update(weight=89),
+        lambda r: first(r, "VirtualService")["http"][1]["route"][0].update(weight=89),
         "weights do not sum to 100",
+    ),
+    "no-grpc": (
+        lambda r: first(r, "VirtualService")["http"].pop(0),
+        "what is no gRPC reaches the server's port for it",
     ),
     "one-virtual-service": (
         lambda r: r.remove(next(item for item in r if item["kind"] == "VirtualService")),
@@ -191,6 +195,12 @@ FAULTS = {
             idleTimeout="60s"
         ),
         "the mesh keeps a connection that the server closes",
+    ),
+    "ejection-by-answers": (
+        lambda r: first(r, "DestinationRule")["subsets"][0].update(
+            trafficPolicy={"outlierDetection": {"maxEjectionPercent": 50, "consecutive5xxErrors": 5}}
+        ),
+        "answers, which a client can cause, eject a pod",
     ),
     "ejection": (
         lambda r: first(r, "DestinationRule")["subsets"][0].update(

@@ -331,13 +331,17 @@ def test_filters_can_be_turned_off(render):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        pytest.param({}, 'local set_here = {"x-bucket-resnet"}', id="plain"),
-        pytest.param(JWT, 'local set_here = {"x-bucket-resnet", "user-id", "user-group"}', id="tokens"),
+        pytest.param({}, 'local set_here = {"x-bucket-resnet", "x-client-deadline"}', id="plain"),
+        pytest.param(
+            JWT,
+            'local set_here = {"x-bucket-resnet", "x-client-deadline", "user-id", "user-group"}',
+            id="tokens",
+        ),
     ],
 )
 def test_headers_that_clients_may_not_say(render, values, expected):
     """
-    The bucket always, and with tokens the headers that the token speaks for.
+    The bucket and the hidden deadline always, and with tokens the headers that the token speaks for.
     """
     (shared,) = limits(render("stable", values=values)).values()
     own = patches(render("stable", environment="kind", values=values).one("EnvoyFilter"))["guard"]
