@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_inventory(render, strategy, environment):
 
     expected = (
         {(kind, "resnet") for kind in OF_THE_RELEASE}
-        | {("VirtualService", "resnet-mesh"), ("EnvoyFilter", "default-resnet")}
+        | {("VirtualService", "resnet-mesh"), ("EnvoyFilter", "default.resnet")}
         | {("ConfigMap", "resnet-test"), ("Pod", "resnet-test")}
         | {
             (kind, f"resnet-{track}")
@@ -124,7 +125,7 @@ def test_labels(render, strategy):
             if key not in {"helm.sh/chart", "track", "app.kubernetes.io/version", "sidecar.istio.io/inject"}
         }
         own = "-".join(filter(None, ("resnet", labels.get("track"))))
-        assert name in {own, "default-resnet", "resnet-mesh", "resnet-test"}
+        assert name in {own, "default.resnet", "resnet-mesh", "resnet-test"}
 
 
 def test_selectors(render):
@@ -266,6 +267,59 @@ def test_release_name_is_the_prefix(render):
     assert ["other"] == second.virtual_service["spec"]["gateways"]
     assert "other" == second.one("DestinationRule")["spec"]["host"]
     assert "resnet-canary" not in yaml.safe_dump(list(second.objects.values()))
+
+
+EVERYTHING = {
+    "gateway": {"hosts": ["a.example"]},
+    "security": {"jwt": {"issuer": "i", "jwks": '{"keys":[]}'}},
+    "rollout": {"enabled": True, "plan": {"to": 2}, "image": {"repository": "r.example/rollout"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(("ml-prod", "resnet"), ("ml", "prod-resnet"), id="hyphens"),
+        pytest.param(("ml", "resnet"), ("ml", "resnet-rollout"), id="rollout"),
+    ],
+)
+def test_releases_share_no_name_in_the_gateways_namespace(render, first, second):
+    """
+    F7. Whatever the names of two releases and of their namespaces are: neither overwrites what guards the other.
+    """
+
+    def shared(namespace, release):
+        objects = render(
+            "stable", values=EVERYTHING, release=release, options=("--namespace", namespace)
+        ).objects
+        return {key for key, item in objects.items() if item["metadata"]["namespace"] == "istio-system"}
+
+    assert {"EnvoyFilter", "RequestAuthentication", "Role", "RoleBinding"} == {
+        kind for kind, _ in shared(*first)
+    }
+    assert set() == shared(*first) & shared(*second)
+
+
+def test_names_fit_the_api(render):
+    """
+    F7. The longest name that Helm takes for a release, in a namespace with the longest: every name is one of its kind's.
+    """
+    objects = render("stable", values=EVERYTHING, release="r" * 53, options=("--namespace", "n" * 63)).objects
+
+    # A label, for Services and what a label names as well; the others may be a subdomain.
+    assert [] == [
+        (kind, name)
+        for kind, name in objects
+        if len(name)
+        > (
+            253
+            if kind in {"EnvoyFilter", "RequestAuthentication", "Role", "RoleBinding", "ConfigMap"}
+            else 63
+        )
+        or not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name)
+    ]
+    labels = [value for item in objects.values() for value in item["metadata"]["labels"].values()]
+    assert [] == [value for value in labels if len(value) > 63]
 
 
 def test_chart_lints(helm, chart, values_folder):

@@ -65,7 +65,7 @@ def test_an_object_that_is_gone_is_named(
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
     where = SYSTEM if name is None else namespace
-    name = name or f"{namespace}-{RELEASE}"
+    name = name or f"{namespace}.{RELEASE}"
     kept = kubectl.get(kind, name, where)
 
     kubectl("delete", kind, name, namespace=where)
@@ -154,7 +154,7 @@ def test_an_object_that_was_edited_is_named(
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
     where = SYSTEM if name is None else namespace
-    name = name or f"{namespace}-{RELEASE}"
+    name = name or f"{namespace}.{RELEASE}"
     kept = kubectl.get(kind, name, where)
 
     kubectl.patch(kind, name, *change, namespace=where)

@@ -177,7 +177,7 @@ def test_a_right_that_is_missing_is_named_and_nothing_is_changed(
 ) -> None:
     namespace, group, resource, verb = right
     before = refused.releases.current(RELEASE).number
-    role = ROLE if namespace is None else f"{refused.target.namespace}-{ROLE}"
+    role = ROLE if namespace is None else f"{refused.target.namespace}.{ROLE}"
     whole = kubectl.get("role", role, namespace)
     poor = without(whole, group, resource, verb)
     kubectl("replace", "-f", kubectl.file(poor), namespace=namespace)

@@ -14,10 +14,11 @@ context. */}}
 {{ include "tfserving-canary.name" . }}-mesh
 {{- end }}
 
-{{- /* Renders the name of the objects in the gateway's namespace, which other releases share. Passed the root context.
-*/}}
+{{- /* Renders the name of the objects in the gateway's namespace, which other releases share. Neither a namespace nor a
+release has a dot in its name: no two releases have one name, as ml-prod with resnet and ml with prod-resnet had.
+Together they have 117 characters at most, of 253. Passed the root context. */}}
 {{- define "tfserving-canary.gatewayName" -}}
-{{ .Release.Namespace }}-{{ include "tfserving-canary.name" . }}
+{{ .Release.Namespace }}.{{ include "tfserving-canary.name" . }}
 {{- end }}
 
 {{- /* Renders the identity of the gateway's pods. Passed the root context. */}}
