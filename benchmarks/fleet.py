@@ -95,7 +95,7 @@ class Others:
         """
         mine = f"--selector={LABEL}={self._target.namespace}"
         kubectl(self._target, "delete", "envoyfilters", f"--namespace={SYSTEM}", mine)
-        kubectl(self._target, "delete", "namespace", self._target.namespace, "--wait=false")
+        kubectl(self._target, "delete", "namespace", self._target.namespace)
 
     def make(self, numbers: range, *, own: bool) -> None:
         """
