@@ -277,12 +277,17 @@ def _pod(values: Mapping[str, Any], pod: Object) -> Iterator[str]:
         if container["securityContext"].get("readOnlyRootFilesystem") is not True:
             yield "a root file system can be written to"
         resources = container.get("resources", {})
-        if resources.get("requests", {}).keys() < {"cpu", "memory"} or "memory" not in resources.get(
-            "limits", {}
-        ):
+        if not all("memory" in resources.get(kind, {}) for kind in ("requests", "limits")):
             yield "a container without bounds"
         image = container["image"]
         test = container["name"] == "predict"
-        digest = (values["helmTest"]["image"] if test else values["image"])["digest"]
-        if image.endswith(":latest") or (digest and not image.endswith(f"@{digest}")):
+        # A track may have an image of its own.
+        digests = [(values["helmTest"]["image"] if test else values["image"])["digest"]]
+        digests += (
+            [] if test else [one.get("image", {}).get("digest", "") for one in values["tracks"].values()]
+        )
+        own = not test and any("image" in one for one in values["tracks"].values())
+        if image.endswith(":latest") or not (
+            own or digests[0] == "" or any(image.endswith(f"@{one}") for one in digests if one)
+        ):
             yield "an image that is not fixed"

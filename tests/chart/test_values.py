@@ -14,11 +14,30 @@ import yaml
 
 # Maps whose keys the user chooses; the schema says how each of them is bounded instead.
 OPEN_MAPS = {
+    "commonLabels",
     "enabled",
+    "extraObjects[]",
+    "extraObjects[].metadata",
     "global",
     "gateway.selector",
     "helmTest.resources.limits",
     "helmTest.resources.requests",
+    *(
+        f"{where}.{key}"
+        for where in ("pods", "tracks.*.pods")
+        for key in (
+            *("annotations", "labels", "nodeSelector", "volumes[].csi.volumeAttributes"),
+            *(
+                f"affinity.{kind}.{when}.{which}.matchLabels"
+                for kind in ("podAffinity", "podAntiAffinity")
+                for when in (
+                    "preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm",
+                    "requiredDuringSchedulingIgnoredDuringExecution[]",
+                )
+                for which in ("labelSelector", "namespaceSelector")
+            ),
+        )
+    ),
     "resources.limits",
     "resources.requests",
     "rollout.resources.limits",
@@ -29,7 +48,11 @@ OPEN_MAPS = {
     "routing.routes[].weights",
     "serviceAccount.annotations",
     "tracks",
+    "tracks.*.resources.limits",
+    "tracks.*.resources.requests",
 }
+# What a specification of Kubernetes has, or the server's flags: the keys inside have no default.
+FREE = ("pods.affinity.", "pods.extraArgs.", "tracks.*.image", "tracks.*.pods", "tracks.*.resources")
 # The row of the README, and the key of the schema, that has the default of a key inside an open map.
 ROWS = {
     "gateway.selector": "gateway.selector",
@@ -128,7 +151,7 @@ def test_every_key_has_a_default_or_is_required(schema, default_values):
 
     # A track without an autoscaler has no such key.
     free = {"enabled", "global"}
-    lists = {key for key in required if "[]" in key or key.startswith("tracks.*.autoscaling")}
+    lists = {key for key in required if "[]" in key or key.startswith(("tracks.*.autoscaling", *FREE))}
     assert free == {key for key, needed in required.items() if not needed and key not in lists}
     assert required.keys() - free - lists - {"tracks"} == given | {"model.name", "tracks.*.version"}
 
@@ -216,7 +239,7 @@ def test_every_default_is_in_the_schema(schema, default_values):
     with_default = {path for path, node in walk(schema, schema) if "default" in node}
 
     rows = {ROWS.get(key, key).replace("tracks.stable", "tracks.*") for key in keys(default_values)}
-    assert with_default == rows | {"model", "rollout.plan"}
+    assert with_default == rows | {"model", "pods.affinity", "pods.extraArgs", "rollout.plan"}
 
 
 def test_every_value_is_explained(chart):
@@ -229,7 +252,7 @@ def test_every_value_is_explained(chart):
         for number, line in enumerate(lines)
         if re.fullmatch(r" *[a-zA-Z]+: .+", line) and not line.lstrip().startswith("#")
     ]
-    inside = {"istio", "cpu", "memory", "stable"}
+    inside = {"istio", "cpu", "memory", "stable", "topologyKey", "whenUnsatisfiable"}
     unexplained = [
         lines[number]
         for number in leaves

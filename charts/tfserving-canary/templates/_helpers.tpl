@@ -44,6 +44,16 @@ track: {{ .track | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") | quote }}
 {{ include "tfserving-canary.selectorLabels" . }}
 app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+{{- with include "tfserving-canary.mapLines" .Values.commonLabels | trim }}{{ nindent 0 . }}{{ end }}
+{{- end }}
+
+{{- /* Renders the lines of a map of texts, which may be empty: trim it. Passed the map. */}}
+{{- define "tfserving-canary.mapLines" -}}
+{{- range $key, $value := . }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $key | quote }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* Renders the labels of a track's objects. The version is that of the model. Passed a dict: root, track. */}}
@@ -59,10 +69,75 @@ as a version would be rendered as 1.7e+09. Passed a dict: root, track. */}}
 {{ (index .root.Values.tracks .track).version | int64 }}
 {{- end }}
 
-{{- /* Renders the image reference, by digest if one is set. Passed the root context. */}}
+{{- /* Renders, as JSON, the image of a track's server: that of all tracks, with the keys of the track's own. The digest
+of all belongs to their repository and tag, and goes with them. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.imageOf" -}}
+{{- $own := (index .root.Values.tracks .track).image | default dict }}
+{{- $image := deepCopy .root.Values.image }}
+{{- if or (hasKey $own "repository") (hasKey $own "tag") }}{{ $_ := set $image "digest" "" }}{{ end }}
+{{- range $key, $value := $own }}{{ $_ := set $image $key $value }}{{ end }}
+{{- $image | toJson }}
+{{- end }}
+
+{{- /* Renders the image reference of a track, by digest if one is set. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.image" -}}
-{{ .Values.image.repository }}
-{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag }}{{ end }}
+{{- $image := include "tfserving-canary.imageOf" . | fromJson }}
+{{- $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag }}{{ end }}
+{{- end }}
+
+{{- /* Renders, as JSON, two maps as one: the second one's keys win, and one that is null is taken away. Passed a list
+of both. */}}
+{{- define "tfserving-canary.merged" -}}
+{{- $merged := dict }}
+{{- range . }}
+{{- range $key, $value := . }}
+{{- if kindIs "invalid" $value }}
+{{- $_ := unset $merged $key }}
+{{- else }}
+{{- $_ := set $merged $key $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $merged | toJson }}
+{{- end }}
+
+{{- /* Renders, as JSON, the resources of a track's containers: those of all tracks, with the track's own. Passed a
+dict: root, track. */}}
+{{- define "tfserving-canary.resources" -}}
+{{- $own := (index .root.Values.tracks .track).resources | default dict }}
+{{- $resources := dict }}
+{{- range $kind := list "requests" "limits" }}
+{{- $both := list (get $.root.Values.resources $kind) (get $own $kind | default dict) }}
+{{- $_ := set $resources $kind (include "tfserving-canary.merged" $both | fromJson) }}
+{{- end }}
+{{- $resources | toJson }}
+{{- end }}
+
+{{- /* Renders, as JSON, what the values say of a track's pods: `pods`, with the track's own. Maps are merged, and
+anything else of the track replaces what all tracks have. Passed a dict: root, track. */}}
+{{- define "tfserving-canary.pods" -}}
+{{- $own := (index .root.Values.tracks .track).pods | default dict }}
+{{- $pods := dict }}
+{{- range $key, $value := .root.Values.pods }}
+{{- if kindIs "map" $value }}
+{{- $both := list $value (get $own $key | default dict) }}
+{{- $_ := set $pods $key (include "tfserving-canary.merged" $both | fromJson) }}
+{{- else }}
+{{- $_ := set $pods $key (ternary (get $own $key) $value (hasKey $own $key)) }}
+{{- end }}
+{{- end }}
+{{- $pods | toJson }}
+{{- end }}
+
+{{- /* Renders the Secrets for the registry, or nothing: trim it. Passed the list of names. */}}
+{{- define "tfserving-canary.pullSecrets" -}}
+{{- if . }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* Renders the path that answers 200 only while the track's own version is AVAILABLE. /v1/models/NAME answers 200
@@ -173,6 +248,7 @@ metadata:
     app.kubernetes.io/instance: {{ .Release.Name | quote }}
     # It asks the model's pods through the Kubernetes API, and the gateway as clients do.
     sidecar.istio.io/inject: "false"
+    {{- with include "tfserving-canary.mapLines" .Values.commonLabels | trim }}{{ nindent 4 . }}{{ end }}
 spec:
   restartPolicy: Never
   serviceAccountName: {{ $name | quote }}
@@ -188,6 +264,7 @@ spec:
     fsGroup: 1000
     seccompProfile:
       type: RuntimeDefault
+  {{- with include "tfserving-canary.pullSecrets" .Values.pods.imagePullSecrets | trim }}{{ nindent 2 . }}{{ end }}
   containers:
     - name: rollout
       image: {{ printf "%s%s" $image.repository

@@ -115,8 +115,8 @@ Deployment, or nothing). */}}
 {{- $wanted := include "tfserving-canary.version" . }}
 {{- if ne $version $wanted }}
 {{- printf "it serves version %s and this upgrade would change it to %s" $version $wanted }}
-{{- else if ne $image (include "tfserving-canary.image" .root) }}
-{{- printf "it runs image %s and this upgrade would change it to %s" $image (include "tfserving-canary.image" .root) }}
+{{- else if ne $image (include "tfserving-canary.image" .) }}
+{{- printf "it runs image %s and this upgrade would change it to %s" $image (include "tfserving-canary.image" .) }}
 {{- else if or $otherConfig $otherStore }}
 {{- print "this upgrade would change the name of its model or the place that it is read from" }}
 {{- else if eq $ready 0 }}
