@@ -5,15 +5,21 @@ What the gateway's filters do with a request, by a real Envoy: it has the render
 import socket
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from tfcanary.routing.buckets import bucket
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
 HOSTS = ["a.example", "*.wild.example"]
+ISSUER = "https://issuer.example"
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+KEYS = '{"keys":[%s]}' % RSAAlgorithm.to_jwk(KEY.public_key())  # noqa: UP031 - braces are JSON's
 VALUES = {
     "gateway": {"hosts": HOSTS, "filters": {"maxBodyBytes": 65536, "requestsPerSecond": 1000}},
-    "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}'}},
+    "security": {"jwt": {"issuer": ISSUER, "jwks": KEYS}},
 }
 # Another release of the same model behind the same gateway, which believes another header.
 OTHER = {
@@ -49,6 +55,30 @@ def patched(filters, count):
     assert len(chain) == count
     assert {*HOSTS, "c.example"} == set(hosts)
     return chain, hosts
+
+
+def verifier(rendered):
+    """
+    The filter that Istio makes of a RequestAuthentication: it is on for every host.
+    """
+    (rule,) = rendered.one("RequestAuthentication")["spec"]["jwtRules"]
+    provider = {
+        "issuer": rule["issuer"],
+        "local_jwks": {"inline_string": rule["jwks"]},
+        "claim_to_headers": [
+            {"header_name": one["header"], "claim_name": one["claim"]} for one in rule["outputClaimToHeaders"]
+        ],
+    }
+    either = [{"provider_name": "one"}, {"allow_missing": {}}]
+    rules = [{"match": {"prefix": "/"}, "requires": {"requires_any": {"requirements": either}}}]
+    return {
+        "name": "envoy.filters.http.jwt_authn",
+        "typed_config": {
+            "@type": f"{TYPES}.http.jwt_authn.v3.JwtAuthentication",
+            "providers": {"one": provider},
+            "rules": rules,
+        },
+    }
 
 
 def configuration(chain, hosts, path):
@@ -94,12 +124,15 @@ def settings(request, render, gateway_chart):
     The filters and the hosts of two releases: the filters are their own, or those that the gateway's chart gives to all.
     """
     shared = request.param == "of the gateway"
-    filters = []
+    filters, verifiers = [], []
     for release, values in {"resnet": VALUES, "other": OTHER}.items():
         gateway = {**values["gateway"], "filters": {**values["gateway"]["filters"], "shared": shared}}
         rendered = render("stable", values={**values, "gateway": gateway}, release=release)
         filters.append(rendered.one("EnvoyFilter"))
-    return patched([gateway_chart(), *filters], 4) if shared else patched(filters, 8)
+        verifiers += [verifier(rendered)] if "security" in values else []
+    chain, hosts = patched([gateway_chart(), *filters], 4) if shared else patched(filters, 8)
+    # Istio's own filters come after those that are put first, and before those that are put before the router.
+    return [*chain[: len(chain) // 2], *verifiers, *chain[len(chain) // 2 :]], hosts
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +192,37 @@ def test_other_hosts_are_left_alone(gateway, host):
     headers = {"user-group": "canary", "user-id": "alice"}
 
     assert headers == gateway(host, headers)
+
+
+def test_claims_take_the_place_of_what_a_client_says(gateway):
+    """
+    A verified token speaks for the user and the group, at the hosts of its release alone; nothing else does.
+    """
+    token = jwt.encode({"iss": ISSUER, "group": "staff", "sub": "bob"}, KEY, algorithm="RS256")
+    bearer = {"authorization": f"Bearer {token}"}
+
+    claims = {"user-group": "staff", "user-id": "bob", "x-bucket-resnet": f"{bucket('resnet', 'bob'):02}"}
+    assert claims == {
+        name: said for name, said in gateway("a.example", {**FORGED, **bearer}).items() if name in FORGED
+    }
+    said = {"user-group": "canary", "user-id": "alice"}
+    assert said == {
+        name: seen for name, seen in gateway("c.example", {**said, **bearer}).items() if name in said
+    }
+
+
+def test_headers_of_claims_are_not_for_clients(settings, gateway):
+    """
+    Only the gateway writes the headers from which the routes' headers get the claims.
+    """
+    (verifying,) = (one for one in settings[0] if one["name"] == "envoy.filters.http.jwt_authn")
+    (provider,) = verifying["typed_config"]["providers"].values()
+    forged = {one["header_name"]: "canary" for one in provider["claim_to_headers"]}
+    assert len(forged) == 2
+
+    assert dict.fromkeys(FORGED) == {
+        name: seen for name, seen in gateway("a.example", {**FORGED, **forged}).items() if name in FORGED
+    }
 
 
 @pytest.mark.parametrize(

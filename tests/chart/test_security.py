@@ -3,6 +3,8 @@ Who may call what, on the rendered objects.
 """
 
 import ipaddress
+import re
+from hashlib import sha256
 
 import pytest
 
@@ -329,37 +331,52 @@ def test_filters_can_be_turned_off(render):
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("values", "stripped"),
     [
-        pytest.param({}, 'local set_here = {"x-bucket-resnet", "x-client-deadline"}', id="plain"),
+        pytest.param({}, {"x-bucket-resnet", "x-client-deadline"}, id="plain"),
         pytest.param(
             JWT,
-            'local set_here = {"x-bucket-resnet", "x-client-deadline", "user-id", "user-group"}',
+            {
+                *("x-bucket-resnet", "x-client-deadline", "user-id", "user-group"),
+                *(
+                    f"x-token-{claim}-{sha256(b'default.resnet').hexdigest()[:12]}"
+                    for claim in ("user", "group")
+                ),
+            },
             id="tokens",
         ),
     ],
 )
-def test_headers_that_clients_may_not_say(render, values, expected):
+def test_headers_that_clients_may_not_say(render, values, stripped):
     """
-    The bucket and the hidden deadline always, and with tokens the headers that the token speaks for.
+    The bucket and the hidden deadline always, and with tokens the headers that the token speaks for, and its own.
     """
     (shared,) = limits(render("stable", values=values)).values()
     own = patches(render("stable", environment="kind", values=values).one("EnvoyFilter"))["guard"]
+    codes = (
+        shared["guard"]["source_code"]["inline_string"],
+        own["typed_config"]["source_codes"]["guard"]["inline_string"],
+    )
 
-    assert expected in shared["guard"]["source_code"]["inline_string"]
-    assert expected in own["typed_config"]["source_codes"]["guard"]["inline_string"]
+    for code in codes:
+        (line,) = (line for line in code.splitlines() if line.startswith("local set_here = "))
+        assert stripped == set(re.findall('"([^"]+)"', line))
 
 
 def test_tokens(render):
     """
     The gateway verifies tokens and writes their claims into the headers that the routes read.
     """
-    (rule,) = render("canary-jwt", values=JWT).one("RequestAuthentication")["spec"]["jwtRules"]
+    rendered = render("canary-jwt", values=JWT)
+    (rule,) = rendered.one("RequestAuthentication")["spec"]["jwtRules"]
 
     assert "https://issuer.example" == rule["issuer"]
-    assert [{"header": "user-group", "claim": "group"}, {"header": "user-id", "claim": "sub"}] == rule[
-        "outputClaimToHeaders"
-    ]
+    written = {one["claim"]: one["header"] for one in rule["outputClaimToHeaders"]}
+    assert {"group", "sub"} == set(written)
+    (settings,) = limits(rendered).values()
+    code = settings["bucket"]["source_code"]["inline_string"]
+    assert f'["{written["group"]}"] = "user-group"' in code
+    assert f'["{written["sub"]}"] = "user-id"' in code
 
 
 def test_every_container_is_bounded(render, environment):
