@@ -3,6 +3,7 @@ Who may call what, on the rendered objects.
 """
 
 import ipaddress
+import json
 import re
 from hashlib import sha256
 
@@ -219,6 +220,62 @@ def test_connections_out(render, environment, destination):
 
     got = {(protocol, port) for protocol, port in PORTS if connects(rules, "to", port, protocol, **peer)}
     assert let_through.get(environment, let_through["*"]) == got
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "::/0",
+            "::1/128",
+            "fd00::a/128",
+            "fd00::/8",
+            "2001:db8:0:1:2:3:4:5/64",
+            "1::5:6:7:8/1",
+            "1:2:3:4:5:6:7::/112",
+        ),
+        *(
+            "10.0.0.0/8",
+            "1:2/64",
+            "::1",
+            "::/129",
+            "1::2::3/64",
+            "1:2:3:4:5:6:7:8:9/64",
+            ":::/64",
+            "g::/64",
+            "12345::/64",
+        ),
+        *("1:2:3:4:5:6:7/64", ":1/64", "fd00:/8", "::/01", "1:2:3:4:5:6:7:8::/64"),
+    ],
+)
+def test_addresses_are_of_both_families(chart, address):
+    """
+    F19. What Python takes for a range of addresses is one, and nothing else.
+    """
+    try:
+        ipaddress.ip_network(address, strict=False)
+    except ValueError:
+        valid = False
+    else:
+        # Python takes an address without a length, and a length with a zero before it.
+        valid = re.search(r"/(0|[1-9]\d*)$", address) is not None
+
+    pattern = json.loads((chart / "values.schema.json").read_text())["definitions"]["cidr"]["pattern"]
+    assert valid == (re.fullmatch(pattern, address) is not None)
+
+
+def test_ipv6_reaches_the_policy(render):
+    """
+    Of DNS and of further destinations.
+    """
+    egress = [{"cidr": "2001:db8::/32", "ports": [443]}]
+    values = {"networkPolicy": {"dnsAddresses": ["fd00::a/128"], "egress": egress}}
+
+    rules = render("stable", values=values).one("NetworkPolicy")["spec"]["egress"]
+
+    assert {"fd00::a/128", "2001:db8::/32"} == {
+        peer["ipBlock"]["cidr"] for rule in rules for peer in rule["to"] if "ipBlock" in peer
+    }
 
 
 def test_tls(render):

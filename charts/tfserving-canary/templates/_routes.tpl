@@ -16,7 +16,8 @@ Passed a dict: root, revision (empty while it is being computed), place (gateway
 {{- range $api := list $grpc $rest }}
 {{- $path := dig "path" dict $match }}
 {{- if not (and (eq $api.name "grpc") (hasKey $path "version")) }}
-{{- $args := dict "root" $.root "revision" $.revision "route" $route "variant" $variant "api" $api }}
+{{- $args := dict "root" $.root "revision" $.revision "route" $route "variant" $variant "api" $api
+  "place" $.place }}
 {{- $entries = append $entries (include "tfserving-canary.route" $args) }}
 {{- end }}
 {{- end }}
@@ -155,7 +156,7 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- end }}
 
 {{- /* Renders one entry of the http list. Passed a dict: root, revision, route (an entry of routing.routes), variant
-(see variants), api (a dict: name, prefix, port). */}}
+(see variants), api (a dict: name, prefix, port), place (see routes). */}}
 {{- define "tfserving-canary.route" -}}
 {{- $host := include "tfserving-canary.name" .root }}
 {{- $routing := .root.Values.routing }}
@@ -163,7 +164,10 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- $path := dig "path" dict $match }}
 {{- $matched := include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson }}
 {{- $headers := merge $matched .variant.headers }}
-{{- $cookie := $routing.stickyCookie -}}
+{{- $cookie := $routing.stickyCookie }}
+{{- /* Callers inside the mesh speak plain HTTP with their sidecar. */}}
+{{- $tls := and .root.Values.gateway.tls.enabled (eq .place "gateway") }}
+{{- $secure := or (eq $cookie.secure "always") (and (eq $cookie.secure "auto") $tls) -}}
 - name: {{ printf "%s-%s" .variant.name .api.name | quote }}
   match:
     - uri:
@@ -206,8 +210,10 @@ x-bucket-{{ .Values.model.name | lower }}
         response:
           {{- if $.variant.cookie }}
           add:
-            set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=Lax"
-              $cookie.name $track (int64 $cookie.maxAgeSeconds) | quote }}
+            set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=%s%s%s"
+              $cookie.name $track (int64 $cookie.maxAgeSeconds) $cookie.sameSite
+              (ternary "; Secure" "" $secure) (ternary (printf "; Domain=%s" $cookie.domain) "" (ne $cookie.domain ""))
+              | quote }}
           {{- end }}
           {{- if $routing.attribution }}
           set:
