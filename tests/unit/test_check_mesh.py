@@ -435,3 +435,12 @@ def test_what_the_gateway_answers_itself_waits_for_nothing():
 
     assert {} == failed(findings(changed(answering), released=released))
     assert {"routes at the gateway": "grpc-only missing"} == failed(findings(Recording(), released=released))
+
+
+def test_cors_on_a_route_is_no_filter_of_others():
+    """
+    It is what Istio makes of `gateway.cors`.
+    """
+    cors = {"typed_per_filter_config": {"envoy.filters.http.cors": {}}}
+
+    assert {} == failed(findings(changed(lambda made: made.host["routes"][0].update(cors))))

@@ -231,6 +231,30 @@ x-bucket-{{ .Values.model.name | lower }}
   mirrorPercentage:
     value: {{ int .route.mirror.percent }}
   {{- end }}
+  {{- $cors := .root.Values.gateway.cors }}
+  {{- if and $cors.allowOrigins (eq .place "gateway") (eq .api.name "rest") }}
+  corsPolicy:
+    allowOrigins:
+      {{- range $cors.allowOrigins }}
+      - exact: {{ . | quote }}
+      {{- end }}
+    allowMethods:
+      - GET
+      - POST
+    {{- if $cors.allowHeaders }}
+    allowHeaders:
+      {{- range $cors.allowHeaders }}
+      - {{ . | quote }}
+      {{- end }}
+    {{- end }}
+    {{- if $routing.attribution }}
+    exposeHeaders:
+      - x-model-track
+      - x-route-revision
+    {{- end }}
+    maxAge: {{ printf "%ds" (int64 $cors.maxAgeSeconds) | quote }}
+    allowCredentials: {{ $cors.allowCredentials }}
+  {{- end }}
   timeout: {{ printf "%ds" (int64 $routing.timeoutSeconds) | quote }}
   retries:
     attempts: {{ int $routing.retryAttempts }}

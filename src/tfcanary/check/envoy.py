@@ -27,6 +27,8 @@ ISTIOS_FILTERS = frozenset(
 # The chart's own, of any release: each is off on the listener, and on for the hosts of its release alone.
 OWN_FILTERS = "tfserving-canary."
 _FAULT = "envoy.filters.http.fault"
+# Istio writes a VirtualService's CORS on its routes, which `gateway.cors` asks for. It sends no request elsewhere.
+_CORS = "envoy.filters.http.cors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Proxy:
             places += [(f"route {route.get('name', '')}", one) for one in weighted]
         for where, place in places:
             for name in place.get("typed_per_filter_config") or {}:
-                if not name.startswith(OWN_FILTERS) and name not in allowed:
+                if not name.startswith(OWN_FILTERS) and name not in allowed and name != _CORS:
                     yield f"{name} on {where}"
 
     def missing_filters(self) -> Iterator[str]:
