@@ -5,6 +5,7 @@ All runs move together, one request at a time, as arrays. A few of them are repe
 the same evidence.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,61 +24,53 @@ REPEATED = 3
 @dataclass(slots=True)
 class Evidence:
     """
-    `Worse` for many runs at once: logarithms by run, and by run and alternative.
+    `Worse` for many runs at once: the capital by bet and run. Each run restarts after every request.
+
+    These are no logarithms: a restart is then a sum, and canaries that are no worse never come near an overflow.
     """
 
     terms: Terms
     runs: int
     parts: Floats = field(init=False)
-    nothing: Floats = field(init=False)
-    epochs: npt.NDArray[np.int64] = field(init=False)
+    requests: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """
         Begin with a capital of 1 in each run.
         """
-        self.parts = np.full((self.runs, self.terms.grid), np.log(self.terms.start))
-        self.nothing = np.full(self.runs, np.log(self.terms.start))
-        self.epochs = np.zeros(self.runs, dtype=np.int64)
+        first = [self.terms.start * early for early, _ in self.terms.shares]
+        self.parts = np.tile(first, (self.runs, 1)).T.copy()
 
     def add(self, chance: Floats, canary: npt.NDArray[np.bool_], bad: npt.NDArray[np.bool_]) -> None:
         """
         Add one request to each run.
         """
-        ratios = np.array([times for times, _ in self.terms.worse])
         (failed,) = np.nonzero(bad)
-        w = chance[failed, None]
-        mine = ratios * w / (ratios * w + 1 - w)
-        self.parts[failed] += np.where(canary[failed, None], np.log(mine / w), np.log((1 - mine) / (1 - w)))
-        nothing = chance / (chance + (1 - chance) * self.terms.nothing_stable)
-        self.nothing += np.select(
-            [canary & bad, canary & ~bad, ~canary & bad],
-            [np.log(nothing / chance), -np.inf, np.log((1 - nothing) / (1 - chance))],
-            -np.log1p(-chance),
-        )
+        w, mine = chance[failed], canary[failed]
+        for i, (times, _) in enumerate(self.terms.worse):
+            share = times * w / (times * w + 1 - w)
+            self.parts[i, failed] *= np.where(mine, share / w, (1 - share) / (1 - w))
+        stable = self.terms.broken_stable
+        for i, (rate, _, _) in enumerate(self.terms.broken, self.terms.grid):
+            likely, other = np.where(bad, rate, 1 - rate), np.where(bad, stable, 1 - stable)
+            self.parts[i] *= np.where(canary, likely, other) / (chance * likely + (1 - chance) * other)
+        self.requests += 1
 
-    def end_epoch(self, which: npt.NDArray[np.intp]) -> None:
+    def restart(self) -> None:
         """
-        End an epoch in some runs.
+        Bet on a fault that begins with the next request.
         """
-        piece = np.log(self._kept(self.epochs[which]) - self._kept(self.epochs[which] + 1))
-        self.epochs[which] += 1
-        self.parts[which] = np.logaddexp(self.parts[which], piece[:, None])
-        self.nothing[which] = np.logaddexp(self.nothing[which], piece)
+        piece = self._kept(self.requests - 1) - self._kept(self.requests)
+        self.parts += piece * np.array([[late] for _, late in self.terms.shares])
 
-    def log(self, which: npt.NDArray[np.intp]) -> Floats:
+    def log(self) -> Floats:
         """
-        The evidence of some runs.
+        The evidence of all runs, as a logarithm.
         """
-        weights = np.array([weight for _, weight in self.terms.worse]) * (1 - self.terms.nothing)
-        rates = np.exp(self.parts[which]) @ weights
-        total = rates + self.terms.nothing * np.exp(self.nothing[which]) + self._kept(self.epochs[which])
-        return np.asarray(np.log(total))
+        return np.asarray(np.log(self.parts.sum(axis=0) + self._kept(self.requests)))
 
-    def _kept(self, epochs: npt.NDArray[np.int64]) -> Floats:
-        return np.asarray(
-            (1 - self.terms.start) * np.sqrt(self.terms.patience / (self.terms.patience + epochs))
-        )
+    def _kept(self, requests: int) -> float:
+        return (1 - self.terms.start) * math.sqrt(self.terms.patience / (self.terms.patience + requests))
 
 
 # A base rate for each run, by the number of the request, and the weights likewise, from the evidence so far.
@@ -141,32 +134,24 @@ def adversarial(_n: int, evidence: Floats) -> Floats:
     return np.where(evidence > 2, 0.02, np.where(evidence > 0, 0.1, 0.5))
 
 
-def most_evidence(
-    seed: int, *, runs: int, requests: int, rates: Rates, weights: Weights, epoch: int = 600
-) -> Floats:
+def most_evidence(seed: int, *, runs: int, requests: int, rates: Rates, weights: Weights) -> Floats:
     """
     The most evidence for "worse" that each run ever shows, looked at after every request.
     """
     rng, terms = np.random.default_rng(seed), Terms()
     state, peak, now = Evidence(terms, runs), np.zeros(runs), np.zeros(runs)
-    chance = weights(0, now)
     tests = [Worse(terms) for _ in range(min(REPEATED, runs))]
     for n in range(requests):
-        wanted = weights(n, now)
-        (ends,) = np.nonzero((wanted != chance) | ((n > 0) & (n % epoch == 0)))
-        chance = wanted
-        if len(ends):
-            state.end_epoch(ends)
+        chance = weights(n, now)
         canary, bad = rng.random(runs) < chance, rng.random(runs) < rates(n, rng)
         state.add(chance, canary, bad)
-        (changed,) = np.nonzero(bad | (state.nothing > -np.inf))
-        now[changed] = state.log(changed)
+        now = state.log()
         np.maximum(peak, now, out=peak)
+        state.restart()
         for i, test in enumerate(tests):
-            if i in ends:
-                test.end_epoch()
             c, b = canary[i], bad[i]
             test.add(float(chance[i]), Counts(int(c & b), int(c & ~b), int(~c & b), int(~c & ~b)))
-    everyone = np.arange(len(tests))
-    assert np.allclose(state.log(everyone), [test.evidence() for test in tests], rtol=1e-9, atol=1e-9)
+            test.restart()
+    repeated = [test.evidence() for test in tests]
+    assert np.allclose(state.log()[: len(tests)], repeated, rtol=1e-9, atol=1e-9)
     return peak

@@ -252,7 +252,7 @@ def test_explain_says_what_cannot_be_decided(capsys):
 
     equal, *_, dead = made["forecasts"]
     assert (False, True) == (equal["decided"], dead["decided"])
-    assert 10 == dead["medianRequests"]
+    assert 11 == dead["medianRequests"]
     assert any(line.startswith("too slow") and "equal, proven" in line for line in table.splitlines())
     assert table.endswith("5 s from a bad answer to weight 0: the ramp begins at 5 %\n")
 

@@ -79,14 +79,13 @@ def test_requests_count_in_the_order_in_which_they_were_due():
     assert [pytest.approx(i + 0.9) for i in range(10)] == [look.at for look in looks(*shuffled)]
 
 
-def test_a_look_has_one_weight_and_one_epoch():
+def test_a_look_has_one_weight():
     """
     While a new weight spreads, both come side by side; neither look is older than the other.
     """
     mixed = looks(*(replace(GOOD, at=1 + i / 100, weight=(5, 10)[i % 2]) for i in range(20)))
 
     assert [(5, 1.19), (10, 1.19)] == [(look.weight, look.at) for look in mixed]
-    assert 2 == len(looks(replace(GOOD, at=29.9), replace(GOOD, at=30), every=60))
 
 
 def test_a_pair_is_compared_and_no_request_of_a_user():

@@ -4,10 +4,12 @@ How many requests a verdict takes, exactly; and the error rates of one weight, e
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
 from tfcanary.judge.counts import Counts
+from tfcanary.judge.eprocess import log_sum
 from tfcanary.judge.outlook import forecasts, proof_forecast
 from tfcanary.judge.passage import (
     first_passage,
@@ -15,7 +17,7 @@ from tfcanary.judge.passage import (
     proof,
     proof_information,
     rollback,
-    rollback_nothing,
+    rollback_broken,
     worse_evidence,
 )
 from tfcanary.judge.plan import Plan
@@ -24,45 +26,53 @@ from tfcanary.judge.terms import Terms
 
 TERMS = Terms()
 BOUND = math.log(1 / TERMS.alpha)
-# By weight. At 5 % two failures are too few and the third overshoots the bound: no mixture avoids that.
-MOST = {0.05: 1.62, 0.1: 1.5, 0.25: 1.5, 0.5: 1.5}
-CASES = [(base, times) for base in (0.001, 0.01) for times in (2, 5, 10, 20, 50) if base * times < 0.5]
+WEIGHTS = [0.05, 0.07, 0.1, 0.15, 0.25, 0.5]
+CASES = [(base, times) for base in (0.001, 0.01) for times in (2, 3, 5, 10, 20, 50) if base * times < 0.5]
 
 
-@pytest.mark.parametrize("chance", MOST)
+@pytest.mark.parametrize("chance", WEIGHTS)
 @pytest.mark.parametrize(("base", "times"), CASES)
 def test_a_worse_canary_is_found_within_half_more_requests_than_any_test_needs(base, times, chance):
     found = rollback(TERMS, canary=base * times, stable=base, chance=chance)
 
     assert pytest.approx(1, abs=1e-6) == found.reached
-    assert 1 < found.mean / least_requests(base * times, base, chance) <= MOST[chance]
+    assert 1 < found.mean / least_requests(base * times, base, chance) <= 1.5
 
 
-@pytest.mark.parametrize("chance", MOST)
-def test_a_canary_that_fails_half_of_its_requests_is_found_in_a_moment(chance):
+@pytest.mark.parametrize("chance", WEIGHTS)
+def test_a_canary_that_fails_half_of_its_requests_is_found_within_half_more(chance):
     """
-    Here good answers say much as well, and this evidence leaves them out. The price is a factor of 1.81, or 60 requests.
+    Fifty times a base rate of 1 %: good answers say much as well.
     """
-    found = rollback(TERMS, canary=0.5, stable=0.01, chance=chance)
+    found = rollback_broken(TERMS, canary=0.5, stable=0.01, chance=chance)
 
-    least = least_requests(0.5, 0.01, chance)
-    assert found.mean / least <= 1.81
-    assert found.mean - least <= 60
+    assert pytest.approx(1, abs=1e-4) == found.reached
+    assert 1 < found.mean / least_requests(0.5, 0.01, chance) <= 1.5
+
+
+@pytest.mark.parametrize(("times", "chance"), [(20, 0.06), (50, 0.055), (50, 0.06), (50, 0.08)])
+def test_between_these_weights_two_failures_are_too_few_and_three_too_many(times, chance):
+    """
+    No mixture avoids that everywhere: docs/explanation/the-judge.md says how much it is.
+    """
+    found = rollback(TERMS, canary=0.001 * times, stable=0.001, chance=chance)
+
+    assert 1.4 < found.mean / least_requests(0.001 * times, 0.001, chance) <= 1.57
 
 
 def least_requests(canary, stable, chance):
     return BOUND / information(canary=canary, stable=stable, chance=chance)
 
 
-@pytest.mark.parametrize("chance", [0.05, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("chance", WEIGHTS)
 @pytest.mark.parametrize("base", [0.001, 0.01])
 def test_a_dead_canary_is_found_within_seven_tenths_more(base, chance):
-    found = rollback_nothing(TERMS, stable=base, chance=chance)
+    found = rollback_broken(TERMS, canary=1.0, stable=base, chance=chance)
 
     assert 1 < found.mean / least_requests(1, base, chance) <= 1.7
 
 
-@pytest.mark.parametrize("chance", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("chance", WEIGHTS)
 @pytest.mark.parametrize("base", [0.001, 0.01])
 def test_an_equal_canary_is_proven_within_a_quarter_more(base, chance):
     found = proof(TERMS, TERMS.errors, canary=base, stable=base, chance=chance)
@@ -74,23 +84,23 @@ def test_an_equal_canary_is_proven_within_a_quarter_more(base, chance):
 @pytest.mark.parametrize(
     ("base", "canary", "chance", "median", "most"),
     [
-        (0.001, 0.005, 0.1, 16_400, 42_800),
-        (0.001, 0.009, 0.1, 5_860, 15_800),
-        (0.001, 0.02, 0.1, 1_870, 5_020),
-        (0.01, 0.02, 0.1, 17_300, 42_600),
-        (0.01, 0.05, 0.1, 1_640, 4_280),
-        (0.01, 0.1, 0.1, 500, 1_350),
-        (0.01, 0.02, 0.5, 6_620, 15_800),
+        (0.001, 0.005, 0.1, 16_498, 43_717),
+        (0.001, 0.009, 0.1, 5_857, 15_870),
+        (0.001, 0.02, 0.1, 1_872, 5_020),
+        (0.01, 0.02, 0.1, 18_006, 43_687),
+        (0.01, 0.05, 0.1, 1_650, 4_370),
+        (0.01, 0.1, 0.1, 500, 1_348),
+        (0.01, 0.02, 0.5, 6_922, 16_206),
     ],
 )
 def test_medians_and_95th_percentiles_do_not_grow(base, canary, chance, median, most):
     """
-    The figures of docs/explanation/the-judge.md, to 2 %.
+    The figures of docs/explanation/the-judge.md, to 0.5 %.
     """
     found = rollback(TERMS, canary=canary, stable=base, chance=chance)
 
-    assert pytest.approx(median, rel=0.02) == found.quantile(0.5)
-    assert pytest.approx(most, rel=0.02) == found.quantile(0.95)
+    assert pytest.approx(median, rel=0.005) == found.quantile(0.5)
+    assert pytest.approx(most, rel=0.005) == found.quantile(0.95)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +112,11 @@ def test_the_proof_of_an_equal_canary_takes_as_long_as_it_did(chance, median, mo
     assert (median, most) == (found.quantile(0.5), found.quantile(0.95))
 
 
-def test_a_dead_canary_at_10_per_cent_takes_20_requests_and_rarely_100():
-    found = rollback_nothing(TERMS, stable=0.01, chance=0.1)
+def test_a_dead_canary_at_10_per_cent_takes_23_requests_and_rarely_100():
+    found = rollback_broken(TERMS, canary=1.0, stable=0.01, chance=0.1)
 
-    assert 20 == found.quantile(0.5)
-    assert 45 == found.quantile(0.95)
+    assert 23 == found.quantile(0.5)
+    assert 49 == found.quantile(0.95)
     assert 100 > found.quantile(0.99)
 
 
@@ -163,14 +173,38 @@ def test_a_bound_that_is_rarely_reached_has_no_median():
     assert math.inf == found.quantile(0.5)
 
 
-def test_what_is_followed_is_the_judges_own_evidence():
+@pytest.mark.parametrize("counts", [Counts(7, 100, 3, 900), Counts(7, 0, 3, 90), Counts(0, 50, 40, 900)])
+def test_the_judges_own_evidence_is_what_is_followed_and_more(counts):
     """
-    Of a canary that has answered once, before any epoch has ended.
+    The rest is on a broken canary, and kept back for later; none of it is ever negative.
     """
     test = Worse(TERMS)
-    test.add(0.1, Counts(7, 100, 3, 900))
+    test.add(0.1, counts)
 
-    assert pytest.approx(test.evidence()) == worse_evidence(TERMS, 0.1)(7, 3)
+    followed = worse_evidence(TERMS, 0.1)(counts.canary_bad, counts.stable_bad)
+
+    more = [math.exp(part) for part in test.parts[24:]]
+    assert pytest.approx(math.exp(followed) + sum(more) + 0.1) == math.exp(test.evidence())
+
+
+def test_the_paths_of_a_broken_canary_add_up_to_what_all_sequences_of_requests_give():
+    """
+    All 4 to the 5th of them, each followed by the judge's own bets from the start.
+    """
+    kinds = list(zip(Counts(*range(4)), (0.5 * 0.5, 0.5 * 0.5, 0.5 * 0.01, 0.5 * 0.99), strict=True))
+    terms = replace(TERMS, alpha=0.5)
+
+    found = rollback_broken(terms, canary=0.5, stable=0.01, chance=0.5)
+
+    expected = [0.0] * 6
+    for path in itertools.product(kinds, repeat=5):
+        test = Worse(terms)
+        for n, (kind, _) in enumerate(path, 1):
+            test.add(0.5, Counts(*(int(i == kind) for i in range(4))))
+            if log_sum(test.parts) >= math.log(2):
+                expected[n] += math.prod(probability for _, probability in path)
+                break
+    assert pytest.approx(expected, abs=1e-6) == list(found.stops[:6])
 
 
 @pytest.mark.parametrize(

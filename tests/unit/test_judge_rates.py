@@ -29,16 +29,16 @@ LOOKS = st.lists(st.tuples(CHANCES, COUNTS, st.booleans()), max_size=8)
 @settings(max_examples=100, deadline=None)
 def test_the_evidence_is_the_specifications(looks):
     """
-    At any weights and counts, with epochs between the looks, to 9 digits.
+    At any weights and counts, with restarts between the looks, to 9 digits.
     """
     expected, event = ReferenceJudge(), Event("errors", TERMS)
 
-    for chance, counts, ends in looks:
+    for chance, counts, restarts in looks:
         expected.add(chance, *counts)
         event.add(Look(at=0, weight=100 * chance, errors=counts))
-        if ends:
-            expected.epoch()
-            event.end_epoch()
+        if restarts:
+            expected.restart()
+            event.restart()
 
     assert pytest.approx(expected.worse(), rel=1e-9, abs=1e-9) == event.worse()
     assert pytest.approx(expected.not_worse(), rel=1e-9, abs=1e-9) == event.not_worse()
@@ -120,24 +120,66 @@ def test_not_worse_does_not_gain_on_a_canary_outside_the_tolerance(chance, stabl
     assert 1 + 1e-9 >= mean_after_one(begin, before, chance, canary, stable)
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 10, 1000])
-def test_an_epoch_that_ends_changes_no_capital(epochs):
+@given(looks=st.lists(COUNTS, min_size=1, max_size=20), large=st.integers(1, 10**9))
+@settings(max_examples=50, deadline=None)
+def test_a_restart_changes_no_capital(looks, large):
     """
-    What is put on "worse from now on" was kept back for it: the sum is the same.
+    What is put on "from now on" was kept back for it: the sum is the same.
     """
     test = Worse(TERMS)
 
-    for _ in range(epochs):
-        test.end_epoch()
+    for counts in (*looks, Counts(stable_good=large), Counts(stable_bad=1)):
+        test.add(0.1, counts)
+        before = test.evidence()
+        test.restart()
+        assert pytest.approx(before, rel=1e-12, abs=1e-12) == test.evidence()
 
-    assert pytest.approx(0, abs=1e-9) == test.evidence()
+
+@pytest.mark.parametrize(("requests", "left"), [(0, 0.1), (30_000, 0.05), (990_000, 0.01)])
+def test_what_is_kept_back_halves_when_the_requests_grow_fourfold(requests, left):
+    """
+    Of a tenth, by the square root of 10,000 / (10,000 + n), in one piece or in many.
+    """
+    for pieces in (1, 100):
+        test = Worse(TERMS)
+        for _ in range(pieces):
+            test.add(0.1, Counts(canary_good=requests // pieces))
+            test.restart()
+
+        placed = sum(later for _, later in TERMS.shares)
+        assert pytest.approx(1) == placed
+        assert pytest.approx(left) == math.exp(test.evidence()) - sum(map(math.exp, test.parts))
+
+
+def test_a_restart_without_a_request_puts_nothing_on():
+    test = Worse(TERMS)
+    test.restart()
+    test.add(0.1, Counts(1, 2, 3, 4))
+    test.restart()
+    before = [*test.parts]
+
+    test.restart()
+
+    assert before == test.parts
+
+
+def test_a_good_answer_ends_the_bet_on_a_dead_canary_until_the_next_restart():
+    test = Worse(TERMS)
+
+    test.add(0.1, Counts(canary_good=1))
+    ended = test.parts[TERMS.grid]
+    test.restart()
+
+    assert -math.inf == ended
+    # 0.1 (1 - sqrt(10,000 / 10,001)), of which half.
+    assert pytest.approx(0.05 * 4.99963e-5, rel=1e-5) == math.exp(test.parts[TERMS.grid])
 
 
 @given(looks=LOOKS, cut=st.integers(1, 5))
 @settings(max_examples=20, deadline=None)
 def test_a_batch_counts_as_its_requests_in_any_order(looks, cut):
     """
-    At one weight within one epoch. The difference is rounding: less than 1e-9.
+    At one weight and one time of the records. The difference is rounding: less than 1e-9.
     """
     whole, single = Event("errors", TERMS), Event("errors", TERMS)
     for chance, counts, _ in looks:
@@ -157,7 +199,7 @@ def test_a_billion_events_do_not_overflow(counts):
     event = Event("errors", TERMS)
 
     event.add(Look(at=0, weight=10, errors=Counts(*counts)))
-    event.end_epoch()
+    event.restart()
 
     assert math.isfinite(event.worse())
     assert math.isfinite(event.not_worse())
@@ -246,7 +288,19 @@ def test_the_harm_is_bounded_only_as_far_as_the_step_shows():
         ({"beta": 1}, "beta: expected"),
         ({"delta": -1}, "delta: expected"),
         ({"start": 1}, "start: expected"),
-        ({"nothing": 0}, "nothing: expected"),
+        ({"broken_stable": 0}, "broken_stable: expected more than 0"),
+        ({"broken": ((0.01, 0.1, 0.1),)}, "broken: expected more than 0.01"),
+        ({"broken": ((1.01, 0.1, 0.1),)}, "broken: expected more than 0.01 and less than 1, got 1.01"),
+        ({"broken": ((1.0, 0, 0.1),)}, "broken: expected more than 0 and less than 1, got 0"),
+        ({"broken": ((1.0, 0.1, 0),)}, "broken: expected more than 0 and less than 1, got 0"),
+        (
+            {"broken": ((1.0, 0.5, 0.1), (0.5, 0.5, 0.1))},
+            "broken, start: expected more than 0 and less than 1, got 1",
+        ),
+        (
+            {"broken": ((1.0, 0.1, 0.5), (0.5, 0.1, 0.5))},
+            "broken, later: expected more than 0 and less than 1, got 1",
+        ),
         ({"ceiling": math.nan}, "ceiling: expected"),
         ({"errors": Tolerance(times=1.5)}, "errors.times: expected more than 1.5"),
         ({"slow": Tolerance(points=0)}, "slow.points: expected"),
@@ -256,10 +310,9 @@ def test_the_harm_is_bounded_only_as_far_as_the_step_shows():
         ({"errors": Tolerance(times=100)}, "errors.times: expected more than 1.5 and less than 100"),
         ({"errors": Tolerance(points=1)}, "errors.points: expected more than 0 and less than 1"),
         ({"accuracy": 1}, "accuracy: expected more than 0 and less than 1"),
-        ({"least": 100}, "least: expected more than 1 and less than 100"),
+        ({"least": 400}, "least: expected more than 1 and less than 400"),
         ({"least": 1}, "least: expected more than 1"),
         ({"grid": 1}, "grid: expected at least 2"),
-        ({"epoch": 0}, "epoch: expected"),
         ({"patience": 0}, "patience: expected"),
         ({"proof": ((1.0, 0.4),)}, "proof: expected weights that sum to 1, got 0.4"),
         ({"budget_none": 0.6}, "budget and budget_none: expected weights that sum to 1, got 1.1"),
@@ -275,13 +328,14 @@ def test_terms_without_error_rates_are_refused(changed, message):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"epoch": 0.5},
         {"patience": 0.5},
         {"shift": 1.01},
         {"shift": 99.9},
         {"grid": 2},
         {"least": 1.01},
         {"disagreement": 0.249},
+        {"broken": ((1.0, 0.99, 0.99),)},
+        {"broken": ((0.011, 0.01, 0.01),)},
         {"errors": Tolerance(times=1.51, points=1e-6)},
     ],
 )
@@ -289,3 +343,4 @@ def test_terms_within_their_limits_are_taken(changed):
     terms = Terms(**changed)
 
     assert pytest.approx(1) == sum(weight for _, weight in terms.worse)
+    assert pytest.approx((1, 1)) == tuple(map(sum, zip(*terms.shares, strict=True)))

@@ -3,6 +3,7 @@ What the judge says, in which order, and that nothing but evidence promotes.
 """
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -392,3 +393,40 @@ def test_terms_decide_how_sure_one_is():
 
     assert Action.ROLLBACK is after(at(1, errors=Counts(14, 970, 1, 997))).action
     assert Action.WAIT is after(at(1, errors=Counts(14, 970, 1, 997)), plan=strict).action
+
+
+@pytest.mark.parametrize("at", [[1.0, 1.0, 1.0], [1.0, 2.0, 2.0]])
+def test_looks_of_one_time_count_in_any_order(at):
+    """
+    Of both weights, while a new one spreads. A piece of what is kept back is put on only when time has moved on.
+    """
+    first = Look(at=at[0], weight=10, errors=Counts(1, 2, 3, 40))
+    same = [
+        Look(at=at[1], weight=5, errors=Counts(9, 1, 0, 90)),
+        Look(at=at[1], weight=5, errors=Counts(8, 0, 1, 99)),
+        Look(at=at[2], weight=10, errors=Counts(5, 0, 1, 60)),
+    ]
+
+    found = []
+    for some in itertools.permutations(same):
+        judge = Judge(Plan())
+        for look in (first, *some):
+            judge.look(look)
+        found.append(judge.evidence())
+
+    assert [pytest.approx(found[0], rel=1e-12)] * 6 == found
+
+
+def test_a_fault_is_looked_for_anew_when_time_moves_on_and_not_before():
+    """
+    One good answer ends the bet on a dead canary. Within the same second it stays ended.
+    """
+
+    def evidence(at):
+        judge = Judge(Plan())
+        judge.look(Look(at=1.0, weight=10, errors=Counts(0, 10, 0, 90)))
+        judge.look(Look(at=at, weight=10, errors=Counts(0, 0, 0, 1)))
+        judge.look(Look(at=at, weight=10, errors=Counts(30, 0, 0, 270)))
+        return judge.evidence()
+
+    assert evidence(1.5) - evidence(1.0) > 10

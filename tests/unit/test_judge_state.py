@@ -91,14 +91,29 @@ def change(state, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["schema"], "tfserving-canary/judge-state/0", f"judge's state: expected schema {STATE}, got"),
+        (
+            ["schema"],
+            "tfserving-canary/judge-state/1",
+            f"judge's state: expected schema {STATE}, got 'tfserv",
+        ),
         (["plan"], "0", "judge's state: expected evidence of this plan, got that of another"),
         (["at"], "soon", "judge's state: expected what a judge saved"),
         (["looks"], -1, "judge's state: expected what a judge saved"),
         (["errors", "run"], [1, 2, 3, -4], "judge's state: expected what a judge saved"),
         (["errors", "run"], [1, 2, 3, True], "judge's state: expected what a judge saved"),
         (["errors", "worse", "parts"], [0.0], "judge's state: expected what a judge saved"),
-        (["errors", "worse", "parts"], [float("nan")] * 24, "judge's state: expected what a judge saved"),
+        (
+            ["errors", "worse", "parts"],
+            [float("nan")] * 26,
+            "judge's state: expected what a judge saved, got Value",
+        ),
+        (
+            ["errors", "worse", "parts"],
+            [None] * 26,
+            "judge's state: expected what a judge saved, got TypeError",
+        ),
+        (["errors", "worse", "placed"], 11, "judge's state: expected what a judge saved, got ValueError"),
+        (["errors", "worse", "requests"], -1, "judge's state: expected what a judge saved"),
         (["errors"], None, "judge's state: expected what a judge saved"),
         (["tests"], {}, "judge's state: expected what a judge saved"),
         (["split"], [1, 2], "judge's state: expected what a judge saved"),

@@ -50,7 +50,7 @@ class ClassShift:
                 mine = share(self._terms.shift * times, chance)
                 parts[i] += canary * math.log(mine / most) + stable * math.log((1 - mine) / (1 - most))
 
-    def end_epoch(self) -> None:
+    def restart(self) -> None:
         """
         A model that answers one input today answers it alike tomorrow: nothing begins late.
         """

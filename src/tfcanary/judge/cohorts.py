@@ -46,12 +46,12 @@ class Cohorts:
             self.tests.setdefault(name, Worse(self._terms)).add(look.weight / 100, counts)
             self.run[name] = self.run.get(name, Counts()).plus(counts)
 
-    def end_epoch(self) -> None:
+    def restart(self) -> None:
         """
         Look for faults that begin now as well.
         """
         for test in self.tests.values():
-            test.end_epoch()
+            test.restart()
 
     def worse(self) -> list[str]:
         """

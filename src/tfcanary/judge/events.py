@@ -43,11 +43,11 @@ class Event:
         self.run = self.run.plus(counts)
         self.step = self.step.plus(counts)
 
-    def end_epoch(self) -> None:
+    def restart(self) -> None:
         """
         Look for faults that begin now as well.
         """
-        self._worse.end_epoch()
+        self._worse.restart()
 
     def begin_step(self) -> None:
         """

@@ -86,17 +86,12 @@ class Feed:
 
     def looks(self, requests: Iterable[Request]) -> Iterator[Look]:
         """
-        Looks of these requests, each of one weight, one epoch and `every` seconds at most.
+        Looks of these requests, each of one weight and `every` seconds at most.
 
         While a new weight spreads, answers of both weights come side by side. Of one interval each weight has one look.
         """
         due = sorted(requests, key=lambda request: request.at)
-        epoch = self._plan.terms.epoch
-
-        def interval(request: Request) -> tuple[int, int]:
-            return math.floor(request.at / epoch), math.floor(request.at / self._every)
-
-        for _, some in itertools.groupby(due, key=interval):
+        for _, some in itertools.groupby(due, key=lambda request: math.floor(request.at / self._every)):
             by_weight: dict[float, list[Request]] = {}
             for request in some:
                 by_weight.setdefault(request.weight, []).append(request)

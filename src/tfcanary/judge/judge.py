@@ -28,7 +28,7 @@ from tfcanary.judge.reading import count
 from tfcanary.judge.reasons import decide
 from tfcanary.judge.ruling import Ruling, Signal
 
-STATE = "tfserving-canary/judge-state/1"
+STATE = "tfserving-canary/judge-state/2"
 
 
 class Test(Protocol):
@@ -41,7 +41,7 @@ class Test(Protocol):
         Add a look's counts.
         """
 
-    def end_epoch(self) -> None:
+    def restart(self) -> None:
         """
         Look for faults that begin now as well.
         """
@@ -112,7 +112,7 @@ class Judge:
         terms = plan.terms
         self.at: float | None = None
         self.began = self.step_began = self.weight = self.peak = 0.0
-        self.epoch = self.looks = self.missing = self.unnamed = 0
+        self.looks = self.missing = self.unnamed = 0
         self.problem = "nothing was looked at"
         self.faults: dict[str, tuple[int, int]] = {}
         self.errors = Event("errors", terms)
@@ -156,22 +156,23 @@ class Judge:
 
     def _move_to(self, look: Look) -> None:
         """
-        Begin a step where the weight is another one, and an epoch there and by the records' time.
+        Begin a step where the weight is another one, and look for faults that begin now where time has moved on.
+
+        Looks of one time, such as one of each weight while a new one spreads, may come in any order.
         """
-        epoch = math.floor(look.at / self.plan.terms.epoch)
         moved = self.at is not None and look.weight != self.weight
         if self.at is None:
             self.began = self.step_began = look.at
-        elif moved or epoch != self.epoch:
+        elif look.at > self.at:
             for test in self._all():
-                test.end_epoch()
-            self.cohorts.end_epoch()
+                test.restart()
+            self.cohorts.restart()
         if moved:
             for test in self._all():
                 test.begin_step()
             self.split.begin_step()
             self.step_began, self.looks, self.missing, self.unnamed = look.at, 0, 0, 0
-        self.at, self.weight, self.epoch = look.at, look.weight, epoch
+        self.at, self.weight = look.at, look.weight
 
     def evidence(self) -> float:
         """
@@ -255,7 +256,6 @@ class Judge:
             "at": self.at,
             "began": self.began,
             "stepBegan": self.step_began,
-            "epoch": self.epoch,
             "weight": self.weight,
             "looks": self.looks,
             "missing": self.missing,
@@ -286,7 +286,10 @@ def restored(plan: Plan, text: str) -> Judge:
     try:
         state = json.loads(text)
         if state["schema"] != STATE:
-            raise UsageError(f"judge's state: expected schema {STATE}, got {state['schema']!r}")
+            raise UsageError(
+                f"judge's state: expected schema {STATE}, got {state['schema']!r}, which another version wrote: its evidence "
+                "does not count here; begin again, or go on with that version"
+            )
         if state["plan"] != plan.digest:
             raise UsageError(
                 "judge's state: expected evidence of this plan, got that of another; begin again"
@@ -295,12 +298,8 @@ def restored(plan: Plan, text: str) -> Judge:
         judge.at = None if state["at"] is None else float(state["at"])
         judge.began, judge.step_began = float(state["began"]), float(state["stepBegan"])
         judge.weight, judge.peak = float(state["weight"]), float(state["peak"])
-        judge.epoch, judge.looks, judge.missing = (
-            int(state["epoch"]),
-            count(state["looks"]),
-            count(state["missing"]),
-        )
-        judge.unnamed = count(state["unnamed"])
+        for name in ("looks", "missing", "unnamed"):
+            setattr(judge, name, count(state[name]))
         judge.problem = str(state["problem"])
         judge.errors.restore(state["errors"])
         for name, test in judge.tests.items():

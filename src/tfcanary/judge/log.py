@@ -16,7 +16,7 @@ from tfcanary.judge.look import Look
 from tfcanary.judge.plan import Plan, compact
 from tfcanary.judge.ruling import Ruling
 
-SCHEMA = "tfserving-canary/judge-log/1"
+SCHEMA = "tfserving-canary/judge-log/2"
 
 Entry = tuple[Look, Ruling]
 
@@ -60,7 +60,10 @@ class Log:
         given = iter(lines)
         first = _parsed(1, next(given, ""))
         if first.get("schema") != SCHEMA:
-            raise UsageError(f"log, line 1: expected schema {SCHEMA}, got {first.get('schema')!r}")
+            raise UsageError(
+                f"log, line 1: expected schema {SCHEMA}, got {first.get('schema')!r}; a log is replayed by the version that "
+                "wrote it"
+            )
         log = cls(Plan.from_json(first.get("plan", {})))
         line = compact(first)
         if line != log.first_line:

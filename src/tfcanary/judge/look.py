@@ -14,7 +14,7 @@ from tfcanary.judge.counts import Counts, Pairs
 @dataclass(frozen=True, slots=True)
 class Look:
     """
-    Counts of requests that were due since the last look, all drawn with one weight and within one epoch.
+    Counts of requests that were due since the last look, all drawn with one weight.
 
     Attributes:
         at: when the last of them was due, in seconds of the records' own time.

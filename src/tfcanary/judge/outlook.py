@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tfcanary.judge.passage import Passage, proof, rollback, rollback_nothing
+from tfcanary.judge.passage import Passage, proof, rollback, rollback_broken
 from tfcanary.judge.plan import Plan
 from tfcanary.judge.rates import below
 from tfcanary.judge.terms import Terms
 
 # How many times as bad as stable, for the table.
 TIMES = (2.0, 5.0, 10.0, 50.0)
+# From this rate on good answers say much as well.
+_BROKEN = 0.5
 # A proof by clean answers that takes more of the canary's requests than this is not followed.
 _MOST_CLEAN = 20_000
 
@@ -54,8 +56,9 @@ def forecasts(plan: Plan, *, stable: float, weights: Iterable[float], per_second
         chance = weight / 100
         passages = {stable: _proven(plan.terms, stable, chance)}
         for canary in (stable * times for times in TIMES if stable * times < 1):
-            passages[canary] = rollback(plan.terms, canary=canary, stable=stable, chance=chance)
-        passages[1.0] = rollback_nothing(plan.terms, stable=stable, chance=chance)
+            find = rollback_broken if canary >= _BROKEN else rollback
+            passages[canary] = find(plan.terms, canary=canary, stable=stable, chance=chance)
+        passages[1.0] = rollback_broken(plan.terms, canary=1.0, stable=stable, chance=chance)
         found += [
             _forecast(plan, passage, canary=canary, stable=stable, weight=weight, per_second=per_second)
             for canary, passage in passages.items()

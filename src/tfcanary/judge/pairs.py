@@ -38,7 +38,7 @@ class _Paired:
         """
         self.pairs = self.pairs.plus(look.pairs)
 
-    def end_epoch(self) -> None:
+    def restart(self) -> None:
         """
         A model that answers one input today answers it alike tomorrow: nothing begins late.
         """

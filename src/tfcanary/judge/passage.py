@@ -1,8 +1,8 @@
 """
 How many requests a verdict takes, exactly: no simulation, and no normal approximation.
 
-At a fixed chance the evidence depends on two counts only, the canary's events and stable's. With one more event of the
-canary it grows, and with one more of stable it falls. The verdict therefore falls as soon as the canary's events among n
+At a fixed chance the evidence of ratios depends on two counts only, the canary's events and stable's. With one more event of
+the canary it grows, and with one more of stable it falls. The verdict therefore falls as soon as the canary's events among n
 reach a bound b(n). The number of events until then has a distribution that follows by adding up all paths (dynamic
 programming). Given that number, the number of requests is negative binomial, since each request has the event with the
 same probability.
@@ -18,12 +18,15 @@ import numpy.typing as npt
 from scipy.special import bdtrc
 
 from tfcanary.judge.counts import Counts
-from tfcanary.judge.rates import NotWorse, Worse, share
+from tfcanary.judge.eprocess import log_sum
+from tfcanary.judge.rates import NotWorse, Worse, bets, share
 from tfcanary.judge.terms import Terms, Tolerance
 
 Evidence = Callable[[int, int], float]
 # Paths that are left when fewer than this part of them is.
 _LEFT = 1e-9
+# The logarithm of a loss that nothing makes good.
+_LOST = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,55 +110,65 @@ def first_passage(
 
 def worse_evidence(terms: Terms, chance: float) -> Evidence:
     """
-    The evidence for "worse" within the first epoch, of a canary that has answered once.
+    The evidence for "worse" of failures alone: the bets on "worse by r" that are there from the start.
+
+    The judge's evidence is this and more, and never reaches its bound later.
     """
     begun = Worse(terms)
 
     def evidence(canary: int, stable: int) -> float:
         test = copy(begun)
-        test.add(chance, Counts(canary, 1, stable, 0))
-        return test.evidence()
+        test.add(chance, Counts(canary, 0, stable, 0))
+        return log_sum(test.parts[: terms.grid])
 
     return evidence
 
 
 def rollback(terms: Terms, *, canary: float, stable: float, chance: float) -> Passage:
     """
-    When a canary that answers now and then is found to be worse, within the first epoch.
+    When a canary is found to be worse at the latest, by failures alone.
     """
     evidence = worse_evidence(terms, chance)
     return first_passage(evidence, math.log(1 / terms.alpha), canary=canary, stable=stable, chance=chance)
 
 
-def rollback_nothing(terms: Terms, *, stable: float, chance: float, most: int = 1000) -> Passage:
+def rollback_broken(
+    terms: Terms, *, canary: float, stable: float, chance: float, most: int = 3000
+) -> Passage:
     """
-    When a canary that answers nothing is found, within the first epoch: here every request is an event.
+    When a canary that fails half of its requests or more is found, by all bets that are there from the start.
 
-    The evidence depends on three counts, and one path is followed for each number of stable's failures.
+    Good answers count here, and therefore every request is an event. The evidence depends on four counts, and one path is
+    followed for each combination of them.
+
+    Args:
+        terms: the bets.
+        canary: the canary's rate.
+        stable: stable's rate.
+        chance: the probability that a request is the canary's.
+        most: how many requests to add up at most.
     """
     bound = math.log(1 / terms.alpha)
-    begun = Worse(terms)
-
-    def crossed(canary: int, bad: int, good: int) -> bool:
-        test = copy(begun)
-        test.add(chance, Counts(canary, 0, bad, good))
-        return test.evidence() >= bound
-
-    alive = {(0, 0): 1.0}
+    begun = np.array(Worse(terms).parts)
+    # What ends a bet is a large loss here, since zero times minus infinity is no number.
+    gains = np.maximum(np.array(bets(terms, chance)), -_LOST).T
+    odds = np.array(
+        (chance * canary, chance * (1 - canary), (1 - chance) * stable, (1 - chance) * (1 - stable))
+    )
+    counts: npt.NDArray[np.int64] = np.zeros((1, 4), dtype=np.int64)
+    alive: npt.NDArray[np.float64] = np.ones(1)
     stops = np.zeros(most + 1)
-    outcomes = ((1, 0, chance), (0, 1, (1 - chance) * stable), (0, 0, (1 - chance) * (1 - stable)))
     for n in range(1, most + 1):
-        after: dict[tuple[int, int], float] = {}
-        for (canary, bad), path in alive.items():
-            for mine, theirs, probability in outcomes:
-                if path * probability:
-                    key = canary + mine, bad + theirs
-                    after[key] = after.get(key, 0.0) + path * probability
-        for canary, bad in [*after]:
-            if crossed(canary, bad, n - canary - bad):
-                stops[n] += after.pop((canary, bad))
-        alive = {key: path for key, path in after.items() if path > _LEFT}
-        if not alive:
+        after = (counts[:, None, :] + np.eye(4, dtype=np.int64)).reshape(-1, 4)
+        # Three counts name a combination of n requests, and one number names three.
+        _, first, same = np.unique(after @ (most**2, most, 1, 0), return_index=True, return_inverse=True)
+        alive = np.bincount(same, np.outer(alive, odds).ravel()).astype(np.float64)
+        keep = alive > _LEFT
+        counts, alive = after[first][keep], alive[keep]
+        crossed = np.logaddexp.reduce(begun + counts @ gains, axis=1) >= bound
+        stops[n] = alive[crossed].sum()
+        counts, alive = counts[~crossed], alive[~crossed]
+        if not len(alive):
             break
     return Passage(stops[: n + 1], 1.0)
 

@@ -110,8 +110,8 @@ class Plan:
             terms = dict(given["terms"])
             for name in ("errors", "slow"):
                 terms[name] = Tolerance(**terms[name])
-            for name in ("proof", "budget"):
-                terms[name] = tuple((float(times), float(weight)) for times, weight in terms[name])
+            for name in ("proof", "budget", "broken"):
+                terms[name] = tuple(tuple(map(float, row)) for row in terms[name])
             rest = {name: value for name, value in given.items() if name != "terms"}
             rest |= {name: tuple(rest[name]) for name in ("signals", "required")}
             return cls(terms=Terms(**terms), **rest)

@@ -10,14 +10,14 @@ rhythms, common outages, and for weights that change or depend on the evidence. 
 References: Lindon & Malek, Anytime-valid inference for multinomial count data (arXiv 2011.03567), section 4, for counts
 given their sum. Turner, Ly & Grünwald, Generic E-variables for exact sequential k-sample tests (arXiv 2106.02693), for
 the same ratio as a growth-rate optimal one. Ville, Étude critique de la notion de collectif (1939), for looking at any
-time. Robbins & Siegmund, Boundary crossing probabilities (1970), for mixtures.
+time. Robbins & Siegmund, Boundary crossing probabilities (1970), for mixtures. Shin, Ramdas & Rinaldo, E-detectors
+(arXiv 2203.03532), for bets that begin again.
 """
 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfcanary.judge.counts import Counts
 from tfcanary.judge.eprocess import log_sum
@@ -37,19 +37,52 @@ def share(times: float, chance: float) -> float:
     return times * chance / (times * chance + 1 - chance)
 
 
-@dataclass(frozen=True, slots=True)
-class _Bet:
+class Bet(NamedTuple):
     """
-    What one alternative adds to its logarithm for each event of a track.
+    What one alternative adds to its logarithm for each request, in the order of `Counts`.
     """
 
-    canary: float
-    stable: float
+    canary_bad: float
+    canary_good: float
+    stable_bad: float
+    stable_good: float
+
+    def on(self, counts: Counts) -> float:
+        """
+        What it adds for all of these.
+        """
+        # Zero times minus infinity is zero here: what did not come did not contradict.
+        return sum(n * gain for n, gain in zip(counts, self, strict=True) if n)
 
 
-def _bet(times: float, chance: float, against: float) -> _Bet:
+def _by_ratio(times: float, chance: float, against: float = 1.0) -> Bet:
+    """
+    One rate is so many times the other, against another such ratio; of the rates themselves nothing is said.
+    """
     mine, theirs = share(times, chance), share(against, chance)
-    return _Bet(math.log(mine / theirs), math.log((1 - mine) / (1 - theirs)))
+    return Bet(math.log(mine / theirs), 0.0, math.log((1 - mine) / (1 - theirs)), 0.0)
+
+
+def _by_rates(canary: float, stable: float, chance: float) -> Bet:
+    """
+    Both rates are these, against equal ones. Good answers count as well: they are rarely the canary's.
+    """
+    bad = share(canary / stable, chance)
+    good = share((1 - canary) / (1 - stable), chance)
+    return Bet(
+        math.log(bad / chance),
+        math.log(good / chance) if good else -math.inf,
+        math.log((1 - bad) / (1 - chance)),
+        math.log((1 - good) / (1 - chance)),
+    )
+
+
+def bets(terms: Terms, chance: float) -> list[Bet]:
+    """
+    The alternatives of `Worse`: first "worse by r", then "broken".
+    """
+    ratios = [_by_ratio(times, chance) for times, _ in terms.worse]
+    return ratios + [_by_rates(rate, terms.broken_stable, chance) for rate, _, _ in terms.broken]
 
 
 class Worse:
@@ -58,85 +91,90 @@ class Worse:
 
     One part bets on each "worse by r". At r times stable's rate, an event is the canary's with probability
     `share(r, chance)`. Under the hypothesis the expected ratio of that to `chance` is 1 if the rates are equal, and less
-    if the canary's is lower, since the ratio grows with the canary's share. Another part bets on "the canary answers
-    nothing": a good answer of the canary ends it, and one of stable speaks for it. Each part is a supermartingale, and a
-    mixture with fixed weights is one as well.
+    if the canary's is lower, since the ratio grows with the canary's share. Other parts bet on "the canary is broken": it
+    has the event in every request, or in half of them, and stable rarely. Good answers count there as well. They are
+    rarely the canary's, and one good answer ends the bet on "every request". Each part is a supermartingale, and a mixture
+    with fixed weights is one as well.
 
-    A part of the capital is kept back. At the end of each epoch a piece of it is put on "worse from now on". The pieces
-    are fixed beforehand and add up to less than what was kept. The sum of old bets, new bets and what is left is
-    therefore still a supermartingale that began at 1, and a long good time cannot outweigh a fault that begins today.
+    A share of the capital is kept back. Whenever the time of the records has moved on, a piece of it is put on "from now
+    on", according to how many requests have come. What is moved depends on the past alone, and moving it changes no sum.
+    The sum of old bets, new bets and what is left is therefore still a supermartingale that began at 1, and a long good
+    time cannot outweigh a fault that begins today. Requests of one time may come in any order.
+
+    Attributes:
+        parts: of each bet, its capital as a logarithm.
+        requests: how many were counted.
+        placed: how many of them had come when the last piece was put on.
     """
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._weights = [math.log((1 - terms.nothing) * weight) for _, weight in terms.worse]
-        self._bets: dict[float, tuple[list[_Bet], _Bet, float]] = {}
-        self.parts = [math.log(terms.start)] * terms.grid
-        self.nothing = math.log(terms.start)
-        self.epochs = 0
+        self._later = [math.log(later) for _, later in terms.shares]
+        self._bets: dict[float, list[Bet]] = {}
+        self.parts = [math.log(terms.start * first) for first, _ in terms.shares]
+        self.requests = self.placed = 0
 
     def add(self, chance: float, counts: Counts) -> None:
         """
         Add requests that were all drawn with one chance, in any order.
         """
-        bets, nothing, good = self._at(chance)
-        bad, stable = counts.canary_bad, counts.stable_bad
-        self.parts = [
-            part + bad * bet.canary + stable * bet.stable for part, bet in zip(self.parts, bets, strict=True)
-        ]
-        if counts.canary_good:
-            self.nothing = -math.inf
-        else:
-            self.nothing += bad * nothing.canary + stable * nothing.stable + counts.stable_good * good
+        if chance not in self._bets:
+            self._bets[chance] = bets(self._terms, chance)
+        self.parts = [part + bet.on(counts) for part, bet in zip(self.parts, self._bets[chance], strict=True)]
+        self.requests += sum(counts)
 
-    def end_epoch(self) -> None:
+    def restart(self) -> None:
         """
-        Put the next piece of what was kept back on "worse from now on".
+        Put the next piece of what is kept back on faults that begin now.
         """
-        piece = math.log(self._kept(self.epochs) - self._kept(self.epochs + 1))
-        self.epochs += 1
-        self.parts = [log_sum((part, piece)) for part in self.parts]
-        self.nothing = log_sum((self.nothing, piece))
+        new = self.requests - self.placed
+        if not new:
+            return
+        # The difference of both square roots, without its cancellation after many requests.
+        part = -math.expm1(math.log1p(-new / (self._terms.patience + self.requests)) / 2)
+        piece = self._kept() + math.log(part)
+        self.parts = [
+            log_sum((part, piece + later)) for part, later in zip(self.parts, self._later, strict=True)
+        ]
+        self.placed = self.requests
 
     def evidence(self) -> float:
         """
         The evidence, as a logarithm: it ever reaches log(1/alpha) with probability at most alpha.
         """
-        return log_sum(
-            (
-                *(weight + part for weight, part in zip(self._weights, self.parts, strict=True)),
-                math.log(self._terms.nothing) + self.nothing,
-                math.log(self._kept(self.epochs)),
-            )
-        )
+        return log_sum((*self.parts, self._kept()))
 
     def as_json(self) -> dict[str, Any]:
         """
         The state, for `restore`.
         """
-        nothing = None if self.nothing == -math.inf else self.nothing
-        return {"parts": self.parts, "nothing": nothing, "epochs": self.epochs}
+        parts = [None if part == -math.inf else part for part in self.parts]
+        return {"parts": parts, "requests": self.requests, "placed": self.placed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """
         Go on from a state.
+
+        Raises:
+            ValueError: if it belongs to other terms.
         """
-        self.parts = floats(state["parts"], len(self.parts))
-        self.nothing = -math.inf if state["nothing"] is None else float(state["nothing"])
-        self.epochs = count(state["epochs"])
+        # Only a bet on "broken" can be lost for good.
+        ended = [i for i, part in enumerate(state["parts"]) if part is None and i >= self._terms.grid]
+        self.parts = floats(
+            (0 if i in ended else part for i, part in enumerate(state["parts"])), len(self.parts)
+        )
+        for i in ended:
+            self.parts[i] = -math.inf
+        self.requests, self.placed = count(state["requests"]), count(state["placed"])
+        if self.placed > self.requests:
+            raise ValueError(f"expected at most {self.requests} requests before the last piece")
 
-    def _kept(self, epochs: int) -> float:
+    def _kept(self) -> float:
+        """
+        The logarithm of what is left of the share that was kept back.
+        """
         patience = self._terms.patience
-        return (1 - self._terms.start) * math.sqrt(patience / (patience + epochs))
-
-    def _at(self, chance: float) -> tuple[list[_Bet], _Bet, float]:
-        found = self._bets.get(chance)
-        if found is None:
-            bets = [_bet(times, chance, 1) for times, _ in self._terms.worse]
-            nothing = _bet(1 / self._terms.nothing_stable, chance, 1)
-            # A good answer is stable's for certain under "nothing", and with probability 1 - chance otherwise.
-            found = self._bets[chance] = bets, nothing, -math.log1p(-chance)
-        return found
+        return math.log1p(-self._terms.start) - math.log1p(self.placed / patience) / 2
 
 
 def mixture(terms: Terms, chance: float, canary: int, stable: int) -> float:
@@ -145,8 +183,7 @@ def mixture(terms: Terms, chance: float, canary: int, stable: int) -> float:
     """
     parts = []
     for times, weight in terms.worse:
-        bet = _bet(times, chance, 1)
-        parts.append(math.log(weight) + canary * bet.canary + stable * bet.stable)
+        parts.append(math.log(weight) + _by_ratio(times, chance).on(Counts(canary, 0, stable, 0)))
     return log_sum(parts)
 
 
@@ -163,7 +200,7 @@ class NotWorse:
     def __init__(self, terms: Terms, tolerance: Tolerance) -> None:
         self._terms, self._tolerance = terms, tolerance
         self.parts = [0.0] * len(terms.proof)
-        self._bets: dict[float, list[_Bet]] = {}
+        self._bets: dict[float, list[Bet]] = {}
 
     def add(self, chance: float, counts: Counts) -> None:
         """
@@ -171,11 +208,8 @@ class NotWorse:
         """
         if chance not in self._bets:
             against = self._tolerance.times
-            self._bets[chance] = [_bet(times, chance, against) for times, _ in self._terms.proof]
-        self.parts = [
-            part + counts.canary_bad * bet.canary + counts.stable_bad * bet.stable
-            for part, bet in zip(self.parts, self._bets[chance], strict=True)
-        ]
+            self._bets[chance] = [_by_ratio(times, chance, against) for times, _ in self._terms.proof]
+        self.parts = [part + bet.on(counts) for part, bet in zip(self.parts, self._bets[chance], strict=True)]
 
     def ratio(self) -> float:
         """

@@ -39,12 +39,14 @@ class Terms:
         accuracy: the tolerated loss of accuracy on paired requests with labels, as a share.
         shift: how many times stable's share a class may have among the canary's answers.
         ceiling: above this error rate of stable nothing is promoted; the comparison would call equally broken equal.
-        least, most, grid, tilt: "worse by r" for so many r, evenly in log r, with a weight of r to the power -tilt.
-        nothing: share of the evidence on "the canary answers nothing".
-        nothing_stable: stable's error rate in that alternative.
+        least, most, grid, tilt: "worse by r" for so many r, evenly in log r, with a weight of r to the power -tilt. At
+            400 times a second failure at a weight of 5 % is enough.
+        broken: for "the canary fails this part of its requests", that part, its share of the evidence on faults that
+            are there from the start, and its share of that on later ones. The rest is on "worse by r". Of late faults
+            a dead canary has half: each of its answers is one more that somebody misses.
+        broken_stable: stable's error rate in those alternatives.
         start: share of the evidence on faults that are there from the start. The rest is for faults that begin later.
-        patience: that rest after n epochs is in proportion to the square root of patience / (patience + n).
-        epoch: seconds of traffic after which a fault that begins then is given its part of the evidence.
+        patience: that rest after n requests is in proportion to the square root of patience / (patience + n).
         proof: for "not worse", pairs of a rate as a multiple of stable's, and its weight. Half is on "equal".
         budget: for "fewer than `points`", pairs of a rate as a multiple of points, and its weight.
         budget_none: the weight of "no failure at all" beside those.
@@ -60,14 +62,13 @@ class Terms:
     shift: float = 1.5
     ceiling: float = 0.05
     least: float = 1.5
-    most: float = 100.0
+    most: float = 400.0
     grid: int = 24
-    tilt: float = 0.25
-    nothing: float = 0.2
-    nothing_stable: float = 0.01
-    start: float = 0.8
-    patience: float = 4.0
-    epoch: float = 30.0
+    tilt: float = 0.1
+    broken: tuple[tuple[float, float, float], ...] = ((1.0, 0.09, 0.5), (0.5, 0.03, 0.05))
+    broken_stable: float = 0.01
+    start: float = 0.9
+    patience: float = 10_000.0
     proof: tuple[tuple[float, float], ...] = (
         (1.0, 1 / 2),
         *((times, 1 / 12) for times in (0.1, 0.3, 0.6, 0.8, 1.25, 1.5)),
@@ -82,7 +83,7 @@ class Terms:
         Refuse terms under which an error rate would not hold.
         """
         for name in (
-            *("alpha", "beta", "delta", "ceiling", "nothing", "nothing_stable", "start", "budget_none"),
+            *("alpha", "beta", "delta", "ceiling", "broken_stable", "start", "budget_none"),
             *("accuracy",),
         ):
             _between(name, getattr(self, name), 0, 1)
@@ -94,8 +95,14 @@ class Terms:
             _between(f"{name}.points", tolerance.points, 0, 1)
         _between("shift", self.shift, 1, 100)
         _between("least", self.least, 1, self.most)
-        _between("epoch", self.epoch, 0, math.inf)
         _between("patience", self.patience, 0, math.inf)
+        for rate, *shares in self.broken:
+            # Below stable's rate a bet would gain on a canary that is better.
+            _between("broken", rate, self.broken_stable, math.nextafter(1, 2))
+            for part in shares:
+                _between("broken", part, 0, 1)
+        for name, total in (("start", 1), ("later", 2)):
+            _between(f"broken, {name}", sum(row[total] for row in self.broken), 0, 1)
         if self.grid < 2:
             raise UsageError(f"grid: expected at least 2 points, got {self.grid}")
         for name, weights in (
@@ -104,6 +111,15 @@ class Terms:
         ):
             if not math.isclose(sum(weights), 1) or min(weights) < 0:
                 raise UsageError(f"{name}: expected weights that sum to 1, got {sum(weights):g}")
+
+    @property
+    def shares(self) -> tuple[tuple[float, float], ...]:
+        """
+        The shares of each alternative: first "worse by r", then "broken". From the start, and of a later piece.
+        """
+        first, later = (1 - sum(row[which] for row in self.broken) for which in (1, 2))
+        ratios = ((first * weight, later * weight) for _, weight in self.worse)
+        return (*ratios, *((early, late) for _, early, late in self.broken))
 
     @property
     def worse(self) -> tuple[tuple[float, float], ...]:

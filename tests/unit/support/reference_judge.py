@@ -8,9 +8,12 @@ from math import exp, inf, log, log1p
 
 ALPHA, BETA, DELTA = 0.01, 0.05, 0.05
 TIMES, POINTS = 2.0, 0.005
-RATIOS = [1.5 * (100 / 1.5) ** (i / 23) for i in range(24)]
-WEIGHTS = [r**-0.25 / sum(x**-0.25 for x in RATIOS) for r in RATIOS]
-DEAD, EPS, START = 0.2, 0.01, 0.8
+RATIOS = [1.5 * (400 / 1.5) ** (i / 23) for i in range(24)]
+WEIGHTS = [r**-0.1 / sum(x**-0.1 for x in RATIOS) for r in RATIOS]
+# Stable's rate beside a broken canary; what is there from the start; requests after which the rest is put on.
+EPS, START, PATIENCE = 0.01, 0.9, 10_000
+# Of a canary that fails always, of one that fails half of its requests, and of "worse by r": from the start, and later.
+DEAD, HALF, RATIO = (0.09, 0.5), (0.03, 0.05), (0.88, 0.45)
 PROOF = [(1.0, 0.5), *((q, 1 / 12) for q in (0.1, 0.3, 0.6, 0.8, 1.25, 1.5))]
 BUDGET = [(f, 1 / 12) for f in (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)]
 RATES = [5e-4 * 2000 ** (i / 64) for i in range(64)]
@@ -35,19 +38,32 @@ class ReferenceJudge:
     """
 
     def __init__(self):
-        self.bad, self.dead, self.epochs = [log(START)] * 24, log(START), 0
+        self.bad = [log(START * RATIO[0] * weight) for weight in WEIGHTS]
+        self.dead, self.half = log(START * DEAD[0]), log(START * HALF[0])
+        self.n = self.placed = 0
         self.ratio, self.c, self.step = [0.0] * len(PROOF), [0, 0, 0, 0], [0, 0, 0, 0]
 
-    def epoch(self, *, new_weight=False):
+    @staticmethod
+    def cash(n):
         """
-        End an epoch.
+        What is still kept back after n requests.
         """
-        m = (1 - START) * ((4 / (self.epochs + 4)) ** 0.5 - (4 / (self.epochs + 5)) ** 0.5)
-        self.epochs += 1
-        self.bad = [lse((b, log(m))) for b in self.bad]
-        self.dead = lse((self.dead, log(m)))
-        if new_weight:
-            self.step = [0, 0, 0, 0]
+        return (1 - START) * (PATIENCE / (PATIENCE + n)) ** 0.5
+
+    def restart(self):
+        """
+        Bet on faults that begin now.
+        """
+        piece = self.cash(self.placed) - self.cash(self.n)
+        if piece:
+            self.bad = [
+                lse((b, log(piece * RATIO[1] * weight))) for b, weight in zip(self.bad, WEIGHTS, strict=True)
+            ]
+            self.dead, self.half = (
+                lse((self.dead, log(piece * DEAD[1]))),
+                lse((self.half, log(piece * HALF[1]))),
+            )
+        self.placed = self.n
 
     def add(self, w, ce, cs, se, ss):
         """
@@ -60,6 +76,11 @@ class ReferenceJudge:
         self.dead += (
             -inf if cs else times(ce, log(t / w)) + times(se, log((1 - t) / (1 - w))) - times(ss, log1p(-w))
         )
+        m = w * 0.5 + (1 - w) * EPS
+        self.half += (
+            ce * log(0.5 / m) + cs * log(0.5 / (1 - m)) + se * log(EPS / m) + ss * log((1 - EPS) / (1 - m))
+        )
+        self.n += ce + cs + se + ss
         b = share(TIMES, w)
         for i, (r, _) in enumerate(PROOF):
             t = share(r, w)
@@ -72,9 +93,7 @@ class ReferenceJudge:
         """
         The logarithm of the evidence against "not worse than stable".
         """
-        cash = (1 - START) * (4 / (self.epochs + 4)) ** 0.5
-        parts = [log(1 - DEAD) + log(p) + b for p, b in zip(WEIGHTS, self.bad, strict=True)]
-        return lse([*parts, log(DEAD) + self.dead, log(cash)])
+        return lse([*self.bad, self.dead, self.half, log(self.cash(self.placed))])
 
     @staticmethod
     def below(p, e, s):
