@@ -2,6 +2,7 @@
 From requests to looks: whose fault a status is, due order, slow and unfinished answers, users, pairs.
 """
 
+import http
 import random
 from dataclasses import replace
 
@@ -41,6 +42,30 @@ def looks(*requests, plan=PLAN, **more):
 )
 def test_whose_fault_a_status_is(status, code, whose):
     assert whose is blame(status, code)
+
+
+def test_what_is_refused_before_a_model_is_asked_counts_for_neither_track():
+    """
+    By the statuses' names. Every other one from 300 on is an answer that stable would not have given.
+    """
+    refused = {
+        *(
+            "UNAUTHORIZED",
+            "FORBIDDEN",
+            "METHOD_NOT_ALLOWED",
+            "NOT_ACCEPTABLE",
+            "PROXY_AUTHENTICATION_REQUIRED",
+        ),
+        *("REQUEST_TIMEOUT", "LENGTH_REQUIRED", "REQUEST_ENTITY_TOO_LARGE", "REQUEST_URI_TOO_LONG"),
+        *("UNSUPPORTED_MEDIA_TYPE", "EXPECTATION_FAILED", "MISDIRECTED_REQUEST", "UPGRADE_REQUIRED"),
+        *("REQUEST_HEADER_FIELDS_TOO_LARGE",),
+    }
+
+    by_clients = {status for status in range(200, 600) if blame(status, None) is Blame.CLIENT}
+
+    # 499 is Envoy's and nginx's: the client went away.
+    assert {499, *(http.HTTPStatus[name] for name in refused)} == by_clients
+    assert list(range(200, 300)) == [status for status in range(600) if blame(status, None) is Blame.NOBODY]
 
 
 def test_requests_are_counted_by_track_and_outcome():
@@ -193,10 +218,24 @@ GOOD_OUTPUT = np.full((2, 4), 0.25, dtype=np.float32)
         (np.float32([[0.25, 0.25, -0.25, 0.75]]), "probability outside 0 and 1"),
         (np.float32([[1.25, 0.25, -0.25, -0.25]]), "probability outside 0 and 1"),
         (np.float32([[0.2505, 0.25, 0.25, 0.25]]), ""),
+        (np.float32([[0.2515, 0.25, 0.25, 0.25]]), "probabilities that do not sum to 1"),
+        (np.float32([[0, 1, 0, 0]]), ""),
+        (np.float32([[-0.0009, 1.0009, 0, 0]]), ""),
+        (np.float32([[-0.0011, 1, 0.0011, 0]]), "probability outside 0 and 1"),
+        (np.float32([[-0.0009, -0.0009, 1.0018, 0]]), "probability outside 0 and 1"),
     ],
 )
 def test_an_answer_that_no_input_explains_is_named(output, fault):
     assert fault == fault_of(output, shape=(-1, 4), dtype=np.float32, distribution=True)
+
+
+def test_the_last_axis_is_the_distribution():
+    """
+    Of two images with three boxes of two classes each.
+    """
+    output = np.full((2, 3, 2), 0.5, dtype=np.float32)
+
+    assert "" == fault_of(output, shape=(-1, 3, 2), dtype=np.float32, distribution=True)
 
 
 def test_an_output_that_is_no_distribution_may_sum_to_anything():

@@ -73,7 +73,10 @@ def changed(number, pattern, by):
     [
         (changed(20, r'"errors":\[\d+', '"errors":[9'), "log, line 21: expected"),
         (changed(20, r'"errors":\[(\d+),(\d+)', r'"errors":[\1,9\2'), "log, line 21: expected"),
-        (changed(20, '"action":"wait"', '"action":"promote"'), "log, line 21: expected"),
+        (
+            changed(20, '"action":"wait"', '"action":"promote"'),
+            f"log, line 21: expected {json.loads(LINES[20])['chain'][:12]}… as its digest",
+        ),
         (changed(20, r'"evidence":-?0', '"evidence":1'), "log, line 21: expected"),
         (changed(20, r'"chain":"\w', '"chain":"x'), "log, line 21: expected"),
         (changed(20, r'"at":20.0', '"at":20'), "log, line 21: expected"),
@@ -89,7 +92,7 @@ def changed(number, pattern, by):
         ([*LINES[:5], "{"], "log, line 6: expected JSON"),
         ([*LINES[:5], "[]"], "log, line 6: expected an object, got list"),
         ([*LINES[:5], "{}"], "look: expected what a judge wrote"),
-        ([*LINES[:5], "[" * 100_000], "log, line 6: expected JSON"),
+        ([*LINES[:5], "[" * 100_000], f"log, line 6: expected JSON, got '{'[' * 40}'"),
         ([], "log, line 1: expected JSON"),
     ],
 )

@@ -16,7 +16,7 @@ from tfcanary.judge.judge import Judge
 from tfcanary.judge.look import Look
 from tfcanary.judge.plan import Plan
 from tfcanary.judge.ramp import Ramp
-from tfcanary.judge.ruling import Action
+from tfcanary.judge.ruling import Action, rounded
 from tfcanary.judge.terms import Terms
 
 CLEAN = Counts(0, 900, 0, 900)
@@ -185,6 +185,15 @@ def test_what_is_not_decided_within_the_horizon_is_inconclusive():
             [at(1, errors=Counts(0, 50, 0, 50)), at(20, errors=Counts(0, 60, 0, 60))],
             "wait: errors: evidence ",
         ),
+        (
+            Plan(),
+            [
+                at(1, 25, Counts(0, 900, 0, 2700)),
+                at(20, errors=Counts(0, 50, 0, 50)),
+                at(40, errors=Counts(0, 49, 0, 49)),
+            ],
+            "wait: 99 of 100 canary answers in this step",
+        ),
         (Plan(), [at(1), at(20, weight=25), at(21), at(22)], "wait: the step is 1 s of 10 s old"),
         (
             Plan(signals=("errors", "slow"), required=("errors", "slow")),
@@ -192,7 +201,7 @@ def test_what_is_not_decided_within_the_horizon_is_inconclusive():
             "wait: slow: evidence 1 of 20",
         ),
     ],
-    ids=["weight", "seconds", "requests", "proof", "new step", "second signal"],
+    ids=["weight", "seconds", "requests", "default requests", "proof", "new step", "second signal"],
 )
 def test_what_is_missing_is_said(plan, given, waits):
     ruling = after(*given, plan=plan)
@@ -223,6 +232,7 @@ NO_DATA = {
     "NaN routed": {"routed": (NAN, 900)},
     "NaN weight": {"weight": NAN},
     "weight of another unit": {"weight": 5000},
+    "a weight above all": {"weight": 100.5},
     "negative weight": {"weight": -50},
     "no time": {"at": NAN},
     "time without end": {"at": math.inf},
@@ -316,6 +326,20 @@ def test_a_reading_that_cannot_be_used_says_why(after_that, why):
 
 def test_two_readings_give_what_was_counted_between_them():
     assert {"bad": 0, "good": 50} == difference(BEFORE, Reading(25, 10, {"bad": 3, "good": 150.0}))
+    assert {"bad": 0} == difference(Reading(10, 10, {"bad": 0}), Reading(25, 10, {"bad": 0}))
+
+
+def test_a_logarithm_that_rounds_to_nothing_has_no_sign():
+    assert "0.0" == str(rounded(-1e-9))
+    assert "-0.000001" == f"{rounded(-1.4e-6):f}"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"least_requests": 0}, {"least_seconds": 0}, {"horizon": 0.5, "least_seconds": 0.1}, {"stale": 0.5}],
+)
+def test_a_plan_within_its_limits_is_taken(changed):
+    assert Plan(**changed).digest != Plan().digest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfcanary.judge.classes import MOST_CLASSES, ClassShift
+from tfcanary.judge.classes import ClassShift
 from tfcanary.judge.cohorts import Cohorts, discoveries
 from tfcanary.judge.counts import Counts, Pairs
 from tfcanary.judge.guards import SplitGuard
@@ -159,14 +159,15 @@ def test_inputs_that_drift_for_both_tracks_are_no_shift():
     assert math.log(100) > peak
 
 
-def test_no_class_beyond_the_last_is_followed_and_none_without_a_draw():
+def test_no_class_beyond_the_64th_is_followed_and_none_without_a_draw():
     test = shift(
-        (10.0, {f"{i:03}": (1, 0) for i in range(MOST_CLASSES + 5)}),
+        (10.0, {f"{i:03}": (1, 0) for i in range(70)}),
         (100.0, {"x": (1, 0)}),
         (0.0, {"y": (0, 1)}),
     )
 
-    assert MOST_CLASSES == len(test.parts)
+    assert 64 == len(test.parts)
+    assert 1 == len(shift((1.0, {"z": (0, 1)})).parts)
 
 
 def cohorts(rng, rates, requests):
@@ -260,8 +261,9 @@ def test_a_split_that_is_not_the_declared_one_is_found(real, within):
         (10, 0.12, 1, 8146),
         (10, 0.15, 1, 1384),
         (10, 0.2, 1, 378),
-        # Twice this weight is no split.
+        # Twice this weight is no split, or one that gives stable nothing.
         (60, 0.55, 1, 3397),
+        (50, 0.45, 1, 3361),
         (10, 0.12, 2, 8630),
         (10, 0.12, 9, 9955),
     ],

@@ -60,11 +60,8 @@ class SplitGuard:
 
     def refuted(self, weight: float) -> bool:
         """
-        Whether these answers cannot come from this weight, in per cent.
+        Whether these answers cannot come from this weight, in per cent. At 0 and at 100 one contrary answer is enough.
         """
-        if not 0 < weight < 100:
-            # Nothing is left to chance: one contrary answer is enough.
-            return bool(self.canary if weight == 0 else self.stable)
         declared = {"canary": weight, "stable": 100 - weight}
         others = [
             {"canary": weight * part, "stable": 100 - weight * part}
