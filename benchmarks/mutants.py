@@ -39,16 +39,28 @@ FIRST = {
     "passage": ["passage"],
     "outlook": ["command"],
     "ramp": ["ramp"],
-    "counters": ["rulings"],
+    "counters": ["inputs"],
     "feed": ["feed"],
     "answers": ["feed"],
     "statuses": ["feed"],
     "reading": ["rulings", "state"],
     "reasons": ["rulings", "feed"],
-    "plan": ["rulings", "state"],
+    "plan": ["inputs", "rulings", "state"],
     "look": ["rulings", "state"],
 }
-ALL = ("log", "rulings", "signals", "feed", "state", "ramp", "rates", "passage", "eprocess", "command")
+ALL = (
+    "log",
+    "rulings",
+    "inputs",
+    "signals",
+    "feed",
+    "state",
+    "ramp",
+    "rates",
+    "passage",
+    "eprocess",
+    "command",
+)
 _REVERSED = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE}
 
 
