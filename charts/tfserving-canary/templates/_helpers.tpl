@@ -21,9 +21,9 @@ Together they have 117 characters at most, of 253. Passed the root context. */}}
 {{ .Release.Namespace }}.{{ include "tfserving-canary.name" . }}
 {{- end }}
 
-{{- /* Renders, as JSON, the headers into which the gateway writes a token's claims, each with the header that routes read
-instead. The gateway takes the first ones away from every request, whatever its host is: they are this release's alone.
-Empty without tokens. Passed the root context. */}}
+{{- /* Renders, as JSON, the headers into which the gateway writes a token's claims, each with the header that routes
+read instead. The gateway takes the first ones away from every request, whatever its host is: they are this release's
+alone. Empty without tokens. Passed the root context. */}}
 {{- define "tfserving-canary.claimHeaders" -}}
 {{- $found := dict }}
 {{- if .Values.security.jwt.issuer }}
