@@ -202,7 +202,8 @@ def command(rolling: Rolling, *arguments: str) -> list[str]:
 
 def state_of(rolling: Rolling) -> State:
     stored = rolling.cluster().load()
-    assert stored is not None
+    if stored is None:
+        raise NotYet("no state is stored")
     return from_text(stored.text)
 
 
