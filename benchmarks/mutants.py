@@ -134,11 +134,18 @@ def noticed(module: str, tree: ast.Module, tests: Sequence[str]) -> bool:
         signal.alarm(SECONDS)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         sys.meta_path.insert(0, Changed(f"tfcanary.judge.{module}", tree))
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            code = pytest.main([*OPTIONS, *tests])
-        os._exit(0 if code == 0 else 1)
+        code = int(pytest.ExitCode.INTERNAL_ERROR)
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                code = int(pytest.main([*OPTIONS, *tests]))
+        finally:
+            os._exit(code)
     _, status = os.waitpid(child, 0)
-    # A change that never ends is noticed as well.
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) > 2:
+        raise SystemExit(
+            f"{module}: expected tests that hold or fail, got pytest's code {os.WEXITSTATUS(status)}"
+        )
+    # A change that cannot be imported, or never ends, is noticed as well.
     return status != 0
 
 

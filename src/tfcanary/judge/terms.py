@@ -98,7 +98,7 @@ class Terms:
         _between("patience", self.patience, 0, math.inf)
         for rate, *shares in self.broken:
             # Below stable's rate a bet would gain on a canary that is better.
-            _between("broken", rate, self.broken_stable, math.nextafter(1, 2))
+            _between("broken", rate, self.broken_stable, math.nextafter(1, math.inf))
             for part in shares:
                 _between("broken", part, 0, 1)
         for name, total in (("start", 1), ("later", 2)):
