@@ -112,6 +112,16 @@ def change(state, path, value):
             [None] * 26,
             "judge's state: expected what a judge saved, got TypeError",
         ),
+        (
+            ["errors", "worse", "parts"],
+            [0.0] * 23 + [None] * 3,
+            "judge's state: expected what a judge saved, got T",
+        ),
+        (
+            ["errors", "worse", "parts"],
+            [None] + [0.0] * 25,
+            "judge's state: expected what a judge saved, got TypeErr",
+        ),
         (["errors", "worse", "placed"], 11, "judge's state: expected what a judge saved, got ValueError"),
         (["errors", "worse", "requests"], -1, "judge's state: expected what a judge saved"),
         (["errors"], None, "judge's state: expected what a judge saved"),

@@ -118,7 +118,7 @@ def worse_evidence(terms: Terms, chance: float) -> Evidence:
 
     def evidence(canary: int, stable: int) -> float:
         test = copy(begun)
-        test.add(chance, Counts(canary, 0, stable, 0))
+        test.add(chance, Counts(canary_bad=canary, stable_bad=stable))
         return log_sum(test.parts[: terms.grid])
 
     return evidence
@@ -183,7 +183,7 @@ def proof(terms: Terms, tolerance: Tolerance, *, canary: float, stable: float, c
 
     def evidence(stable_bad: int, canary_bad: int) -> float:
         test = copy(begun)
-        test.add(chance, Counts(canary_bad, 0, stable_bad, 0))
+        test.add(chance, Counts(canary_bad=canary_bad, stable_bad=stable_bad))
         return test.ratio()
 
     bound = math.log(1 / terms.beta)

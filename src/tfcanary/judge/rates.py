@@ -158,13 +158,12 @@ class Worse:
         Raises:
             ValueError: if it belongs to other terms.
         """
+        given = state["parts"]
         # Only a bet on "broken" can be lost for good.
-        ended = [i for i, part in enumerate(state["parts"]) if part is None and i >= self._terms.grid]
-        self.parts = floats(
-            (0 if i in ended else part for i, part in enumerate(state["parts"])), len(self.parts)
-        )
-        for i in ended:
-            self.parts[i] = -math.inf
+        lost = [i for i, part in enumerate(given) if part is None and i >= self._terms.grid]
+        left = [part for i, part in enumerate(given) if i not in lost]
+        others = iter(floats(left, len(self.parts) - len(lost)))
+        self.parts = [-math.inf if i in lost else next(others) for i in range(len(self.parts))]
         self.requests, self.placed = count(state["requests"]), count(state["placed"])
         if self.placed > self.requests:
             raise ValueError(f"expected at most {self.requests} requests before the last piece")
@@ -183,7 +182,9 @@ def mixture(terms: Terms, chance: float, canary: int, stable: int) -> float:
     """
     parts = []
     for times, weight in terms.worse:
-        parts.append(math.log(weight) + _by_ratio(times, chance).on(Counts(canary, 0, stable, 0)))
+        parts.append(
+            math.log(weight) + _by_ratio(times, chance).on(Counts(canary_bad=canary, stable_bad=stable))
+        )
     return log_sum(parts)
 
 
