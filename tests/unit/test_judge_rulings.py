@@ -79,6 +79,19 @@ def test_a_worse_canary_is_rolled_back_with_its_numbers():
     assert 1e-4 > ruling.p_value > 0
 
 
+def test_the_signal_that_is_named_has_most_of_the_evidence_by_its_share():
+    """
+    One more slow answer than failures is a little more evidence, and has two sevenths of the weight.
+    """
+    plan, counts = Plan(signals=("errors", "slow")), Counts(30, 970, 3, 997)
+
+    def named(slow):
+        return after(at(1, errors=counts, slow=Counts(slow, 1000 - slow, 3, 997)), plan=plan).sentence
+
+    assert named(31).startswith("roll back: errors worse than stable")
+    assert named(35).startswith("roll back: slow worse than stable")
+
+
 def test_rolling_back_comes_before_promoting():
     """
     Bad in the end, after a long good time that proves the tolerance.
@@ -166,6 +179,15 @@ def test_what_is_not_decided_within_the_horizon_is_inconclusive():
     assert Action.INCONCLUSIVE is ruling.action
     assert ruling.sentence.startswith("inconclusive: not decided within 4 h: the weight is 5 % of 50 %; ")
     assert Action.WAIT is after(early, dataclasses.replace(early, at=4 * 3600.0)).action
+
+
+def test_the_horizon_is_said_in_hours():
+    """
+    3,618.5 seconds, to three digits: 1.00514 hours.
+    """
+    ruling = after(at(1, 25, Counts(0, 1, 0, 3)), at(3620, 25, Counts(0, 1, 0, 3)), plan=Plan(horizon=3618.5))
+
+    assert ruling.sentence.startswith("inconclusive: not decided within 1.01 h: ")
 
 
 @pytest.mark.parametrize(

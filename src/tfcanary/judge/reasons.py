@@ -55,7 +55,7 @@ def _void(judge: "Judge") -> Decision | None:
     if not split.refuted(judge.weight):
         return None
     seen = f"the canary gave {of(split.canary, split.canary + split.stable)} answers of this step"
-    if judge.weight > 0 and not split.canary:
+    if not split.canary:
         return (
             Action.ROLLBACK,
             f"roll back: {seen} at a weight of {judge.weight:g} %: nothing that it gets is answered",
