@@ -120,7 +120,7 @@ def waiting_for(judge: "Judge", now: float | None) -> list[str]:
         waits.append(f"{judge.split.canary:,} of {plan.least_requests:,} canary answers in this step")
     bound = 1 / plan.terms.beta
     waits.extend(
-        f"{signal.name}: evidence {math.exp(min(signal.not_worse, 700)):.3g} of {bound:.3g} that it is not worse; {signal.counts}"
+        f"{signal.name}: evidence {math.exp(signal.not_worse):.3g} of {bound:.3g} that it is not worse; {signal.counts}"
         for signal in judge.signals()
         if signal.required and not signal.proven and signal.not_worse is not None
     )
