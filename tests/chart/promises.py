@@ -84,6 +84,13 @@ def _unsafe(container: Object, shared: Object) -> list[str]:
     return [name for name, broken in rules.items() if broken]
 
 
+def tracks_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    The tracks that there are: one that is null was taken away.
+    """
+    return {name: settings for name, settings in values["tracks"].items() if settings is not None}
+
+
 def broken(values: Mapping[str, Any], objects: list[Object]) -> Iterator[str]:
     """
     Each promise that a rendering breaks.
@@ -100,7 +107,7 @@ def broken(values: Mapping[str, Any], objects: list[Object]) -> Iterator[str]:
     yield from _gateway(values, kinds)
     yield from _guards(values, kinds)
     (release,) = kinds["Service"]
-    for track, settings in values["tracks"].items():
+    for track, settings in tracks_of(values).items():
         yield from _deployment(values, settings, f"{release}-{track}", kinds)
     for pod in _pods(kinds):
         yield from _pod(values, pod)
@@ -114,7 +121,7 @@ def _pods(kinds: dict[str, dict[str, Object]]) -> list[Object]:
 def _routes(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> Iterator[str]:
     (rule,) = kinds["DestinationRule"].values()
     declared = {subset["name"] for subset in rule["spec"]["subsets"]}
-    if declared != set(values["tracks"]):
+    if declared != set(tracks_of(values)):
         yield "the subsets are not the tracks"
     if len(kinds["VirtualService"]) != 2:
         yield "not the routes of the gateway and those of the mesh"
@@ -148,7 +155,7 @@ def _destinations(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]
             and not detection.get("consecutiveGatewayErrors")
         ):
             yield "answers, which a client can cause, eject a pod"
-        pods = _least(values["tracks"].get(subset["name"], {"replicas": 0}))
+        pods = _least(tracks_of(values).get(subset["name"], {"replicas": 0}))
         if percent is not None and not 1 <= pods * percent // 100 <= pods - 1:
             yield f"of {pods} pods none or all may be ejected"
 
@@ -284,9 +291,9 @@ def _pod(values: Mapping[str, Any], pod: Object) -> Iterator[str]:
         # A track may have an image of its own.
         digests = [(values["helmTest"]["image"] if test else values["image"])["digest"]]
         digests += (
-            [] if test else [one.get("image", {}).get("digest", "") for one in values["tracks"].values()]
+            [] if test else [one.get("image", {}).get("digest", "") for one in tracks_of(values).values()]
         )
-        own = not test and any("image" in one for one in values["tracks"].values())
+        own = not test and any("image" in one for one in tracks_of(values).values())
         if image.endswith(":latest") or not (
             own or digests[0] == "" or any(image.endswith(f"@{one}") for one in digests if one)
         ):

@@ -195,7 +195,7 @@ class Generator:
                 labels.update(match["sourceLabels"])
             path = match.get("path", {})
             paths.append(path.get("prefix", "").rstrip("/") + paths[0])
-            if path.get("version") in values["tracks"]:
+            if values["tracks"].get(path.get("version")):
                 version = values["tracks"][path["version"]]["version"]
                 paths.append(f"/v1/models/{values['model']['name']}/versions/{version}/metadata")
         if self.draw.random() < 0.5:

@@ -76,6 +76,16 @@ app.kubernetes.io/version: {{ include "tfserving-canary.version" . | quote }}
 track: {{ .track | quote }}
 {{- end }}
 
+{{- /* Renders, as JSON, the tracks by name. One that is null was taken away: Helm keeps the null in the release where
+an upgrade takes the track away a second time. Passed the root context. */}}
+{{- define "tfserving-canary.tracks" -}}
+{{- $tracks := dict }}
+{{- range $track, $settings := .Values.tracks }}
+{{- if $settings }}{{ $_ := set $tracks $track $settings }}{{ end }}
+{{- end }}
+{{- $tracks | toJson }}
+{{- end }}
+
 {{- /* Renders the version of the model that a track serves. Helm reads numbers as floats: without int64 a time stamp
 as a version would be rendered as 1.7e+09. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.version" -}}

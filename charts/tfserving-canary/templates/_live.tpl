@@ -22,7 +22,7 @@ would answer 503 until the pods are Ready. The list is empty where no cluster ca
 {{- $next := dict }}
 {{- range $route := .Values.routing.routes }}
 {{- range $track, $weight := $route.weights }}
-{{- if and (gt (int64 $weight) 0) (hasKey $.Values.tracks $track) }}
+{{- if and (gt (int64 $weight) 0) (get $.Values.tracks $track) }}
 {{- $_ := set $next $track (max (get $next $track | default 0 | int64) (int64 $weight)) }}
 {{- end }}
 {{- end }}

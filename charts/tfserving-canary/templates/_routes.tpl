@@ -269,7 +269,7 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- /* Renders an expression for the REST paths of the version that a track serves. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.versionExpression" -}}
 /v1/models/{{ regexQuoteMeta .root.Values.model.name }}/versions/
-{{- if hasKey .root.Values.tracks .track }}{{ include "tfserving-canary.version" . }}{{ end }}([:/].*)?
+{{- if get .root.Values.tracks .track }}{{ include "tfserving-canary.version" . }}{{ end }}([:/].*)?
 {{- end }}
 
 {{- /* Renders the revision of the routes: a hash of what is rendered and of the namespace. `helm upgrade`,

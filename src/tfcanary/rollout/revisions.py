@@ -131,7 +131,8 @@ class Revisions:
                 f"release {name!r}: expected routing.attribution true, got false; without it nobody sees which track "
                 "answered, nor which routes a gateway pod has"
             )
-        tracks: Mapping[str, Any] = values["tracks"]
+        # One that is null was taken away.
+        tracks: Mapping[str, Any] = {name: one for name, one in values["tracks"].items() if one}
         return Baseline(
             current.number,
             releases.values(name, current.number, defaults=False),

@@ -53,6 +53,8 @@ def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
     """
     require_types(values, chart, read=_READ)
     tracks, routing, gateway = (values.get(key) or {} for key in ("tracks", "routing", "gateway"))
+    # One that is null was taken away, and the release says so still.
+    tracks = {name: settings for name, settings in tracks.items() if settings is not None}
     model = (values.get("model") or {}).get("name")
     if not tracks:
         raise MissingValueError("tracks", "at least one track")
