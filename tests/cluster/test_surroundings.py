@@ -197,7 +197,10 @@ def retrying(namespace: str) -> dict[str, Any]:
                     "applyTo": "HTTP_ROUTE",
                     "match": {
                         "context": "GATEWAY",
-                        "routeConfiguration": {"vhost": {"name": f"{namespace}.test:80"}},
+                        # What the gateway answers itself has no route action, and Envoy refuses one that has both.
+                        "routeConfiguration": {
+                            "vhost": {"name": f"{namespace}.test:80", "route": {"action": "ROUTE"}}
+                        },
                     },
                     "patch": {"operation": "MERGE", "value": retry},
                 }
