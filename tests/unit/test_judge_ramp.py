@@ -49,7 +49,7 @@ def test_the_next_weight_is_the_specifications(counts, weight, per_second, react
 
 @pytest.mark.parametrize(
     ("per_second", "reaction", "first"),
-    [(2, 5, 5), (20, 5, 5), (200, 5, 1), (200, 19, None), (40, 5, 5), (41, 5, 1)],
+    [(2, 5, 5), (20, 5, 5), (200, 5, 1), (200, 19, None), (40, 5, 5), (41, 5, 1), (200.1, 1, 1)],
 )
 def test_the_first_weight_is_what_the_traffic_allows(per_second, reaction, first):
     """
@@ -110,3 +110,39 @@ def test_a_ramp_that_would_stay_is_refused(changed, message):
         Ramp(**changed)
 
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("excess", "per_second", "expected"),
+    [
+        pytest.param(1.0, 200, 5, id="just-enough"),
+        pytest.param(1.0, 200.1, 1, id="a-little-more"),
+        pytest.param(0.0, 500_000, 5, id="no-excess-is-bounded"),
+        pytest.param(-0.1, 500_000, 5, id="nor-a-negative-one"),
+    ],
+)
+def test_the_next_weight_is_10_bad_answers_exactly(excess, per_second, expected):
+    """
+    At a reaction of one second: 5 % of 200 a second are 10, and an excess of zero is taken to be a millionth.
+    """
+    assert expected == RAMP.next_weight(1, excess=excess, proven=False, per_second=per_second, reaction=1)
+
+
+def test_the_defaults_are_the_specifications():
+    """
+    10 bad answers for each reaction, steps of 5 times at most, 5 % to begin with, and 10 s for a step.
+    """
+    assert ((1, 5, 25, 50), 10, 5, 5, 10) == (
+        *(RAMP.ladder, RAMP.answers, RAMP.growth, RAMP.first, RAMP.dwell),
+    )
+
+
+def test_the_limits_of_a_ramp():
+    """
+    What is just allowed, and what is just refused.
+    """
+    for allowed in ({"answers": 0.5}, {"dwell": 0.0}, {"dwell": 0.5}, {"first": 1.0}, {"ladder": (1.0, 5.0)}):
+        assert Ramp(**allowed)
+    for refused in ({"answers": 0.0}, {"dwell": -0.5}, {"first": 0.5}, {"ladder": (1.0, 5.002)}):
+        with pytest.raises(UsageError, match=r"^(ramp|ladder): expected"):
+            Ramp(**refused)
