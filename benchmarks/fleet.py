@@ -13,7 +13,6 @@ import json
 import math
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,13 +21,13 @@ from typing import Self
 
 import httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from tfcanary.check.propagation import IN_A_ROW
-from tfcanary.check.sources import releases_in
-from tfcanary.client.rest import RestClient
+from tfcanary.check.sources import from_release, releases_in
 from tfcanary.contract import Api
 from tfcanary.kube.envoy import ADMIN_PORT
-from tfcanary.kube.gateway import gateway_address, gateway_pods
+from tfcanary.kube.gateway import gateway_pods
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import PodPort, forwarded
 from tfcanary.kube.virtualservice import route_revision
@@ -131,17 +130,16 @@ class Subject:
         """
         self._name = name
         self._live, self._releases = LiveObjects(target), releases_in(target)
-        values = self._releases.values(name)
-        self._host, self._model = values["gateway"]["hosts"][0], values["model"]["name"]
-        self._address = gateway_address(self._live, name)
+        subject = from_release(name, target)
+        self._address, self._host = subject.gateway, subject.host
+        self._call = metadata_call(Api.REST, subject.routing.model)
         (self._pod, *_) = gateway_pods(self._live, name)
 
     def row(self, releases: int, seconds: float) -> Row:
         """
         Measure beside so many releases.
         """
-        call = metadata_call(Api.REST, self._model)
-        with Traffic(self._address, [call], concurrency=CONNECTIONS, host=self._host) as load:
+        with Traffic(self._address, [self._call], concurrency=CONNECTIONS, host=self._host) as load:
             time.sleep(seconds)
             records = load.stop()
         records.assert_none_failed()
@@ -162,26 +160,15 @@ class Subject:
         """
         Seconds of `helm upgrade`, and from its end until its revision was seen.
         """
-        seen: list[tuple[float, str | None]] = []
-        ended = threading.Event()
-
-        def look() -> None:
-            with RestClient(self._address, self._model, host=self._host) as client:
-                while not ended.is_set():
-                    seen.append((time.monotonic(), client.metadata().revision))
-
-        looking = threading.Thread(target=look)
-        looking.start()
-        try:
-            began = time.monotonic()
+        with Traffic(self._address, [self._call], concurrency=1, host=self._host) as load:
+            began = time.time()
             self._releases.apply(self._name, files=[file])
-            upgraded = time.monotonic()
+            upgraded = time.time()
             wanted = str(route_revision(self._live.virtual_service(self._name)))
-            wait_until("the revision", lambda: require_last(seen, wanted), timeout_seconds=60)
-        finally:
-            ended.set()
-            looking.join()
-        arrived = next(at for at, revision in seen if revision == wanted)
+            load.wait_for_revision(wanted, in_a_row=IN_A_ROW)
+            records, start = load.records(), load.began
+        of_it = records.revision == records.names.index(wanted)
+        arrived = start + float((records.due + records.latency)[of_it].min())
         return upgraded - began, max(0.0, arrived - upgraded)
 
     def _pushes(self) -> tuple[float, float]:
@@ -190,11 +177,9 @@ class Subject:
         """
         (istiod,) = self._live.pods_labelled("istiod", SYSTEM, {"app": "istiod"})[:1]
         pod = PodPort(istiod.metadata.name, SYSTEM, ISTIOD_METRICS)
-        lines = admin(self._live, pod, ISTIOD_METRICS, "/metrics").text.splitlines()
-        found = dict(
-            line.rsplit(" ", 1) for line in lines if line.startswith("pilot_proxy_convergence_time_")
-        )
-        count, total = (float(found[f"pilot_proxy_convergence_time_{part}"]) for part in ("count", "sum"))
+        families = text_string_to_metric_families(admin(self._live, pod, ISTIOD_METRICS, "/metrics").text)
+        found = {sample.name: sample.value for family in families for sample in family.samples}
+        count, total = (found[f"pilot_proxy_convergence_time_{part}"] for part in ("count", "sum"))
         return count, total
 
 
@@ -211,15 +196,6 @@ def name_of(number: int) -> str:
     The name of a release; all are of one length.
     """
     return f"fleet-{number:04d}"
-
-
-def require_last(seen: Sequence[tuple[float, str | None]], wanted: str) -> None:
-    """
-    Require that the last answers are all of one revision.
-    """
-    last = {revision for _, revision in seen[-IN_A_ROW:]}
-    if last != {wanted}:
-        raise NotYet(f"revisions {last}")
 
 
 def rendered(namespace: str, *, own: bool) -> str:

@@ -175,6 +175,11 @@ the requests that it has begun. Passed the root context. */}}
 {{ add (int64 .Values.server.drainSeconds) (int64 .Values.routing.timeoutSeconds) }}
 {{- end }}
 
+{{- /* Renders the number of seconds after which a stopping pod is killed, at the least. Passed the root context. */}}
+{{- define "tfserving-canary.graceSeconds" -}}
+{{ add (include "tfserving-canary.stopSeconds" . | int64) 5 }}
+{{- end }}
+
 {{- /* Renders the smallest number of pods of a track: its replicas, or the minimum of its autoscaler. Passed the
 track's values. */}}
 {{- define "tfserving-canary.leastPods" -}}

@@ -165,9 +165,7 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- $matched := include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson }}
 {{- $headers := merge $matched .variant.headers }}
 {{- $cookie := $routing.stickyCookie }}
-{{- /* Callers inside the mesh speak plain HTTP with their sidecar. */}}
-{{- $tls := and .root.Values.gateway.tls.enabled (eq .place "gateway") }}
-{{- $secure := or (eq $cookie.secure "always") (and (eq $cookie.secure "auto") $tls) -}}
+{{- $secure := include "tfserving-canary.cookieSecure" . -}}
 - name: {{ printf "%s-%s" .variant.name .api.name | quote }}
   match:
     - uri:
@@ -212,7 +210,8 @@ x-bucket-{{ .Values.model.name | lower }}
           add:
             set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=%s%s%s"
               $cookie.name $track (int64 $cookie.maxAgeSeconds) $cookie.sameSite
-              (ternary "; Secure" "" $secure) (ternary (printf "; Domain=%s" $cookie.domain) "" (ne $cookie.domain ""))
+              (ternary "; Secure" "" (ne $secure ""))
+              (ternary (printf "; Domain=%s" $cookie.domain) "" (ne $cookie.domain ""))
               | quote }}
           {{- end }}
           {{- if $routing.attribution }}
@@ -264,6 +263,14 @@ x-bucket-{{ .Values.model.name | lower }}
       set:
         x-route-revision: {{ .revision | quote }}
   {{- end }}
+{{- end }}
+
+{{- /* Renders something if the cookie of sticky clients is Secure. Callers inside the mesh speak plain HTTP with their
+sidecar. Passed a dict: root, place (see routes). */}}
+{{- define "tfserving-canary.cookieSecure" -}}
+{{- $asked := .root.Values.routing.stickyCookie.secure }}
+{{- $tls := and .root.Values.gateway.tls.enabled (eq .place "gateway") }}
+{{- if or (eq $asked "always") (and (eq $asked "auto") $tls) }}yes{{ end }}
 {{- end }}
 
 {{- /* Renders an expression for the REST paths of the version that a track serves. Passed a dict: root, track. */}}

@@ -44,6 +44,13 @@ def coalesce(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     return merged
 
 
+def tracks_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The settings of a release's tracks by name. One that is null was taken away, and Helm may keep the null.
+    """
+    return {name: settings for name, settings in (values.get("tracks") or {}).items() if settings is not None}
+
+
 def read_values(path: Path) -> dict[str, Any]:
     """
     Read one values file.

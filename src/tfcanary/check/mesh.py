@@ -221,7 +221,9 @@ class Gateways:
         missing = self._each(Proxy.missing_filters)
         strange = self._each(lambda proxy: proxy.strange_filters(allowed))
         seen = sum(len(proxy.filters) for proxy in self._proxies)
-        advice = "; ".join([*[_FILTERS_NEXT] * bool(strange), *[_MISSING_NEXT] * bool(missing)])
+        advice = "; ".join(
+            text for text, found in ((_FILTERS_NEXT, strange), (_MISSING_NEXT, missing)) if found
+        )
         return self._finding("filters", _USUAL, [*missing, *strange], seen, advice, about="at the gateway")
 
     def endpoints(self, others: Callable[[str], str]) -> Iterator[Finding]:

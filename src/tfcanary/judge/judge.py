@@ -298,8 +298,8 @@ def restored(plan: Plan, text: str) -> Judge:
         judge.at = None if state["at"] is None else float(state["at"])
         judge.began, judge.step_began = float(state["began"]), float(state["stepBegan"])
         judge.weight, judge.peak = float(state["weight"]), float(state["peak"])
-        for name in ("looks", "missing", "unnamed"):
-            setattr(judge, name, count(state[name]))
+        judge.looks, judge.missing = count(state["looks"]), count(state["missing"])
+        judge.unnamed = count(state["unnamed"])
         judge.problem = str(state["problem"])
         judge.errors.restore(state["errors"])
         for name, test in judge.tests.items():

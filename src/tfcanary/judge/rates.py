@@ -180,12 +180,8 @@ def mixture(terms: Terms, chance: float, canary: int, stable: int) -> float:
     """
     The logarithm of the evidence for "worse" of so many events, at one chance and with no part kept back.
     """
-    parts = []
-    for times, weight in terms.worse:
-        parts.append(
-            math.log(weight) + _by_ratio(times, chance).on(Counts(canary_bad=canary, stable_bad=stable))
-        )
-    return log_sum(parts)
+    counts = Counts(canary_bad=canary, stable_bad=stable)
+    return log_sum([math.log(weight) + _by_ratio(times, chance).on(counts) for times, weight in terms.worse])
 
 
 class NotWorse:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcanary.chart import source
-from tfcanary.chart.values import merge
+from tfcanary.chart.values import merge, tracks_of
 from tfcanary.contract import rest_path
 from tfcanary.errors import UnreachableError, UsageError
 from tfcanary.helm.failures import HelmError
@@ -131,8 +131,7 @@ class Revisions:
                 f"release {name!r}: expected routing.attribution true, got false; without it nobody sees which track "
                 "answered, nor which routes a gateway pod has"
             )
-        # One that is null was taken away.
-        tracks: Mapping[str, Any] = {name: one for name, one in values["tracks"].items() if one}
+        tracks = tracks_of(values)
         return Baseline(
             current.number,
             releases.values(name, current.number, defaults=False),

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tfcanary.chart.schema import require_types
+from tfcanary.chart.values import tracks_of
 from tfcanary.errors import MissingValueError, UsageError
 from tfcanary.paths import CHART
 from tfcanary.routing.route import HeaderMatch, Kind, Mirror, Route, Routing, Sticky, cookie_expression
@@ -52,9 +53,8 @@ def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
         UsageError: naming the values path, what was expected and what was got.
     """
     require_types(values, chart, read=_READ)
-    tracks, routing, gateway = (values.get(key) or {} for key in ("tracks", "routing", "gateway"))
-    # One that is null was taken away, and the release says so still.
-    tracks = {name: settings for name, settings in tracks.items() if settings is not None}
+    tracks = tracks_of(values)
+    routing, gateway = (values.get(key) or {} for key in ("routing", "gateway"))
     model = (values.get("model") or {}).get("name")
     if not tracks:
         raise MissingValueError("tracks", "at least one track")
