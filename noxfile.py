@@ -52,7 +52,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything that CI runs: lint, types, and all tests, those on a real cluster last (`-- --keep` keeps it)."""
     begin_up(session)
-    for name in ("lint", "types", "docs", "unit", "pages", "export", "modelserver", "chart"):
+    for name in ("lint", "types", "docs", "unit", "pages", "export", "modelserver", "chart", "packaging"):
         session.notify(name, [])
     session.notify("cluster", session.posargs)
 
@@ -111,6 +111,12 @@ def chart(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def packaging(session: nox.Session) -> None:
+    """Releases, as they are made: the same twice, complete, and refused where something disagrees."""
+    pytest(session, "tests/packaging", *TWO, env=release_programs(session))
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """The pages of docs/ as a site: a broken link or a page outside the navigation is an error."""
     with tempfile.TemporaryDirectory() as site:
@@ -139,6 +145,13 @@ def zero_drop(session: nox.Session) -> None:
 def drill(session: nox.Session) -> None:
     """Rollouts of bad versions, each of which must go back, and drivers, API servers and metrics that go away: about 30 min, reports/rollout."""
     on_a_cluster(session, "tests/cluster", "-k=rollout", "--log-cli-level=INFO", DRILL="full")
+
+
+@nox.session(default=False)
+def package(session: nox.Session) -> None:
+    """A release in dist/, with provenance, bills of materials and checksums. `-- --help` for options."""
+    lint(session)
+    release(session, "package")
 
 
 @nox.session(default=False)
@@ -330,6 +343,20 @@ def pytest(
     """
     given = session.posargs if posargs is None else posargs
     python(session, "-m", "pytest", tests, "--durations=10", *options, *given, env=env)
+
+
+def release(session: nox.Session, command: str) -> None:
+    """
+    Run a command of `tfcanary.packaging`.
+    """
+    python(session, "-m", "tfcanary.packaging", command, *session.posargs, env=release_programs(session))
+
+
+def release_programs(session: nox.Session) -> dict[str, str]:
+    """
+    PATH with the programs that releases are made with. Helm 3 would put the present time into a packed chart.
+    """
+    return {"PATH": with_programs(session, "helm4", "helm-docs")}
 
 
 def with_programs(session: nox.Session, *trees: str) -> str:

@@ -17,7 +17,7 @@ from tfcanary.paths import ROOT
 SOURCES = ROOT / "src" / "tfcanary"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # The extras by the package that they are for; no other package may need one.
-EXTRAS = {"export": "models", "modelserver": "server", "cluster": "cluster"}
+EXTRAS = {"export": "models", "modelserver": "server", "cluster": "cluster", "packaging": "packaging"}
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 

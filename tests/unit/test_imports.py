@@ -55,6 +55,7 @@ PLANTED = [
     ("check/run.py", "import tfcanary.commands.check", "Imports run downwards"),
     ("check/run.py", "import tfcanary.modelserver.api", "The product needs neither"),
     ("modelserver/rest.py", "import tfcanary.wait", "The model server shares only errors"),
+    ("packaging/dist.py", "import tfcanary.cluster.binaries", "Packaging knows the chart"),
     ("export/cache.py", "import tfcanary.commands.export", "The export knows neither"),
 ]
 

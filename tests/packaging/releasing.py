@@ -1,0 +1,88 @@
+"""
+A copy of this checkout that releases are made of, and the keys that they are signed with.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+KEY_NAME = "Release Test <release@example.com>"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """
+    How a command ended.
+    """
+
+    code: int
+    out: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """
+    A copy of the files of this checkout, committed or not, that packaging sees as its own.
+    """
+
+    root: Path
+
+    def run(self, *arguments: str | Path, **variables: str) -> Said:
+        """
+        Run `python -m tfcanary.packaging`, which is all that the nox sessions do.
+        """
+        environment = {**os.environ, "PYTHONPATH": str(self.root / "src"), **variables}
+        done = subprocess.run(
+            [sys.executable, "-m", "tfcanary.packaging", *map(str, arguments)],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """
+        Replace a string of a file, which must have it once.
+        """
+        path = self.root / name
+        text = path.read_text(encoding="utf-8")
+        assert 1 == text.count(old), name
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def git(self, *arguments: str) -> None:
+        """
+        Run git, as somebody.
+        """
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+        subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True, capture_output=True)
+
+    def release(self) -> None:
+        """
+        Give the changes a version and a date, and commit: what is left to a person before `nox -s package`.
+        """
+        self.edit("CHANGELOG.md", "## [Unreleased]\n", "## [Unreleased]\n\n## [0.1.0] - 2026-01-31\n")
+        self.git("init", "--quiet")
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message=Release 0.1.0")
+
+
+@dataclass(frozen=True, slots=True)
+class Keyrings:
+    """
+    A PGP key, as the files that helm reads.
+    """
+
+    secret: Path
+    public: Path
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """
+        What `package` is given to make provenance.
+        """
+        return (f"--keyring={self.secret}", f"--key-name={KEY_NAME}")
