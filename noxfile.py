@@ -34,6 +34,9 @@ PARALLEL = ("--numprocesses=auto", "--dist=loadfile")
 # Where each process has a TensorFlow of its own, or a namespace with pods that have one.
 TWO = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 
+# What makes a release: Helm 3 would put the present time into a packed chart. What signs and verifies one.
+PACKS, SIGNS = ("helm4", "helm-docs"), ("release",)
+
 # The cluster of the tests, and what comes up in the background while other sessions run.
 CLUSTER = "tests"
 UP = ("scripts/local_cluster.py", "up", "--name", CLUSTER)
@@ -112,8 +115,8 @@ def chart(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def packaging(session: nox.Session) -> None:
-    """Releases, as they are made: the same twice, complete, and refused where something disagrees."""
-    pytest(session, "tests/packaging", *TWO, env=release_programs(session))
+    """Releases: made, published to a registry of the tests, verified, and refused where something was tampered with."""
+    pytest(session, "tests/packaging", *TWO, env={"PATH": with_programs(session, *PACKS, *SIGNS)})
 
 
 @nox.session(default=False)
@@ -151,7 +154,19 @@ def drill(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """A release in dist/, with provenance, bills of materials and checksums. `-- --help` for options."""
     lint(session)
-    release(session, "package")
+    release(session, "package", *PACKS)
+
+
+@nox.session(default=False)
+def publish(session: nox.Session) -> None:
+    """Push what is in dist/ to `-- oci://REGISTRY/PATH`, sign it, and attach what is stated about it."""
+    release(session, "publish", *PACKS, *SIGNS)
+
+
+@nox.session(default=False)
+def verify(session: nox.Session) -> None:
+    """Signature, provenance, bill of materials, values and renderings of `-- oci://REGISTRY/NAME@sha256:DIGEST`."""
+    release(session, "verify", *PACKS, *SIGNS)
 
 
 @nox.session(default=False)
@@ -345,18 +360,12 @@ def pytest(
     python(session, "-m", "pytest", tests, "--durations=10", *options, *given, env=env)
 
 
-def release(session: nox.Session, command: str) -> None:
+def release(session: nox.Session, command: str, *trees: str) -> None:
     """
     Run a command of `tfcanary.packaging`.
     """
-    python(session, "-m", "tfcanary.packaging", command, *session.posargs, env=release_programs(session))
-
-
-def release_programs(session: nox.Session) -> dict[str, str]:
-    """
-    PATH with the programs that releases are made with. Helm 3 would put the present time into a packed chart.
-    """
-    return {"PATH": with_programs(session, "helm4", "helm-docs")}
+    env = {"PATH": with_programs(session, *trees)}
+    python(session, "-m", "tfcanary.packaging", command, *session.posargs, env=env)
 
 
 def with_programs(session: nox.Session, *trees: str) -> str:

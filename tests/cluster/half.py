@@ -5,7 +5,16 @@ A model of a few kilobytes, which halves its input.
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from pytest_kubernetes.providers.base import AClusterManager
+
+from tfcanary.cluster import store
+from tfcanary.cluster.layout import Layout
+from tfcanary.export import servable
 
 MODEL = "half"
 _SAVE = """
@@ -24,3 +33,18 @@ def save(folder: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", _SAVE, str(folder)], check=True, capture_output=True, env=environment
     )
+
+
+@contextmanager
+def half_in_a_namespace(manager: AClusterManager, layout: Layout, folder: Path, prefix: str) -> Iterator[str]:
+    """
+    A namespace of a local cluster with the model as `manifest` leaves it, while the body runs.
+    """
+    name = f"{prefix}-{uuid.uuid4().hex[:6]}"
+    version = folder / "1"
+    save(version)
+    servable.write_manifest(version)
+    store.publish_own(version, store.prepare_namespace(layout, name), MODEL, 1)
+    yield name
+    for kind, item in (("namespace", name), ("persistentvolume", f"{store.CLAIM}-{name}")):
+        manager.kubectl(["delete", kind, item, "--wait=false"], as_dict=False)

@@ -4,18 +4,15 @@
 
 import json
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from half import MODEL, save
+from half import MODEL, half_in_a_namespace
 from pytest_kubernetes.providers.base import AClusterManager
 
-from tfcanary.cluster import store
 from tfcanary.cluster.layout import Layout
-from tfcanary.export import servable
 from tfcanary.paths import CHART
 
 Helm = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,16 +28,10 @@ def place(
     """
     if layout is None:
         pytest.skip("the model is put into a local cluster's store")
-    name = f"helm-test-{uuid.uuid4().hex[:6]}"
-    version = tmp_path_factory.mktemp(MODEL) / "1"
-    save(version)
-    servable.write_manifest(version)
-    store.publish_own(version, store.prepare_namespace(layout, name), MODEL, 1)
-    quota = ["create", "quota", "limited", f"--namespace={name}", "--hard=limits.cpu=32"]
-    manager.kubectl(quota, as_dict=False)
-    yield name
-    for kind, item in (("namespace", name), ("persistentvolume", f"{store.CLAIM}-{name}")):
-        manager.kubectl(["delete", kind, item, "--wait=false"], as_dict=False)
+    with half_in_a_namespace(manager, layout, tmp_path_factory.mktemp(MODEL), "helm-test") as name:
+        quota = ["create", "quota", "limited", f"--namespace={name}", "--hard=limits.cpu=32"]
+        manager.kubectl(quota, as_dict=False)
+        yield name
 
 
 @pytest.fixture(scope="module")

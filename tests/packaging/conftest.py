@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from releasing import KEY_NAME, Checkout, Keyrings
+from releasing import Checkout, Keyrings, made_keyrings
 
 from tfcanary.paths import ROOT
 
@@ -40,24 +40,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checko
 @pytest.fixture(scope="session")
 def keyrings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Keyrings]:
     """
-    Make a PGP key as the release process page says.
+    Make a PGP key.
     """
-
-    def made() -> Keyrings:
-        folder = tmp_path_factory.mktemp("pgp")
-        gpg = [
-            "gpg",
-            f"--homedir={folder}",
-            "--batch",
-            "--quiet",
-            "--pinentry-mode=loopback",
-            "--passphrase=",
-        ]
-        subprocess.run([*gpg, "--quick-generate-key", KEY_NAME, "rsa3072", "sign"], check=True)
-        found = Keyrings(folder / "secret.gpg", folder / "public.gpg")
-        subprocess.run([*gpg, f"--output={found.secret}", "--export-secret-keys"], check=True)
-        subprocess.run([*gpg, f"--output={found.public}", "--export"], check=True)
-        subprocess.run(["gpgconf", f"--homedir={folder}", "--kill", "all"], check=True)
-        return found
-
-    return made
+    return lambda: made_keyrings(tmp_path_factory.mktemp("pgp"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 KEY_NAME = "Release Test <release@example.com>"
+KEY_PASSWORD = "the-password-of-the-key"  # noqa: S105 - a key of these tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,41 @@ class Keyrings:
         What `package` is given to make provenance.
         """
         return (f"--keyring={self.secret}", f"--key-name={KEY_NAME}")
+
+
+def made_keyrings(folder: Path) -> Keyrings:
+    """
+    Make a PGP key as the release process page says, but without a passphrase.
+    """
+    gpg = ["gpg", f"--homedir={folder}", "--batch", "--quiet", "--pinentry-mode=loopback", "--passphrase="]
+    subprocess.run([*gpg, "--quick-generate-key", KEY_NAME, "rsa3072", "sign"], check=True)
+    found = Keyrings(folder / "secret.gpg", folder / "public.gpg")
+    subprocess.run([*gpg, f"--output={found.secret}", "--export-secret-keys"], check=True)
+    subprocess.run([*gpg, f"--output={found.public}", "--export"], check=True)
+    subprocess.run(["gpgconf", f"--homedir={folder}", "--kill", "all"], check=True)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """
+    A key pair of cosign's.
+    """
+
+    private: Path
+    public: Path
+
+
+def made_key(folder: Path) -> Key:
+    """
+    Make a key pair as the release process page says.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["cosign", "generate-key-pair", "--output-key-prefix=release"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "COSIGN_PASSWORD": KEY_PASSWORD},
+    )
+    return Key(folder / "release.key", folder / "release.pub")

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
-from tfcanary.packaging import command, dist, sbom, source
+from tfcanary.packaging import command, dist, registry, sbom, source
 from tfcanary.packaging.programs import run
+from tfcanary.packaging.registry import Access, Reference
+from tfcanary.packaging.signatures import Signing, Trust
+from tfcanary.packaging.verify import TITLE, VERSION, verify
 
 LOCK = f"""numpy==2.3.1 ; python_full_version >= '3.12' \\
     --hash=sha256:{"a" * 64} \\
@@ -175,3 +178,147 @@ def test_half_a_signer_is_refused(
 
     assert 2 == command.main(["package", *options])
     assert f"error: {problem}\n" == capsys.readouterr().err
+
+
+DIGEST = f"sha256:{'0' * 63}1"
+
+
+@pytest.mark.parametrize(
+    ("text", "repository", "tag", "digest"),
+    [
+        ("oci://ghcr.io/example/charts", "ghcr.io/example/charts", None, None),
+        ("oci://localhost:5000/charts/resnet:0.1.0", "localhost:5000/charts/resnet", "0.1.0", None),
+        (f"oci://127.0.0.1:5000/a/b_c/d.e@{DIGEST}", "127.0.0.1:5000/a/b_c/d.e", None, DIGEST),
+        (f"oci://ghcr.io/charts:0.1.0_1@{DIGEST}", "ghcr.io/charts", "0.1.0_1", DIGEST),
+    ],
+)
+def test_a_reference_is_read(text: str, repository: str, tag: str | None, digest: str | None) -> None:
+    assert Reference(repository, tag, digest) == registry.reference(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ghcr.io/example/charts",
+        "oci://ghcr.io",
+        "oci://user:password@ghcr.io/charts",
+        "oci://ghcr.io/charts/",
+        "oci://ghcr.io/Charts",
+        "oci://ghcr.io/charts@sha256:0123",
+        "oci://ghcr.io/charts --insecure",
+        "oci://--insecure/charts",
+        "oci://ghcr.io/charts\n",
+    ],
+)
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"expected oci://REGISTRY/NAME"):
+        registry.reference(text)
+
+
+def test_a_digest_says_it_all() -> None:
+    """
+    Not every program takes a tag beside a digest.
+    """
+    place = registry.reference(f"oci://ghcr.io/charts:0.1.0@{DIGEST}")
+
+    assert f"oci://ghcr.io/charts@{DIGEST}" == str(place)
+    assert "ghcr.io/charts:0.1.0" == registry.reference("oci://ghcr.io/charts:0.1.0").plain
+
+
+def test_a_registry_is_reached_by_the_environment(tmp_path: Path) -> None:
+    for name in ("ca.crt", "config.json"):
+        (tmp_path / name).touch()
+    access = Access(tmp_path / "ca.crt", tmp_path / "config.json")
+    access.require()
+
+    assert {
+        "SSL_CERT_FILE": f"{tmp_path}/ca.crt",
+        "DOCKER_CONFIG": f"{tmp_path}",
+        "HELM_REGISTRY_CONFIG": f"{tmp_path}/config.json",
+    } == access.environment
+    assert {} == Access().environment
+
+
+def test_files_that_programs_would_not_find_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "login.json").touch()
+
+    with pytest.raises(UsageError, match=r"--ca-file .*none\.crt: expected a file, got none"):
+        Access(ca=tmp_path / "none.crt").require()
+    with pytest.raises(UsageError, match=r"login\.json: expected a file named config\.json"):
+        Access(credentials=tmp_path / "login.json").require()
+
+
+def test_a_key_of_ones_own_asks_no_public_service() -> None:
+    """
+    Keyless is the other way: Sigstore's services vouch for an identity, and its log is part of what is verified.
+    """
+    assert "--tlog-upload=false" in Signing("release.key").options
+    assert ["--yes"] == Signing().options
+    assert ["--key", "release.pub", "--insecure-ignore-tlog"] == Trust("release.pub").options
+    assert [
+        "--certificate-identity=https://github.com/example/release.yaml",
+        "--certificate-oidc-issuer=https://token.example",
+    ] == Trust(None, "https://github.com/example/release.yaml", "https://token.example").options
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {},
+        {TITLE: "resnet"},
+        {TITLE: "../../etc/cron.d/x", VERSION: "0.1.0"},
+        {TITLE: "resnet", VERSION: "0/../../x"},
+        {TITLE: "--keyring", VERSION: "0.1.0"},
+    ],
+)
+def test_what_has_no_chart_s_name_is_not_written_anywhere(
+    annotations: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    The name comes from the registry, and nothing about it is verified yet.
+    """
+    monkeypatch.setattr(registry, "manifest", lambda *_: {"annotations": annotations})
+    outcomes = verify(
+        registry.reference(f"oci://ghcr.io/charts@{DIGEST}"),
+        values=tmp_path,
+        keyring=tmp_path,
+        trust=Trust("release.pub"),
+        access=Access(),
+    )
+
+    with pytest.raises(DoesNotHoldError, match=r"expected a chart with org\.opencontainers\.image\."):
+        list(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["publish", "ghcr.io/charts", "--key=k"], "expected oci://REGISTRY/NAME"),
+        (["publish", "oci://ghcr.io/charts"], "one of the arguments --key --keyless is required"),
+        (
+            ["verify", "oci://ghcr.io/charts:0.1.0", "--key=k", "--keyring=r"],
+            "expected a digest (@sha256:...), got none",
+        ),
+        (
+            ["verify", f"oci://ghcr.io/charts@{DIGEST}", "--keyring=r"],
+            "one of the arguments --key --identity is required",
+        ),
+    ],
+)
+def test_wrong_use_is_refused_before_a_registry_is_asked(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(arguments)
+
+    assert problem in capsys.readouterr().err
+
+
+def test_an_identity_needs_its_issuer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert 2 == command.main(
+        ["verify", f"oci://ghcr.io/charts@{DIGEST}", "--identity=me", f"--keyring={tmp_path}"]
+    )
+    assert (
+        "error: keyless signature: expected --identity and --issuer, got one of them\n"
+        == capsys.readouterr().err
+    )

@@ -114,6 +114,8 @@ TREES = {
         Tree("helm-docs", ("helm-docs",), ("tool",), (), 25),
         # One test on the cluster runs it: the local node's CNI plugins leave NetworkPolicies aside.
         Tree("network-policies", ("network-policies",), (".",), (), 60),
+        # A release is signed, published and verified with these; the registry is the tests'.
+        Tree("release", ("cosign", "crane", "registry"), ("tool", "./cosign", "./registry"), (), 110),
         # A drill compares a rollout with this peer's, on the same cluster and fault.
         Tree("argo-rollouts", ("rollouts-controller",), ("tool",), (), 300),
     )

@@ -1,17 +1,21 @@
 """
-The command behind `nox -s package`.
+The command behind `nox -s package`, `publish` and `verify`.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfcanary import cli
-from tfcanary.errors import UsageError
-from tfcanary.packaging import dist, source
+from tfcanary.errors import DoesNotHoldError, UsageError
+from tfcanary.packaging import dist, registry, source
 from tfcanary.packaging.charts import Signer
-from tfcanary.paths import ROOT
+from tfcanary.packaging.publish import publish
+from tfcanary.packaging.registry import Access, Reference
+from tfcanary.packaging.signatures import Signing, Trust
+from tfcanary.packaging.verify import verify
+from tfcanary.paths import ROOT, VALUES
 
 
 def parser(prog: str) -> cli.Parser:
@@ -47,12 +51,107 @@ def parser(prog: str) -> cli.Parser:
         metavar="FILE",
         help="with --keyring: a file with the key's passphrase",
     )
+    _add_publish(commands)
+    _add_verify(commands)
     return result
+
+
+def _add_publish(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
+    publishing = commands.add_parser(
+        "publish",
+        help="bring a release to an OCI registry, signed",
+        epilog=f"{cli.EXIT_CODES}. The key's password is read from COSIGN_PASSWORD.",
+        prog="nox -s publish --",
+    )
+    publishing.set_defaults(action=_publish)
+    publishing.add_argument(
+        "target", type=_reference, metavar="oci://REGISTRY/PATH", help="where the charts' names are added to"
+    )
+    publishing.add_argument(
+        "--dist",
+        type=Path,
+        default=Path("dist"),
+        metavar="DIR",
+        help="what `package` made (default: %(default)s)",
+    )
+    signer = publishing.add_mutually_exclusive_group(required=True)
+    signer.add_argument(
+        "--key", metavar="KEY", help="cosign's private key: a file, or the address of a key service"
+    )
+    signer.add_argument(
+        "--keyless",
+        action="store_true",
+        help="sign as the identity that Sigstore vouches for; needs the internet",
+    )
+    _add_access(publishing)
+
+
+def _add_verify(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
+    verifying = commands.add_parser(
+        "verify",
+        help="verify a published chart",
+        epilog=cli.EXIT_CODES,
+        prog="nox -s verify --",
+    )
+    verifying.set_defaults(action=_verify)
+    verifying.add_argument(
+        "chart", type=_pinned, metavar="oci://REGISTRY/NAME@sha256:DIGEST", help="the chart"
+    )
+    signer = verifying.add_mutually_exclusive_group(required=True)
+    signer.add_argument(
+        "--key", metavar="KEY", help="cosign's public key: a file, or the address of a key service"
+    )
+    signer.add_argument(
+        "--identity", metavar="NAME", help="for a keyless signature: whom its certificate must name"
+    )
+    verifying.add_argument("--issuer", metavar="URL", help="with --identity: who vouched for it")
+    verifying.add_argument(
+        "--keyring",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="public PGP keys, as `gpg --export` writes them, for Helm's provenance",
+    )
+    verifying.add_argument(
+        "--values",
+        type=Path,
+        default=VALUES,
+        metavar="DIR",
+        help="the values files to hold against the release, and to render (default: those that come with the command)",
+    )
+    _add_access(verifying)
+
+
+def _add_access(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="authorities to trust beside the system's, as PEM"
+    )
+    command.add_argument(
+        "--registry-config",
+        type=Path,
+        metavar="FILE",
+        help="a config.json with the registry's password, as `helm registry login` writes it (default: the user's own)",
+    )
+
+
+def _reference(text: str) -> Reference:
+    return _read(registry.reference, text)
+
+
+def _pinned(text: str) -> Reference:
+    return _read(registry.pinned, text)
+
+
+def _read(form: Callable[[str], Reference], text: str) -> Reference:
+    try:
+        return form(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m tfcanary.packaging") -> int:
     """
-    Make a release.
+    Make a release, publish it or verify it.
     """
     return cli.run(parser(prog), lambda arguments: arguments.action(arguments), argv)
 
@@ -74,3 +173,37 @@ def _signer(arguments: argparse.Namespace) -> Signer | None:
     if not arguments.keyring.is_file():
         raise UsageError(f"--keyring {arguments.keyring}: expected a file, got none")
     return Signer(arguments.keyring, arguments.key_name, arguments.passphrase_file)
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    for place in publish(arguments.dist, arguments.target, Signing(arguments.key), _access(arguments)):
+        sys.stdout.write(f"{place}\n")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if (arguments.identity is None) != (arguments.issuer is None):
+        raise UsageError("keyless signature: expected --identity and --issuer, got one of them")
+    if not arguments.keyring.is_file():
+        raise UsageError(f"--keyring {arguments.keyring}: expected a file, got none")
+    trust = Trust(arguments.key, arguments.identity, arguments.issuer)
+    failed = []
+    for outcome in verify(
+        arguments.chart,
+        values=arguments.values,
+        keyring=arguments.keyring,
+        trust=trust,
+        access=_access(arguments),
+    ):
+        sys.stdout.write(f"{'failed' if outcome.problem else 'held':<8}{outcome.name}\n")
+        failed += [f"{outcome.name}: {outcome.problem}"] if outcome.problem else []
+    if failed:
+        refused = DoesNotHoldError(f"{arguments.chart}: {failed[0]}")
+        for problem in failed[1:]:
+            refused.add_note(problem)
+        raise refused
+    return 0
+
+
+def _access(arguments: argparse.Namespace) -> Access:
+    return Access(arguments.ca_file, arguments.registry_config)

@@ -14,6 +14,8 @@ from tfcanary.text import short
 # What to do where one is missing, by program.
 SOURCES = {
     "helm": "Helm 4 is built by `python3 -m nox -s package`",
+    "cosign": "it is built by `python3 -m nox -s verify`",
+    "crane": "it is built by `python3 -m nox -s verify`",
     "helm-docs": "it is built by `python3 -m nox -s package`",
 }
 
