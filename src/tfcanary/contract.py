@@ -16,8 +16,6 @@ METHODS = {
 }
 # What the path of every request begins with, by the value of its `Api`.
 PREFIXES = {"REST": "/v1/", "gRPC": "/tensorflow.serving."}
-# What every gRPC request has, and the server asks for.
-GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
 _REST_SUFFIXES = {"metadata": "/metadata", "predict": ":predict", "status": ""}
 
 # TensorFlow Serving looks for a version's warm-up records here and nowhere else.

@@ -121,17 +121,17 @@ class Rendered:
     @property
     def routes(self) -> list[Object]:
         """
-        The http entries of the gateway's VirtualService that send requests to tracks.
+        The http entries of the gateway's VirtualService.
         """
-        return [entry for entry in self.virtual_service["spec"]["http"] if "route" in entry]
+        return list(self.virtual_service["spec"]["http"])
 
     @property
     def mesh_routes(self) -> list[Object]:
         """
-        The http entries of the VirtualService for callers inside the mesh that send requests to tracks.
+        The http entries of the VirtualService for callers inside the mesh.
         """
         (found,) = (item for name, item in self.all("VirtualService").items() if name.endswith("-mesh"))
-        return [entry for entry in found["spec"]["http"] if "route" in entry]
+        return list(found["spec"]["http"])
 
     @property
     def revision(self) -> str:

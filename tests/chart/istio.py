@@ -45,15 +45,11 @@ def answer(
         if inside
         else at_gateway(values, request)
     )
-    if "/tensorflow.serving." in request.path:
-        headers |= {"content-type": "application/grpc", "te": "trailers"}
     verified = not inside and values["security"]["jwt"]["issuer"]
     for entry in service["spec"]["http"]:
         if any(
             _matches(match, request, headers, request.claims if verified else {}) for match in entry["match"]
         ):
-            if "directResponse" in entry:
-                return None
             mirror = entry.get("mirror")
             copied = (
                 {"track": mirror["subset"], "percent": entry["mirrorPercentage"]["value"]} if mirror else None
@@ -68,9 +64,6 @@ def _matches(
     return (
         _fits(match["uri"], request.path if "prefix" in match["uri"] else request.path.partition("?")[0])
         and all(_header(name, matcher, headers, claims) for name, matcher in match.get("headers", {}).items())
-        and not any(
-            _fits(matcher, headers.get(name, "")) for name, matcher in match.get("withoutHeaders", {}).items()
-        )
         and match.get("sourceLabels", {}).items() <= (request.labels or {}).items()
     )
 

@@ -60,40 +60,27 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
-def matcher(name, said, *, invert=False):
-    """
-    A condition on a header as Istio writes it for Envoy.
-    """
-    ((kind, value),) = said.items()
-    text = {"safe_regex": {"regex": value}} if kind == "regex" else {kind: value}
-    more = {"invert_match": True, "treat_missing_header_as_empty": True} if invert else {}
-    return {"name": name, "string_match": text, **more}
-
-
 def routes(rendered):
     """
     The routes that Istio makes of the entries of the gateway's VirtualService, with one cluster for all tracks.
     """
     made = []
-    entries = rendered.virtual_service["spec"]["http"]
-    for entry, match in ((one, match) for one in entries for match in one["match"]):
-        headers = [matcher(name, said) for name, said in match.get("headers", {}).items()]
-        headers += [
-            matcher(name, said, invert=True) for name, said in match.get("withoutHeaders", {}).items()
-        ]
-        answer = entry.get("directResponse")
-        timeout = entry.get("timeout")
-        action = (
+    for entry in rendered.virtual_service["spec"]["http"]:
+        timeout = entry["timeout"]
+        # Istio takes a single destination's headers for those of the route.
+        (destination,) = entry["route"]
+        said = {**entry["headers"]["response"]["set"], **destination["headers"]["response"]["set"]}
+        made += [
             {
-                "direct_response": {
-                    "status": answer["status"],
-                    "body": {"inline_string": answer["body"]["string"]},
-                }
+                "match": {"prefix": match["uri"]["prefix"]},
+                "route": {"cluster": "pods", "timeout": timeout, "max_grpc_timeout": timeout},
+                "response_headers_to_add": [
+                    {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+                    for name, value in said.items()
+                ],
             }
-            if answer
-            else {"route": {"cluster": "pods", "timeout": timeout, "max_grpc_timeout": timeout}}
-        )
-        made.append({"match": {"prefix": match["uri"]["prefix"], "headers": headers}, **action})
+            for match in entry["match"]
+        ]
     return made
 
 
@@ -208,11 +195,17 @@ class Gateway:
         assert len(flags) == 2
         return sum("/failed_outlier_check" in line for line in flags)
 
+    def answer(self, headers, content=b"\0\0\0\0\0", path=PREDICT):
+        """
+        What a POST is answered, by default to a method of gRPC.
+        """
+        return httpx.post(self.url + path, headers=headers, content=content, timeout=30)
+
     def post(self, headers, content=b"\0\0\0\0\0"):
         """
         The HTTP status and the status of gRPC of a POST to a method of gRPC.
         """
-        answer = httpx.post(self.url + PREDICT, headers=headers, content=content, timeout=30)
+        answer = self.answer(headers, content)
         return answer.status_code, answer.headers.get("grpc-status")
 
     def predict(self, request=b"", timeout=30):
@@ -293,6 +286,17 @@ def test_what_is_no_grpc_is_answered_by_the_gateway(gateway, headers):
     # A client that says it speaks gRPC is told in the words of gRPC: UNKNOWN.
     assert {(200, "2") if headers.get("content-type") == "application/grpc" else (415, None)} == seen
     assert 0 == started.ejected
+
+
+def test_the_gateways_own_answer_names_the_routes_and_no_track(gateway):
+    """
+    No track has answered. What was expected is in the body.
+    """
+    answer = gateway().answer({})
+
+    assert "expected gRPC, with content-type application/grpc and te trailers" == answer.text
+    assert answer.headers["x-route-revision"]
+    assert "x-model-track" not in answer.headers
 
 
 @pytest.mark.parametrize("kind", ["application/grpc", "application/grpc+proto", "application/grpc;a=b"])

@@ -273,3 +273,25 @@ def test_rates_are_limited_by_host(client, host, expected):
     Thirty requests are too many for one release, which lets three a second through, and for it alone.
     """
     assert expected == {client.get("http://gateway/", headers={"host": host}).status_code for _ in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("/tensorflow.serving.PredictionService/Predict", 415, id="grpc"),
+        pytest.param("/canary/tensorflow.serving.PredictionService/Predict", 415, id="below-a-prefix"),
+        pytest.param("/tensorflow.serving.", 415, id="no-method"),
+        pytest.param("/v1/models/resnet:predict", 200, id="rest"),
+        pytest.param("/v1/models/resnet:predict?a=/tensorflow.serving.", 200, id="in-the-query"),
+    ],
+)
+def test_paths_of_grpc_are_for_grpc(client, path, expected):
+    """
+    A prefix that a route takes away is no way around it. Paths of other hosts are theirs.
+    """
+    seen = {
+        host: client.post(f"http://gateway{path}", headers={"host": host}).status_code
+        for host in ("a.example", "elsewhere.example")
+    }
+
+    assert {"a.example": expected, "elsewhere.example": 200} == seen

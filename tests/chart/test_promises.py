@@ -125,7 +125,7 @@ def route(**changes):
     """
     Change the first route of the gateway.
     """
-    return lambda rendered: first(rendered, "VirtualService")["http"][1].update(changes)
+    return lambda rendered: first(rendered, "VirtualService")["http"][0].update(changes)
 
 
 def config(rendered):
@@ -151,16 +151,16 @@ FAULTS = {
         "the subsets are not the tracks",
     ),
     "subset-misspelt": (
-        lambda r: first(r, "VirtualService")["http"][1]["route"][0]["destination"].update(subset="canry"),
+        lambda r: first(r, "VirtualService")["http"][0]["route"][0]["destination"].update(subset="canry"),
         "a route names an unknown subset",
     ),
     "weight": (
-        lambda r: first(r, "VirtualService")["http"][1]["route"][0].update(weight=89),
+        lambda r: first(r, "VirtualService")["http"][0]["route"][0].update(weight=89),
         "weights do not sum to 100",
     ),
-    "no-grpc": (
-        lambda r: first(r, "VirtualService")["http"].pop(0),
-        "what is no gRPC reaches the server's port for it",
+    "direct-response": (
+        lambda r: first(r, "VirtualService")["http"].insert(0, {"directResponse": {"status": 415}}),
+        "a route without a destination: what others merge into every route makes Envoy refuse all",
     ),
     "one-virtual-service": (
         lambda r: r.remove(next(item for item in r if item["kind"] == "VirtualService")),

@@ -205,7 +205,7 @@ def test_the_repair_that_the_error_names_works(
 
     try:
         assert 0 == upgrade("stable").returncode
-        kubectl.patch("virtualservice", "repair", {"path": "/spec/http/1/timeout", "value": "5s"})
+        kubectl.patch("virtualservice", "repair", {"path": "/spec/http/0/timeout", "value": "5s"})
         command = repair("repair", namespace).partition("(")[2].partition(")")[0]
         get, apply = (part.split() for part in command.split(" | "))
         get[0] = program
@@ -213,7 +213,7 @@ def test_the_repair_that_the_error_names_works(
             [*get, f"--kubeconfig={target.kubeconfig}"], capture_output=True, text=True, check=True
         ).stdout
         subprocess.run([*apply, f"--kubeconfig={target.kubeconfig}"], input=manifest, text=True, check=True)
-        timeout = kubectl.get("virtualservice", "repair")["spec"]["http"][1]["timeout"]
+        timeout = kubectl.get("virtualservice", "repair")["spec"]["http"][0]["timeout"]
         done = upgrade("canary-10")
     finally:
         subprocess.run([*helm, "uninstall", "repair"], check=True)

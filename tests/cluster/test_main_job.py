@@ -117,8 +117,6 @@ def envoy_weights(manager: AClusterManager, host: str) -> dict[str, dict[str, in
     )
     weights: dict[str, dict[str, int]] = {}
     for route in routes_of(json.loads(dump), host):
-        if "direct_response" in route:
-            continue
         split = route["route"].get("weighted_clusters", {}).get("clusters", [])
         weights[route["name"]] = {one["name"].split("|")[2]: one["weight"] for one in split}
     return weights

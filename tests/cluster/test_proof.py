@@ -133,20 +133,13 @@ def planted(
         manager.kubectl(["delete", kind, RELEASE, "-n", namespace], as_dict=False)
 
 
-def routes(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """
-    The entries that send requests to tracks.
-    """
-    return [entry for entry in spec["http"] if "route" in entry]
-
-
 def shift(*, rest: int | None = None, grpc: int | None = None) -> Callable[[dict[str, Any]], None]:
     """
     Give the canary another weight, over one protocol or both.
     """
 
     def change(spec: dict[str, Any]) -> None:
-        for entry in routes(spec):
+        for entry in spec["http"]:
             weight = grpc if entry["name"].endswith("-grpc") else rest
             if weight is not None:
                 for destination in entry["route"]:
@@ -161,19 +154,19 @@ def without_subset(spec: dict[str, Any]) -> None:
 
 
 def without_attribution(spec: dict[str, Any]) -> None:
-    for entry in routes(spec):
+    for entry in spec["http"]:
         for destination in entry["route"]:
             destination.pop("headers", None)
 
 
 def without_mirror(spec: dict[str, Any]) -> None:
-    for entry in routes(spec):
+    for entry in spec["http"]:
         entry.pop("mirror")
         entry.pop("mirrorPercentage")
 
 
 def retrying(spec: dict[str, Any]) -> None:
-    for entry in routes(spec):
+    for entry in spec["http"]:
         entry["retries"] = {"attempts": 2}
 
 

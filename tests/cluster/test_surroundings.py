@@ -197,10 +197,7 @@ def retrying(namespace: str) -> dict[str, Any]:
                     "applyTo": "HTTP_ROUTE",
                     "match": {
                         "context": "GATEWAY",
-                        # What the gateway answers itself has no route action, and Envoy refuses one that has both.
-                        "routeConfiguration": {
-                            "vhost": {"name": f"{namespace}.test:80", "route": {"action": "ROUTE"}}
-                        },
+                        "routeConfiguration": {"vhost": {"name": f"{namespace}.test:80"}},
                     },
                     "patch": {"operation": "MERGE", "value": retry},
                 }

@@ -414,29 +414,6 @@ def test_a_mirror_is_compared_with_the_virtual_services():
     assert {"live mirrors": "everyone-rest no mirror"} == failed(findings(Recording(), released=released))
 
 
-def test_what_the_gateway_answers_itself_waits_for_nothing():
-    """
-    The first entry of the release's VirtualService has no timeout, no retries and no mirror, and is one of its routes.
-    """
-    released = dataclasses.replace(RELEASED, mirrors={**RELEASED.mirrors, "grpc-only": frozenset()})
-
-    def answering(made):
-        ours = next(one for one in made.host["routes"] if one["name"] == "everyone-grpc")
-        match = {"prefix": "/tensorflow.serving.", "headers": [{"name": "te", "invert_match": True}]}
-        made.host["routes"].insert(
-            0,
-            {
-                "name": "grpc-only",
-                "match": match,
-                "direct_response": {"status": 415},
-                "metadata": ours["metadata"],
-            },
-        )
-
-    assert {} == failed(findings(changed(answering), released=released))
-    assert {"routes at the gateway": "grpc-only missing"} == failed(findings(Recording(), released=released))
-
-
 def test_cors_on_a_route_is_no_filter_of_others():
     """
     It is what Istio makes of `gateway.cors`.

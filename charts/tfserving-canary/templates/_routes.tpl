@@ -1,11 +1,11 @@
-{{- /* Renders the http list of a VirtualService. First the gateway itself answers what is no gRPC on a path of gRPC.
-Every entry of routing.routes then becomes one for gRPC and one for REST, which differ only in path and port. With
-`sticky`, a pair for each track goes before them and takes the clients that have a track already.
+{{- /* Renders the http list of a VirtualService. Every entry of routing.routes becomes one for gRPC and one for REST,
+which differ only in path and port. With `sticky`, a pair for each track goes before them and takes the clients that
+have a track already. All entries have a destination: what others merge into the gateway's routes fits each of them.
 Passed a dict: root, revision (empty while it is being computed), place (gateway, or mesh for callers inside it). */}}
 {{- define "tfserving-canary.routes" -}}
 {{- $grpc := dict "name" "grpc" "prefix" "/tensorflow.serving." "port" 8500 }}
 {{- $rest := dict "name" "rest" "prefix" "/v1/" "port" 8501 }}
-{{- $entries := list (include "tfserving-canary.grpcOnly" (dict "root" .root "revision" .revision "api" $grpc)) }}
+{{- $entries := list }}
 {{- range $route := .root.Values.routing.routes }}
 {{- $match := $route.match | default dict }}
 {{- /* The gateway does not see the labels of callers inside the mesh, and sidecars verify no tokens. */}}
@@ -25,42 +25,6 @@ Passed a dict: root, revision (empty while it is being computed), place (gateway
 {{- end }}
 {{- end }}
 {{- join "\n" $entries }}
-{{- end }}
-
-{{- /* Renders the entry that takes requests for a method of gRPC that are no gRPC. The server resets them, which the
-gateway would report as 503 of the track: anybody could make a good track look bad. What the entry asks for is what the
-server asks for. Passed a dict: root, revision, api (of gRPC; see route). */}}
-{{- define "tfserving-canary.grpcOnly" -}}
-{{- $paths := list .api.prefix }}
-{{- range $route := .root.Values.routing.routes }}
-{{- with dig "match" "path" "prefix" "" $route }}
-{{- $paths = append $paths (printf "%s%s" (trimSuffix "/" .) $.api.prefix) }}
-{{- end }}
-{{- end -}}
-- name: "grpc-only"
-  match:
-    {{- range $path := uniq $paths }}
-    - uri:
-        prefix: {{ $path | quote }}
-      withoutHeaders:
-        "content-type":
-          regex: "application/grpc([+;].*)?"
-    - uri:
-        prefix: {{ $path | quote }}
-      withoutHeaders:
-        "te":
-          exact: "trailers"
-    {{- end }}
-  directResponse:
-    status: 415
-    body:
-      string: "expected gRPC, with content-type application/grpc and te trailers"
-  {{- if and .root.Values.routing.attribution .revision }}
-  headers:
-    response:
-      set:
-        x-route-revision: {{ .revision | quote }}
-  {{- end }}
 {{- end }}
 
 {{- /* Renders, as JSON, what one entry of routing.routes becomes: a list of name, headers, weights, and whether the

@@ -40,8 +40,7 @@ def live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) 
     """
     section = values.get("routing") or {}
     wanted = section.get("retryAttempts", 0)
-    # What the gateway answers itself is not tried again.
-    http = [entry for entry in virtual_service["spec"].get("http") or [] if "directResponse" not in entry]
+    http = virtual_service["spec"].get("http") or []
     # Istio retries twice where nothing is said.
     seen = {entry.get("name", ""): (entry.get("retries") or {}).get("attempts", 2) for entry in http}
     odd = {name: attempts for name, attempts in seen.items() if attempts != wanted}

@@ -191,8 +191,7 @@ class Gateways:
             lambda proxy: (
                 f"{route.get('name', '')} {said}"
                 for route in self._ours(proxy)
-                # What the gateway answers itself waits for nothing.
-                if "route" in route and (said := route["route"].get("timeout", "15s")) != wanted
+                if (said := (route.get("route") or {}).get("timeout", "15s")) != wanted
             )
         )
         return self._finding("live timeouts", f"{wanted} on every route", problems, self._count())

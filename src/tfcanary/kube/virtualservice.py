@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tfcanary.contract import GRPC_HEADERS, PREFIXES, REVISION_HEADER
+from tfcanary.contract import REVISION_HEADER
 from tfcanary.errors import NoEvidenceError
 from tfcanary.routing.route import HeaderMatch, Kind
 
@@ -41,10 +41,9 @@ def destination_weights(
     Raises:
         NoEvidenceError: if it has a condition that cannot be judged here.
     """
-    request = {**(GRPC_HEADERS if PREFIXES["gRPC"] in path else {}), **headers}
     for entry in virtual_service["spec"].get("http") or []:
         matches = entry.get("match") or [{}]
-        if any(_fits(match, path, request) for match in matches):
+        if any(_fits(match, path, headers) for match in matches):
             destinations = entry.get("route") or []
             alone = 100 if len(destinations) == 1 else 0
             weights: dict[str, int] = {}
@@ -56,24 +55,22 @@ def destination_weights(
 
 
 def _fits(match: Mapping[str, Any], path: str, headers: Mapping[str, str]) -> bool:
-    unknown = set(match) - {"uri", "headers", "withoutHeaders", "name"}
+    unknown = set(match) - {"uri", "headers", "name"}
     if unknown:
         raise NoEvidenceError(
             f"VirtualService: a match by {', '.join(sorted(unknown))} cannot be judged here"
         )
     conditions = {**match.get("headers", {}), **({":path": match["uri"]} if "uri" in match else {})}
     request = {**headers, ":path": path}
-    return all(_holds(name, condition, request) for name, condition in conditions.items()) and not any(
-        _holds(name, condition, request) for name, condition in match.get("withoutHeaders", {}).items()
-    )
-
-
-def _holds(name: str, condition: Mapping[str, str], request: Mapping[str, str]) -> bool:
-    # A header without a condition has to be there, whatever it says.
-    kind, value = next(iter(condition.items()), (Kind.REGEX.value, "(?s).*"))
-    try:
-        return HeaderMatch(name, Kind(kind), value).fits(request)
-    except (ValueError, re.error) as exc:
-        raise NoEvidenceError(
-            f"VirtualService: {name} {kind} {value!r} cannot be judged here: {exc}"
-        ) from exc
+    for name, condition in conditions.items():
+        # A header without a condition has to be there, whatever it says.
+        kind, value = next(iter(condition.items()), (Kind.REGEX.value, "(?s).*"))
+        try:
+            fits = HeaderMatch(name, Kind(kind), value).fits(request)
+        except (ValueError, re.error) as exc:
+            raise NoEvidenceError(
+                f"VirtualService: {name} {kind} {value!r} cannot be judged here: {exc}"
+            ) from exc
+        if not fits:
+            return False
+    return True
