@@ -54,6 +54,9 @@ def test_helm_lines_render(documents, helm, tmp_path):
             if words[3] == "charts/tfserving-gateway":
                 assert "kind: EnvoyFilter" in helm("template", *words[2:])
                 continue
+            if f"{words[3]}/Chart.yaml" in page.text:
+                # A chart of the page's own, which test_umbrella.py renders.
+                continue
             assert "charts/tfserving-canary" == words[3], page.name
             assert ("--reset-then-reuse-values" in words) == (words[1] == "upgrade"), page.name
             given = [

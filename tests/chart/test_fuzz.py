@@ -225,7 +225,9 @@ class Generator:
         """
         Requests of which `explain` says one thing, and Istio by the rendered routes does another.
         """
-        services = {item["metadata"]["name"]: item for item in objects if item["kind"] == "VirtualService"}
+        services = {
+            item["spec"]["gateways"] == ["mesh"]: item for item in objects if item["kind"] == "VirtualService"
+        }
         try:
             declared = from_values(values)
         except UsageError as exc:
@@ -233,7 +235,7 @@ class Generator:
             return
         for _ in range(REQUESTS):
             request = self.request(values)
-            service = services["resnet" if request.labels is None else "resnet-mesh"]
+            service = services[request.labels is not None]
             said = explain.explain(declared, request)
             expected = istio(values, service, request) or ({}, None)
             if (said["weights"], said["mirror"]) != expected:

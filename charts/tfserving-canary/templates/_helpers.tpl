@@ -1,7 +1,15 @@
-{{- /* Renders the name that all objects share, which is also the prefix of the tracks' objects. Passed the root
-context. */}}
+{{- /* Renders the name that all objects share, which is also the prefix of the tracks' objects: the release's. An
+alias, by which an umbrella chart has several copies, is put after it, so that no two copies share a name. Passed the
+root context. */}}
 {{- define "tfserving-canary.name" -}}
-{{ .Release.Name }}
+{{- $own := .Values.nameOverride | default (include "tfserving-canary.alias" .) }}
+{{- .Values.fullnameOverride | default (ternary (printf "%s-%s" .Release.Name $own) .Release.Name (ne $own "")) }}
+{{- end }}
+
+{{- /* Renders the alias that an umbrella chart gives to this copy of the chart, or nothing. Helm renames the chart to
+it. Passed the root context. */}}
+{{- define "tfserving-canary.alias" -}}
+{{- if and (not .Chart.IsRoot) (ne .Chart.Name "tfserving-canary") }}{{ .Chart.Name }}{{ end }}
 {{- end }}
 
 {{- /* Renders the name of a track's objects. Passed a dict: root, track (its name). */}}
@@ -14,9 +22,9 @@ context. */}}
 {{ include "tfserving-canary.name" . }}-mesh
 {{- end }}
 
-{{- /* Renders the name of the objects in the gateway's namespace, which other releases share. Neither a namespace nor a
-release has a dot in its name: no two releases have one name, as ml-prod with resnet and ml with prod-resnet had.
-Together they have 117 characters at most, of 253. Passed the root context. */}}
+{{- /* Renders the name of the objects in the gateway's namespace, which other releases share. Neither a namespace nor
+the name of a release's objects has a dot: no two releases have one name, as ml-prod with resnet and ml with
+prod-resnet had. Together they have 127 characters at most, of 253. Passed the root context. */}}
 {{- define "tfserving-canary.gatewayName" -}}
 {{ .Release.Namespace }}.{{ include "tfserving-canary.name" . }}
 {{- end }}
@@ -102,11 +110,34 @@ of all belongs to their repository and tag, and goes with them. Passed a dict: r
 {{- $image | toJson }}
 {{- end }}
 
-{{- /* Renders the image reference of a track, by digest if one is set. Passed a dict: root, track. */}}
+{{- /* Renders the image reference of a track. Passed a dict: root, track. */}}
 {{- define "tfserving-canary.image" -}}
 {{- $image := include "tfserving-canary.imageOf" . | fromJson }}
-{{- $image.repository }}
-{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag }}{{ end }}
+{{- include "tfserving-canary.reference" (dict "root" .root "image" $image) }}
+{{- end }}
+
+{{- /* Renders an image reference, by digest if one is set. Passed a dict: root, image (repository, tag, digest). */}}
+{{- define "tfserving-canary.reference" -}}
+{{- include "tfserving-canary.inRegistry" (dict "root" .root "name" .image.repository) }}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag }}{{ end }}
+{{- end }}
+
+{{- /* Renders an image's name with `global.imageRegistry`, if that is set, in place of its own registry. The first part
+of a name is a registry if it has a dot or a port, or is localhost: so container runtimes read it. Passed a dict: root,
+name. */}}
+{{- define "tfserving-canary.inRegistry" -}}
+{{- with dig "imageRegistry" "" (.root.Values.global | default dict) }}{{ . }}/
+{{- regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $.name "" }}
+{{- else }}
+{{- .name }}
+{{- end }}
+{{- end }}
+
+{{- /* Renders the image that holds the models, or nothing. Passed the root context. */}}
+{{- define "tfserving-canary.modelImage" -}}
+{{- with .Values.modelStore.image.reference }}
+{{- include "tfserving-canary.inRegistry" (dict "root" $ "name" .) }}
+{{- end }}
 {{- end }}
 
 {{- /* Renders, as JSON, two maps as one: the second one's keys win, and one that is null is taken away. Passed a list
@@ -266,8 +297,8 @@ changes. Passed the root context. */}}
 {{- $tls := .Values.gateway.tls }}
 {{- $name := printf "%s-rollout" (include "tfserving-canary.name" .) }}
 {{- $gateway := include "tfserving-canary.gatewayHost" (dict "root" . "host" $rollout.gatewayHost) }}
-{{- $image := $rollout.image }}
-{{- $tag := $image.tag | default .Chart.Version | replace "+" "_" }}
+{{- $tag := $rollout.image.tag | default .Chart.Version | replace "+" "_" }}
+{{- $image := set (deepCopy $rollout.image) "tag" $tag }}
 {{- $run := printf "%s%d" (toJson $rollout.plan) (int $rollout.attempt) | sha256sum | trunc 8 -}}
 metadata:
   labels:
@@ -295,8 +326,7 @@ spec:
   {{- with include "tfserving-canary.pullSecrets" .Values.pods.imagePullSecrets | trim }}{{ nindent 2 . }}{{ end }}
   containers:
     - name: rollout
-      image: {{ printf "%s%s" $image.repository
-        (ternary (printf "@%s" $image.digest) (printf ":%s" $tag) (ne $image.digest "")) | quote }}
+      image: {{ include "tfserving-canary.reference" (dict "root" . "image" $image) | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
         - start

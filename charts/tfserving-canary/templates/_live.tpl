@@ -109,7 +109,8 @@ Deployment, or nothing). */}}
 {{- end }}
 {{- end }}
 {{- $otherConfig := ne $config (include "tfserving-canary.config" . | sha256sum) }}
-{{- $otherStore := ne $from ($store.image.reference | default $store.persistentVolumeClaim.claimName) }}
+{{- $claim := $store.persistentVolumeClaim.claimName }}
+{{- $otherStore := ne $from (include "tfserving-canary.modelImage" .root | default $claim) }}
 {{- $pods := dig "replicas" 0 $status | int64 }}
 {{- $unseen := ne (dig "observedGeneration" 0 $status | int64) (int64 .live.metadata.generation) }}
 {{- $wanted := include "tfserving-canary.version" . }}

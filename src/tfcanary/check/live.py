@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfcanary.check.finding import Finding, shown
+from tfcanary.chart.umbrella import Copy
+from tfcanary.check.finding import Finding, outcome_of, shown
 from tfcanary.contract import Api, metadata_paths
 from tfcanary.errors import NoEvidenceError
 from tfcanary.helm.drift import Drift
@@ -31,6 +32,23 @@ def live_values(live: Routing, expected: Routing, files: Sequence[Path]) -> Find
         "the same" if same else _routes(live) + _versions(live, expected),
         len(live.routes),
         detail=f"the files say {_routes(expected)}{_versions(expected, live)}; apply them with helm upgrade --reset-then-reuse-values",
+    )
+
+
+def misplaced_values(copy: Copy) -> Finding:
+    """
+    The values of an umbrella chart have those of models and strategies where a copy of the chart reads them.
+    """
+    seen = f"{', '.join(copy.misplaced)} at the top, where no copy of the chart reads it"
+    return Finding(
+        "values",
+        copy.key,
+        None,
+        outcome_of(copy.misplaced),
+        f"under {copy.key}",
+        seen if copy.misplaced else "none at the top",
+        1,
+        detail=f"that upgrade changed nothing; indent the file below {copy.key}:" if copy.misplaced else "",
     )
 
 

@@ -23,7 +23,7 @@ class Reasons:
     Where to look for a reason.
 
     Attributes:
-        name: the release.
+        name: that of the release's objects.
         accounts: reads the identities of the gateway's pods, namespace and service account of each.
     """
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tfcanary.chart.schema import require_known_keys, require_types
+from tfcanary.chart.umbrella import Copy, copy_in, given_to
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files
 from tfcanary.check.finding import BY_VERSION, OFF, Finding
-from tfcanary.check.live import live_objects, live_routes, live_values
+from tfcanary.check.live import live_objects, live_routes, live_values, misplaced_values
 from tfcanary.check.pods import pod_versions, sidecars, tracks_pods
 from tfcanary.check.reasons import Reasons
 from tfcanary.check.subject import GatewayPod, Subject
@@ -59,13 +60,14 @@ def from_files(
     host: str | None = None,
     model: str | None = None,
     chart: Path = CHART,
+    subchart: str | None = None,
     tokens: Sequence[Token] = (),
     tls: Tls | None = None,
 ) -> Subject:
     """
     What values files over the chart's defaults say, with no cluster to ask.
     """
-    values = read_files(files)
+    values = given_to(subchart, read_files(files))
     require_known_keys(values, chart)
     values = coalesce(chart_defaults(chart), values)
     require_types(values, chart)
@@ -99,6 +101,7 @@ def from_release(
     host: str | None = None,
     model: str | None = None,
     chart: Path = CHART,
+    subchart: str | None = None,
     each_pod: bool = True,
     tokens: Sequence[Token] = (),
     tls: Tls | None = None,
@@ -112,44 +115,48 @@ def from_release(
         UnreachableError: if the cluster, helm or the gateway's address cannot be found.
         DriftError: if the release's VirtualService or Gateway is gone.
     """
-    given = read_files(files)
+    given = given_to(subchart, read_files(files))
     require_known_keys(given, chart)
     releases = releases_in(target)
-    installed = releases.values(name)
-    live = _parse(installed, model, chart)
-    values = coalesce(installed, given)
+    copy = copy_in(name, releases.values(name), subchart)
+    live = _parse(copy.values, model, chart)
+    values = coalesce(copy.values, given)
     expected = _parse(values, model, chart)
     cluster, drift = LiveObjects(target), releases.drift(name)
     secure = tls is not None
     with _drift_first(name, target, drift):
-        virtual_service = cluster.virtual_service(name)
-        gateways = gateway_pods(cluster, name, tls=secure) if each_pod else ()
-        address = gateway or gateway_address(cluster, name, tls=secure)
+        virtual_service = cluster.virtual_service(copy.name)
+        gateways = gateway_pods(cluster, copy.name, tls=secure) if each_pod else ()
+        address = gateway or gateway_address(cluster, copy.name, tls=secure)
     findings = [live_values(live, expected, files)] if files else []
     findings += [*(live_routes(virtual_service, expected, api) for api in Api), live_objects(drift)]
-    before, unread = _before(releases, name, model, chart)
-    served, unasked = _pods(cluster, name, expected, each_pod=each_pod)
+    before, unread = _before(releases, copy, model, chart)
+    served, unasked = _pods(cluster, copy.name, expected, each_pod=each_pod)
     host = host or asked_host(expected.hosts)
     return Subject(
         routing=expected,
         tokens=tuple(tokens),
         tls=tls,
-        predictions_run=functools.partial(predictions, cluster, name) if each_pod else None,
+        predictions_run=functools.partial(predictions, cluster, name, app=copy.app) if each_pod else None,
         gateway=address,
         host=host,
         release=name,
         revision=route_revision(virtual_service) if expected.attribution and live.attribution else None,
         before=before,
-        findings=(*findings, *served),
+        findings=(*([misplaced_values(copy)] if copy.key else ()), *findings, *served),
         lost=(*unasked, *_lost(expected, drift), *unread),
         gateway_pods=_opened(cluster, gateways),
-        pods=Counter(pod.track for pod in cluster.pods(name) if pod.ready),
+        pods=Counter(pod.track for pod in cluster.pods(name, copy.app) if pod.ready),
         around=Surroundings(
-            cluster, name, values, expected, gateways, host or address, tuple(allowed_filters)
+            cluster, copy.name, values, expected, gateways, host or address, tuple(allowed_filters)
         ).look,
-        reason=Reasons(cluster, name, functools.partial(gateway_accounts, cluster, name, tls=secure)).of,
-        not_up=lambda: readiness.not_up(lambda: cluster, name).reasons,
+        reason=_reasons(cluster, copy.name, tls=secure).of,
+        not_up=lambda: readiness.not_up(lambda: cluster, name, copy.app).reasons,
     )
+
+
+def _reasons(cluster: LiveObjects, name: str, *, tls: bool) -> Reasons:
+    return Reasons(cluster, name, functools.partial(gateway_accounts, cluster, name, tls=tls))
 
 
 def _opened(cluster: LiveObjects, pods: Sequence[PodPort]) -> tuple[GatewayPod, ...]:
@@ -223,16 +230,17 @@ def _unversioned(expected: Routing) -> Iterator[str]:
 
 
 def _before(
-    releases: Releases, name: str, model: str | None, chart: Path
+    releases: Releases, copy: Copy, model: str | None, chart: Path
 ) -> tuple[Routing | None, tuple[str, ...]]:
     """
     The routes that the release had before the newest revision, if it had any that worked; and what is lost, in words.
     """
-    worked = [revision for revision in releases.history(name)[:-1] if revision.status == "superseded"]
+    worked = [revision for revision in releases.history(copy.release)[:-1] if revision.status == "superseded"]
     if not worked:
         return None, ()
     try:
-        return _parse(releases.values(name, worked[-1].number), model, chart), ()
+        values = releases.values(copy.release, worked[-1].number)
+        return _parse(copy_in(copy.release, values, copy.key or None).values, model, chart), ()
     except UsageError as exc:
         # It may be of another chart; what is live now is none the worse for it.
         return None, (f"the routes before the newest revision, which cannot be read: {exc}",)

@@ -50,7 +50,7 @@ class Surroundings:
     What to look at.
 
     Attributes:
-        name: the release.
+        name: that of the release's objects.
         values: those that it should have.
         gateways: the gateway pods; none, if they are not to be asked.
         authority: the host that requests ask for.

@@ -38,14 +38,7 @@ def parser(prog: str) -> cli.Parser:
         description="Prove over REST and gRPC what the gateway does with a release's routes. "
         f"`{prog} explain` says without a cluster which route takes a request.",
     )
-    cluster = made.add_argument_group("what is live")
-    cluster.add_argument("--release", metavar="NAME", help="the Helm release (default: resnet)")
-    cluster.add_argument("--namespace", metavar="NAME", help="its namespace (default: default)")
-    cluster.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as kubectl finds it)")
-    cluster.add_argument(
-        "--context", metavar="NAME", help="the kubeconfig's context (default: its current one)"
-    )
-    cluster.add_argument("--helm", default="helm", metavar="FILE", help="the helm program (default: helm)")
+    _add_cluster(made.add_argument_group("what is live"))
     what = made.add_argument_group("what should be")
     what.add_argument(
         "--values",
@@ -84,6 +77,22 @@ def parser(prog: str) -> cli.Parser:
     _add_predictions(made.add_argument_group("which predictions"))
     _add_outputs(made.add_argument_group("reports"))
     return made
+
+
+def _add_cluster(cluster: argparse._ArgumentGroup) -> None:
+    cluster.add_argument("--release", metavar="NAME", help="the Helm release (default: resnet)")
+    cluster.add_argument("--namespace", metavar="NAME", help="its namespace (default: default)")
+    cluster.add_argument(
+        "--subchart",
+        metavar="NAME",
+        help="the name or alias of the chart in an umbrella chart, whose release it is (default: the release is of the "
+        "chart itself)",
+    )
+    cluster.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as kubectl finds it)")
+    cluster.add_argument(
+        "--context", metavar="NAME", help="the kubeconfig's context (default: its current one)"
+    )
+    cluster.add_argument("--helm", default="helm", metavar="FILE", help="the helm program (default: helm)")
 
 
 def _add_requests(how: argparse._ArgumentGroup) -> None:
@@ -238,6 +247,7 @@ def _subject(arguments: argparse.Namespace, chart: Path) -> Subject:
             host=arguments.host,
             model=arguments.model,
             chart=chart,
+            subchart=arguments.subchart,
             tokens=tokens,
             tls=tls,
         )
@@ -254,6 +264,7 @@ def _subject(arguments: argparse.Namespace, chart: Path) -> Subject:
         host=arguments.host,
         model=arguments.model,
         chart=chart,
+        subchart=arguments.subchart,
         each_pod=not arguments.no_gateway_pods,
         allowed_filters=arguments.allow_filter,
         tokens=tokens,

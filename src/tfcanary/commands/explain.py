@@ -14,6 +14,7 @@ from typing import Any
 
 from tfcanary import cli
 from tfcanary.chart.schema import require_known_keys, require_types
+from tfcanary.chart.umbrella import given_to
 from tfcanary.chart.values import chart_defaults, coalesce, merge, read_files, read_values
 from tfcanary.contract import METHODS, PREFIXES, rest_path
 from tfcanary.errors import UsageError
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str) -> int:
         help="a values file; give it again for more, later ones win. Without model.name the models are those of "
         "values/models/resnet.yaml",
     )
+    parser.add_argument(
+        "--subchart",
+        metavar="NAME",
+        help="the name or alias of the chart in an umbrella chart, whose values the files are",
+    )
     parser.add_argument("--api", choices=("rest", "grpc"), help="(default: that of --path, or rest)")
     parser.add_argument("--path", help="the request's path (default: a prediction of the model)")
     for option, what in (
@@ -55,7 +61,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    declared = read(arguments.values)
+    declared = read(arguments.values, arguments.subchart)
     request = Request(
         path=arguments.path or default_path(declared.model, arguments.api or "rest"),
         headers=_pairs("--header", arguments.header),
@@ -71,11 +77,11 @@ def _command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read(files: Sequence[Path]) -> Routing:
+def read(files: Sequence[Path], subchart: str | None = None) -> Routing:
     """
-    The routes that values files declare over the chart's defaults.
+    The routes that values files declare over the chart's defaults; those of a copy in an umbrella chart, if it is named.
     """
-    values = read_files(files)
+    values = given_to(subchart, read_files(files))
     if "model" not in values:
         values = merge(read_values(MODELS), values)
     require_known_keys(values)

@@ -165,14 +165,13 @@ class LiveObjects:
         found = self._call(what, self._any.request, "get", path, serialize=False)
         return dict(json.loads(found.data))
 
-    def pods(self, release: str) -> tuple[Pod, ...]:
+    def pods(self, release: str, app: str | None = None) -> tuple[Pod, ...]:
         """
-        The pods of a release.
+        The pods of a release, or of one application in it.
         """
-        labels = {"app.kubernetes.io/instance": release}
         return tuple(
             Pod(pod.metadata.name, pod.metadata.labels.get("track", ""), ready=is_ready(pod))
-            for pod in self.pods_labelled("pods", self.namespace, labels)
+            for pod in self.pods_labelled("pods", self.namespace, _labels(release, app))
         )
 
     def pods_labelled(self, what: str, namespace: str, labels: Mapping[str, str]) -> Sequence[Any]:
@@ -184,22 +183,21 @@ class LiveObjects:
             namespace: where they are.
             labels: the labels that they must have, with their values.
         """
-        selector = ",".join(f"{label}={value}" for label, value in labels.items())
+        selector = _selector(labels)
         found: Sequence[Any] = self._call(
             what, self._core.list_namespaced_pod, namespace, label_selector=selector
         ).items
         return found
 
-    def listed(self, kind: str, release: str) -> list[dict[str, Any]]:
+    def listed(self, kind: str, release: str, app: str | None = None) -> list[dict[str, Any]]:
         """
-        The pods or the deployments of a release, as JSON.
+        The pods or the deployments of a release, or of one application in it, as JSON.
         """
         functions = {
             "pods": self._core.list_namespaced_pod,
             "deployments": self._apps.list_namespaced_deployment,
         }
-        selector = f"app.kubernetes.io/instance={release}"
-        return self._items(kind, functions[kind], label_selector=selector)
+        return self._items(kind, functions[kind], label_selector=_selector(_labels(release, app)))
 
     def endpoints(self, service: str) -> frozenset[str]:
         """
@@ -289,6 +287,17 @@ class LiveObjects:
         The cluster's nodes.
         """
         return list(self._call("nodes", self._core.list_node).items)
+
+
+def _labels(release: str, app: str | None) -> dict[str, str]:
+    """
+    The labels of a release's pods, of one application if it is named.
+    """
+    return {"app.kubernetes.io/instance": release} | ({"app.kubernetes.io/name": app} if app else {})
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{label}={value}" for label, value in labels.items())
 
 
 def _called(

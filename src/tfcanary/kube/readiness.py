@@ -61,21 +61,22 @@ class _GoneError(Exception):
     """
 
 
-def not_up(cluster: Callable[[], LiveObjects], release: str) -> NotUp:
+def not_up(cluster: Callable[[], LiveObjects], release: str, app: str | None = None) -> NotUp:
     """
     Ask the cluster why the tracks of a release are not up.
 
     Args:
         cluster: gives the live objects; it may find that the cluster cannot be reached.
         release: the release.
+        app: one application in it; None takes all.
     """
     try:
         live = cluster()
-        pods = live.listed("pods", release)
+        pods = live.listed("pods", release, app)
     except UnreachableError as error:
         return NotUp({"": f"why it is not up cannot be read: {error}"})
     try:
-        deployments = live.listed("deployments", release)
+        deployments = live.listed("deployments", release, app)
     except UnreachableError:
         # Pods alone say most of it.
         deployments = []

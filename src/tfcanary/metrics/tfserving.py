@@ -15,7 +15,7 @@ from tfcanary.text import short
 _RUNS = ":tensorflow:serving:runtime_latency_count"
 
 
-def predictions(live: LiveObjects, release: str, track: str) -> int:
+def predictions(live: LiveObjects, release: str, track: str, *, app: str | None = None) -> int:
     """
     How many predictions the ready pods of a track have run since they started.
 
@@ -23,7 +23,7 @@ def predictions(live: LiveObjects, release: str, track: str) -> int:
         UnreachableError: if a pod cannot be asked.
     """
     total = 0
-    for pod in live.pods(release):
+    for pod in live.pods(release, app):
         if pod.track == track and pod.ready:
             with forwarded(live, PodPort(pod.name, live.namespace, SERVER_PORT)) as address:
                 total += _runs(pod.name, address)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tfcanary.chart.umbrella import require_plain
 from tfcanary.check.sources import releases_in
 from tfcanary.errors import UnreachableError
 from tfcanary.judge.feed import Feed
@@ -215,6 +216,7 @@ class LiveCluster:
             plan = self._plan or plan_from(self._now_saved().plan)
             releases = releases_in(self._target, timeout_seconds=int(plan.limits.ready))
             values = releases.values(self._release)
+            require_plain(self._release, values)
             names = Names(self._release, str(values["model"]["name"]), plan.stable, plan.canary)
             host = self._way.host or asked_host(values["gateway"]["hosts"])
             self._made = _Parts(
