@@ -353,6 +353,14 @@ def _beside(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def proxies() -> ModuleType:
+    """
+    What Istio makes of a rendering for a real Envoy.
+    """
+    return _beside("proxies")
+
+
+@pytest.fixture(scope="session")
 def broken() -> Callable[..., Any]:
     """
     The promises that a rendering breaks.

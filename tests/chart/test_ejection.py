@@ -5,7 +5,6 @@ Behind it are two pods, each with a sidecar that turns a reset of its server int
 """
 
 import contextlib
-import socket
 import time
 from concurrent import futures
 
@@ -13,13 +12,6 @@ import grpc
 import httpx
 import pytest
 
-TYPES = "type.googleapis.com/envoy.extensions"
-HTTP2 = {
-    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-        "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
-    }
-}
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
 STATUSES = ("UNAVAILABLE", "INTERNAL", "UNKNOWN")
@@ -51,39 +43,6 @@ class Server(grpc.GenericRpcHandler):
         return b""
 
 
-def free_ports(count):
-    """
-    Ports at which nobody listens.
-    """
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
-
-
-def routes(rendered):
-    """
-    The routes that Istio makes of the entries of the gateway's VirtualService, with one cluster for all tracks.
-    """
-    made = []
-    for entry in rendered.virtual_service["spec"]["http"]:
-        timeout = entry["timeout"]
-        # Istio takes a single destination's headers for those of the route.
-        (destination,) = entry["route"]
-        said = {**entry["headers"]["response"]["set"], **destination["headers"]["response"]["set"]}
-        made += [
-            {
-                "match": {"prefix": match["uri"]["prefix"]},
-                "route": {"cluster": "pods", "timeout": timeout, "max_grpc_timeout": timeout},
-                "response_headers_to_add": [
-                    {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-                    for name, value in said.items()
-                ],
-            }
-            for match in entry["match"]
-        ]
-    return made
-
-
 def detection(said):
     """
     Envoy's outlier detection as Istio makes it of a DestinationRule's.
@@ -104,62 +63,6 @@ def detection(said):
         "interval": said["interval"],
         "base_ejection_time": said["baseEjectionTime"],
         "max_ejection_percent": said["maxEjectionPercent"],
-    }
-
-
-def guarded(rendered, filters, routes):
-    """
-    A gateway's filters and its host, with the guard that the release binds.
-    """
-    patches = [
-        one for item in (filters, rendered.one("EnvoyFilter")) for one in item["spec"]["configPatches"]
-    ]
-    filters = [
-        one["patch"]["value"] for one in patches if one["patch"]["value"].get("name", "").endswith(".guard")
-    ]
-    (host,) = (one["patch"]["value"] for one in patches if one["applyTo"] == "VIRTUAL_HOST")
-    names = {one["name"] for one in filters}
-    settings = {name: said for name, said in host["typed_per_filter_config"].items() if name in names}
-    assert len(settings) == 1
-    return {"routes": routes, **host, "typed_per_filter_config": settings}, filters
-
-
-def listener(port, host, filters=()):
-    """
-    A proxy at a port.
-    """
-    router = {"name": "router", "typed_config": {"@type": f"{TYPES}.filters.http.router.v3.Router"}}
-    manager = {
-        "@type": f"{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "any",
-        "route_config": {"virtual_hosts": [{"name": "any", "domains": ["*"], **host}]},
-        "http_filters": [*filters, router],
-    }
-    return {
-        "name": str(port),
-        "address": address(port),
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-    }
-
-
-def address(port):
-    """
-    A port of this machine.
-    """
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def cluster(name, ports, **more):
-    """
-    A cluster of what listens at these ports.
-    """
-    endpoints = [{"endpoint": {"address": address(port)}} for port in ports]
-    return {
-        "name": name,
-        "connect_timeout": "1s",
-        "typed_extension_protocol_options": HTTP2,
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
-        **more,
     }
 
 
@@ -191,7 +94,7 @@ class Gateway:
         How many pods get no requests.
         """
         lines = httpx.get(f"{self._admin}/clusters").text.splitlines()
-        flags = [line for line in lines if line.startswith("pods::127.") and "::health_flags::" in line]
+        flags = [line for line in lines if line.startswith("grpc::127.") and "::health_flags::" in line]
         assert len(flags) == 2
         return sum("/failed_outlier_check" in line for line in flags)
 
@@ -220,11 +123,15 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(render, gateway_chart, envoy, tmp_path):
+def gateway(render, gateway_chart, envoy, proxies, tmp_path):
     """
     Run a gateway before two pods, of which so many are there.
     """
     with contextlib.ExitStack() as running:
+
+        def grpc_cluster(name, ports, **more):
+            options = {"typed_extension_protocol_options": proxies.HTTP2}
+            return proxies.cluster(name, ports, **options, **more)
 
         def start(pods=2):
             rendered = render("stable", values={"tracks": {"stable": {"replicas": 2}}})
@@ -233,19 +140,22 @@ def gateway(render, gateway_chart, envoy, tmp_path):
                 for subset in rendered.one("DestinationRule")["spec"]["subsets"]
                 if subset["name"] == "stable"
             )
-            front, admin, *sidecars = free_ports(4)
-            host, filters = guarded(rendered, gateway_chart(), routes(rendered))
-            listeners, clusters = [listener(front, host, filters)], []
+            front, admin, *sidecars = proxies.free_ports(4)
+            host, filters = proxies.bound(rendered, gateway_chart())
+            # Over REST nothing is asked here.
+            clusters = [proxies.cluster("rest", [])]
+            listeners = [proxies.listener(front, {"routes": proxies.routes(rendered), **host}, filters)]
             for port in sidecars[:pods]:
                 server = grpc.server(futures.ThreadPoolExecutor(MANY), handlers=[Server()])
-                clusters.append(cluster(f"server-{port}", [server.add_insecure_port("127.0.0.1:0")]))
+                clusters.append(grpc_cluster(f"server-{port}", [server.add_insecure_port("127.0.0.1:0")]))
                 server.start()
                 running.callback(server.stop, 0)
                 to = {"cluster": f"server-{port}", "timeout": "0s"}
-                listeners.append(listener(port, {"routes": [{"match": {"prefix": "/"}, "route": to}]}))
+                every = {"match": {"prefix": "/"}, "route": to}
+                listeners.append(proxies.listener(port, {"routes": [every]}))
             clusters.append(
-                cluster(
-                    "pods",
+                grpc_cluster(
+                    "grpc",
                     sidecars,
                     outlier_detection=detection(stable["trafficPolicy"]["outlierDetection"]),
                     common_lb_config={"healthy_panic_threshold": {"value": 0}},
@@ -255,7 +165,7 @@ def gateway(render, gateway_chart, envoy, tmp_path):
             resources = {"listeners": listeners, "clusters": clusters}
             running.enter_context(
                 envoy(
-                    {"admin": {"address": address(admin)}, "static_resources": resources},
+                    {"admin": {"address": proxies.address(admin)}, "static_resources": resources},
                     tmp_path,
                     lambda: made.ready,
                 )

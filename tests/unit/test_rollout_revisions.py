@@ -274,6 +274,13 @@ def test_the_baseline_is_what_the_user_gave() -> None:
             "routing.attribution true, got false",
             id="unnamed",
         ),
+        pytest.param(
+            {"routing": {"retryAttempts": 2}},
+            "deployed",
+            None,
+            "expected routing.retryAttempts 0, got 2",
+            id="retries",
+        ),
         pytest.param({}, "deployed", ("tfserving-canary", "0.0.1"), "got tfserving-canary 0.0.1", id="chart"),
         pytest.param(
             {"tracks": {"canary": {"version": "v2"}}}, "deployed", None, "tracks.canary.version", id="version"

@@ -221,6 +221,10 @@ x-bucket-{{ .Values.model.name | lower }}
   timeout: {{ printf "%ds" (int64 $routing.timeoutSeconds) | quote }}
   retries:
     attempts: {{ int $routing.retryAttempts }}
+    {{- if $routing.retryAttempts }}
+    # A prediction changes nothing, so it may be asked twice. `unavailable` is a status of gRPC, and 503 is one of REST.
+    retryOn: "connect-failure,refused-stream,reset,unavailable,503"
+    {{- end }}
   {{- if and $routing.attribution .revision }}
   headers:
     response:

@@ -131,6 +131,12 @@ class Revisions:
                 f"release {name!r}: expected routing.attribution true, got false; without it nobody sees which track "
                 "answered, nor which routes a gateway pod has"
             )
+        attempts = values["routing"].get("retryAttempts", 0)
+        if attempts:
+            raise UsageError(
+                f"release {name!r}: expected routing.retryAttempts 0, got {attempts}; the gateway counts a request once, by its "
+                "last answer, so that retries hide a failing canary from the judge"
+            )
         tracks = tracks_of(values)
         return Baseline(
             current.number,
