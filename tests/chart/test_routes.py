@@ -260,14 +260,18 @@ def test_gateway_outwaits_the_server(render, strategy):
     assert 30_000 == int(flag.partition("=")[2])
 
 
-@pytest.mark.parametrize("attempts", [0, 2])
-def test_retries(render, attempts):
+@pytest.mark.parametrize(
+    ("attempts", "conditions"),
+    [(0, {}), (2, {"retryOn": "connect-failure,refused-stream,reset,unavailable,503"})],
+)
+def test_retries(render, problems_with, attempts, conditions):
     """
     The number of retries is always said, since the mesh retries twice where nothing is said.
     """
     rendered = render("stable", values={"routing": {"retryAttempts": attempts}})
 
-    assert [{"attempts": attempts}] * 2 == [entry["retries"] for entry in rendered.routes]
+    assert [{"attempts": attempts, **conditions}] * 2 == [entry["retries"] for entry in rendered.routes]
+    assert () == problems_with(rendered.virtual_service)
 
 
 def test_no_retries_by_default(render, strategy):
