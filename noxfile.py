@@ -37,6 +37,12 @@ TWO = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 # What makes a release: Helm 3 would put the present time into a packed chart. What signs and verifies one.
 PACKS, SIGNS = ("helm4", "helm-docs"), ("release",)
 
+# By the name that check-jsonschema gives their schema.
+CI_FILES = {
+    "github-workflows": (".github/workflows/checks.yaml", ".github/workflows/release.yaml"),
+    "gitlab-ci": (".gitlab-ci.yml",),
+}
+
 # The cluster of the tests, and what comes up in the background while other sessions run.
 CLUSTER = "tests"
 UP = ("scripts/local_cluster.py", "up", "--name", CLUSTER)
@@ -62,10 +68,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's rules and format, and which package may import which."""
+    """Ruff's rules and format, which package may import which, and the CI files by their published schemas."""
     python(session, "-m", "ruff", "check")
     python(session, "-m", "ruff", "format", "--check")
     session.run(str(PYTHON.with_name("lint-imports")))
+    for schema, files in CI_FILES.items():
+        session.run(str(PYTHON.with_name("check-jsonschema")), f"--builtin-schema=vendor.{schema}", *files)
 
 
 @nox.session

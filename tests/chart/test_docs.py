@@ -51,6 +51,9 @@ def test_helm_lines_render(documents, helm, tmp_path):
         written = files_of(page, tmp_path / page.name)
         kept = ["-f", "values/env/kind.yaml", "-f", "values/models/resnet.yaml", "-f", "values/stable.yaml"]
         for words in helm_lines(page):
+            if words[3] == "$chart":
+                # One from a registry, which the tests of packaging install.
+                continue
             if words[3] == "charts/tfserving-gateway":
                 assert "kind: EnvoyFilter" in helm("template", *words[2:])
                 continue
