@@ -36,6 +36,8 @@ COMMANDS = (
     "export warmup",
     "export inspect",
     "export compare",
+    "export bundle",
+    "export verify",
     "cluster up",
     "cluster status",
     "cluster logs",

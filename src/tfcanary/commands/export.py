@@ -5,7 +5,7 @@ The command behind `scripts/export_resnet.py`: a ResNet is exported, or any Save
 import sys
 from collections.abc import Sequence
 
-from tfcanary.commands import resnet, servable
+from tfcanary.commands import bundle, resnet, servable
 from tfcanary.export import savedmodel
 
 
@@ -16,6 +16,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "export_resnet.py") -
     given = sys.argv[1:] if argv is None else list(argv)
     if given and given[0] in servable.COMMANDS:
         return servable.main(given, prog=prog)
+    if given and given[0] in bundle.COMMANDS:
+        return bundle.main(given, prog=prog)
     if given and given[0] in savedmodel.COMMANDS:
         return savedmodel.main(given, prog=prog)
     return resnet.main(given, prog=prog)

@@ -24,7 +24,7 @@ def parser(prog: str) -> cli.Parser:
         prog=prog,
         description="Export a ResNet as OUTPUT/VERSION, for TensorFlow Serving. "
         f"For any SavedModel: `{prog} manifest DIR` and `warmup DIR --requests FILE` make it servable by the chart's "
-        "defaults, `inspect DIR` says what it is, `compare A B` whether two are interchangeable.",
+        "defaults, `inspect DIR` says what it is, `compare A B` whether two are interchangeable, `bundle` and `verify` publish and verify models as OCI images.",
     )
     result.add_argument(
         "--arch",

@@ -4,15 +4,15 @@ The command behind `nox -s package`, `publish` and `verify`.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfcanary import cli
 from tfcanary.errors import DoesNotHoldError, UsageError
-from tfcanary.packaging import dist, registry, source
+from tfcanary.packaging import dist, source
+from tfcanary.packaging.arguments import access_of, add_access, pinned, place
 from tfcanary.packaging.charts import Signer
 from tfcanary.packaging.publish import publish
-from tfcanary.packaging.registry import Access, Reference
 from tfcanary.packaging.signatures import Signing, Trust
 from tfcanary.packaging.verify import verify
 from tfcanary.paths import ROOT, VALUES
@@ -65,7 +65,7 @@ def _add_publish(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
     )
     publishing.set_defaults(action=_publish)
     publishing.add_argument(
-        "target", type=_reference, metavar="oci://REGISTRY/PATH", help="where the charts' names are added to"
+        "target", type=place, metavar="oci://REGISTRY/PATH", help="where the charts' names are added to"
     )
     publishing.add_argument(
         "--dist",
@@ -83,7 +83,7 @@ def _add_publish(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
         action="store_true",
         help="sign as the identity that Sigstore vouches for; needs the internet",
     )
-    _add_access(publishing)
+    add_access(publishing)
 
 
 def _add_verify(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
@@ -95,7 +95,7 @@ def _add_verify(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
     )
     verifying.set_defaults(action=_verify)
     verifying.add_argument(
-        "chart", type=_pinned, metavar="oci://REGISTRY/NAME@sha256:DIGEST", help="the chart"
+        "chart", type=pinned, metavar="oci://REGISTRY/NAME@sha256:DIGEST", help="the chart"
     )
     signer = verifying.add_mutually_exclusive_group(required=True)
     signer.add_argument(
@@ -119,34 +119,7 @@ def _add_verify(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
         metavar="DIR",
         help="the values files to hold against the release, and to render (default: those that come with the command)",
     )
-    _add_access(verifying)
-
-
-def _add_access(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--ca-file", type=Path, metavar="FILE", help="authorities to trust beside the system's, as PEM"
-    )
-    command.add_argument(
-        "--registry-config",
-        type=Path,
-        metavar="FILE",
-        help="a config.json with the registry's password, as `helm registry login` writes it (default: the user's own)",
-    )
-
-
-def _reference(text: str) -> Reference:
-    return _read(registry.reference, text)
-
-
-def _pinned(text: str) -> Reference:
-    return _read(registry.pinned, text)
-
-
-def _read(form: Callable[[str], Reference], text: str) -> Reference:
-    try:
-        return form(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    add_access(verifying)
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m tfcanary.packaging") -> int:
@@ -176,8 +149,8 @@ def _signer(arguments: argparse.Namespace) -> Signer | None:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    for place in publish(arguments.dist, arguments.target, Signing(arguments.key), _access(arguments)):
-        sys.stdout.write(f"{place}\n")
+    for chart in publish(arguments.dist, arguments.target, Signing(arguments.key), access_of(arguments)):
+        sys.stdout.write(f"{chart}\n")
     return 0
 
 
@@ -193,7 +166,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         values=arguments.values,
         keyring=arguments.keyring,
         trust=trust,
-        access=_access(arguments),
+        access=access_of(arguments),
     ):
         sys.stdout.write(f"{'failed' if outcome.problem else 'held':<8}{outcome.name}\n")
         failed += [f"{outcome.name}: {outcome.problem}"] if outcome.problem else []
@@ -203,7 +176,3 @@ def _verify(arguments: argparse.Namespace) -> int:
             refused.add_note(problem)
         raise refused
     return 0
-
-
-def _access(arguments: argparse.Namespace) -> Access:
-    return Access(arguments.ca_file, arguments.registry_config)

@@ -15,7 +15,7 @@ from tfcanary.packaging.charts import sha256
 from tfcanary.packaging.dist import VALUES_KIND, require
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.registry import CHART_LAYER, Access, Reference
-from tfcanary.packaging.signatures import CYCLONEDX, Signing, Trust
+from tfcanary.packaging.signatures import CYCLONEDX, Signing
 
 LOG = logging.getLogger(__name__)
 
@@ -93,14 +93,7 @@ def _one(chart: Path, place: Reference, there: str | None, signing: Signing, acc
     Push one chart unless it is there, and add what it lacks: an earlier run may have ended in between.
     """
     pinned = place.at(there or _push(chart, place, access))
-    with signatures.own_trust(signing) as trust:
-        if not _is_signed(pinned, trust, access):
-            LOG.info("signing %s", pinned)
-            signatures.sign(pinned, signing, access)
-        for kind, file in attachments(chart):
-            if not _is_stated(pinned, kind, file, trust, access):
-                LOG.info("attaching %s", file.name)
-                signatures.attest(pinned, kind, file, signing, access)
+    signatures.complete(pinned, attachments(chart), signing, access)
     return pinned
 
 
@@ -116,22 +109,3 @@ def _push(chart: Path, place: Reference, access: Access) -> str:
     if there is None:
         raise UnreachableError(f"{place}: expected it in the registry after the push, got none")
     return there
-
-
-def _is_signed(place: Reference, trust: Trust | None, access: Access) -> bool:
-    if trust is None:
-        return False
-    try:
-        signatures.verify(place, trust, access)
-    except DoesNotHoldError:
-        return False
-    return True
-
-
-def _is_stated(place: Reference, kind: str, file: Path, trust: Trust | None, access: Access) -> bool:
-    if trust is None:
-        return False
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) in signatures.attested(place, kind, trust, access)
-    except DoesNotHoldError:
-        return False

@@ -2,6 +2,7 @@
 An OCI registry: what is in it by digest and by tag. `crane` asks, and Go's own environment says whom to trust.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfcanary.errors import NotFoundError, UnreachableError, UsageError
+from tfcanary.errors import DoesNotHoldError, NotFoundError, UnreachableError, UsageError
 from tfcanary.packaging.programs import run
 
 CHART_LAYER = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
@@ -162,13 +163,26 @@ def layers(manifest: Mapping[str, Any]) -> dict[str, Layer]:
     }
 
 
-def fetch(place: Reference, target: Path, access: Access) -> Path:
+def fetch(place: Reference, layer: Layer, target: Path, access: Access) -> None:
     """
-    Write one blob to a file.
+    Write one layer of an artifact to a file, and hold its bytes against the manifest.
+
+    Raises:
+        DoesNotHoldError: the registry has other bytes.
+        UnreachableError: it did not give all of them.
     """
-    with target.open("wb") as file:
-        _crane(["blob", place.plain], place, access, output=file)
-    return target
+    blob = place.at(layer.digest)
+    try:
+        with target.open("wb") as file:
+            _crane(["blob", blob.plain], blob, access, output=file)
+    except UnreachableError:
+        # crane also fails where all bytes came and are others. Where some did not come, nothing is known of them.
+        if target.stat().st_size != layer.bytes:
+            raise
+    with target.open("rb") as file:
+        got = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if got != layer.digest:
+        raise DoesNotHoldError(f"expected {layer.digest}, got {got}")
 
 
 def _crane(arguments: list[str], place: Reference, access: Access, **more: Any) -> str:

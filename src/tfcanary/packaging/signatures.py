@@ -4,15 +4,19 @@ Signatures and attestations of what is in a registry, by cosign: with a key, or 
 
 import base64
 import json
+import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfcanary.errors import DoesNotHoldError
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.registry import Access, Reference
+
+LOG = logging.getLogger(__name__)
 
 # A key of one's own is not in Sigstore's public log: it says who signed, and needs no network but the registry.
 _PRIVATE_SIGNING = ("--use-signing-config=false", "--tlog-upload=false")
@@ -144,3 +148,38 @@ def attested(place: Reference, kind: str, trust: Trust, access: Access) -> list[
     )
     envelopes = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     return [dict(json.loads(base64.b64decode(envelope["payload"]))["predicate"]) for envelope in envelopes]
+
+
+def complete(
+    place: Reference, statements: Iterable[tuple[str, Path]], signing: Signing, access: Access
+) -> None:
+    """
+    Sign a digest and attach what is stated about it, but for what is there: an earlier run may have ended in between.
+    """
+    with own_trust(signing) as trust:
+        if not _is_signed(place, trust, access):
+            LOG.info("signing %s", place)
+            sign(place, signing, access)
+        for kind, file in statements:
+            if not _is_stated(place, kind, file, trust, access):
+                LOG.info("attaching %s", file.name)
+                attest(place, kind, file, signing, access)
+
+
+def _is_signed(place: Reference, trust: Trust | None, access: Access) -> bool:
+    if trust is None:
+        return False
+    try:
+        verify(place, trust, access)
+    except DoesNotHoldError:
+        return False
+    return True
+
+
+def _is_stated(place: Reference, kind: str, file: Path, trust: Trust | None, access: Access) -> bool:
+    if trust is None:
+        return False
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) in attested(place, kind, trust, access)
+    except DoesNotHoldError:
+        return False
