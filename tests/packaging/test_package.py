@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from releasing import Checkout, Keyrings, Said
 
+from tfcanary.cluster import binaries
+
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 
@@ -237,6 +239,23 @@ def test_what_disagrees_is_refused_by_name(planted: Callable[[str], Said], name:
 
     assert 1 == said.code, said.out
     assert f"error: {REFUSED[name][1]}" in said.error
+
+
+def test_helm_3_is_refused(checkout: Callable[[str], Checkout]) -> None:
+    """
+    It puts the present time into a packed chart.
+    """
+    source = checkout("helm-3")
+    source.release()
+    helm_3 = binaries.ensure("tools")
+
+    said = source.run("package", PATH=f"{helm_3}:{os.environ['PATH']}")
+
+    assert 1 == said.code, said.out
+    assert (
+        "error: chart tfserving-canary: expected every file with the release's time 1769817600, got "
+        in said.error
+    )
 
 
 def test_a_release_is_made_of_what_is_committed(checkout: Callable[[str], Checkout]) -> None:
