@@ -124,6 +124,7 @@ def chart(session: nox.Session) -> None:
 @nox.session(default=False)
 def packaging(session: nox.Session) -> None:
     """Releases: made, published to a registry of the tests, verified, and refused where something was tampered with."""
+    python(session, "-m", "tfcanary.cluster.preflight", "gpg=gnupg")
     pytest(session, "tests/packaging", *TWO, env={"PATH": with_programs(session, *PACKS, *SIGNS)})
 
 
@@ -142,7 +143,7 @@ def cluster(session: nox.Session) -> None:
     KUBECONFIG naming another cluster with Istio, and `-- --env FILE`, use that one and build none.
     """
     # Two modules at a time, each process with a namespace and a release of its own: most of the time is waiting.
-    python(session, "-m", "tfcanary.cluster.preflight", "prometheus=prometheus")
+    python(session, "-m", "tfcanary.cluster.preflight", "prometheus=prometheus", "gpg=gnupg")
     on_a_cluster(session, "tests/cluster", *TWO)
 
 
