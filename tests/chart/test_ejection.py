@@ -5,6 +5,7 @@ Behind it are two pods, each with a sidecar that turns a reset of its server int
 """
 
 import contextlib
+import socket
 import time
 from concurrent import futures
 
@@ -133,8 +134,8 @@ def gateway(render, gateway_chart, envoy, proxies, tmp_path):
             options = {"typed_extension_protocol_options": proxies.HTTP2}
             return proxies.cluster(name, ports, **options, **more)
 
-        def start(pods=2):
-            rendered = render("stable", values={"tracks": {"stable": {"replicas": 2}}})
+        def start(pods=2, *, silent=False, values=None):
+            rendered = render("stable", values={"tracks": {"stable": {"replicas": 2}}, **(values or {})})
             (stable,) = (
                 subset
                 for subset in rendered.one("DestinationRule")["spec"]["subsets"]
@@ -142,8 +143,11 @@ def gateway(render, gateway_chart, envoy, proxies, tmp_path):
             )
             front, admin, *sidecars = proxies.free_ports(4)
             host, filters = proxies.bound(rendered, gateway_chart())
-            # Over REST nothing is asked here.
-            clusters = [proxies.cluster("rest", [])]
+            if silent:
+                # They accept connections and never answer.
+                for port in sidecars[pods:]:
+                    running.enter_context(socket.create_server(("127.0.0.1", port)))
+            clusters = [proxies.cluster("rest", sidecars if silent else [])]
             listeners = [proxies.listener(front, {"routes": proxies.routes(rendered), **host}, filters)]
             for port in sidecars[:pods]:
                 server = grpc.server(futures.ThreadPoolExecutor(MANY), handlers=[Server()])
@@ -243,6 +247,17 @@ def test_the_server_learns_the_clients_deadline(gateway, given, most):
     left = float(gateway().predict(b"DEADLINE 0", timeout=given))
 
     assert most - 2 < left <= most
+
+
+def test_a_time_out_of_the_gateway_is_one_of_grpc(gateway):
+    """
+    F21. The router alone would say UNAVAILABLE, which clients try again. Over REST it is 504.
+    """
+    values = {"server": {"timeoutSeconds": 1}, "routing": {"timeoutSeconds": 2}}
+    started = gateway(pods=0, silent=True, values=values)
+
+    assert "DEADLINE_EXCEEDED" == started.predict()
+    assert 504 == started.answer({}, path="/v1/models/resnet:predict").status_code
 
 
 def test_a_pod_that_is_gone_is_ejected(gateway):

@@ -295,3 +295,16 @@ def test_paths_of_grpc_are_for_grpc(client, path, expected):
     }
 
     assert {"a.example": expected, "elsewhere.example": 200} == seen
+
+
+def test_a_body_over_the_limit_is_resource_exhausted_over_grpc(client):
+    """
+    F21. Envoy alone would say UNKNOWN. Over REST it is 413.
+    """
+    headers = {"host": "a.example", "content-type": "application/grpc", "te": "trailers"}
+
+    answer = client.post(
+        "http://gateway/tensorflow.serving.PredictionService/Predict", headers=headers, content=b"0" * 65537
+    )
+
+    assert (200, "8") == (answer.status_code, answer.headers["grpc-status"])

@@ -4,9 +4,12 @@
 -- Strips the headers that only the mesh may set: Envoy's own, and those that later filters of the gateway set. Hides a
 -- deadline of gRPC from the router, which would take the end of a client's patience for a failure of the pod. The
 -- server gets it, or that of REST where it is later.
+-- Says in gRPC's words what Envoy takes from those of HTTP: UNKNOWN for a body that is too large, and UNAVAILABLE,
+-- which clients try again, for a time-out.
 local set_here = {MINE}
 local seconds = {H = 3600, M = 60, S = 1, m = 1e-3, u = 1e-6, n = 1e-9}
 local most = MOST_SECONDS
+local meant = {["2 Payload Too Large"] = "8", ["14 upstream request timeout"] = "4"}
 local function speaks_grpc(headers)
   local kind = headers:get("content-type") or ""
   local proto = kind == "application/grpc" or string.find(kind, "^application/grpc[+;]") ~= nil
@@ -43,8 +46,13 @@ function envoy_on_request(handle)
   end
 end
 function envoy_on_response(handle)
+  local headers = handle:headers()
   local said = handle:streamInfo():dynamicMetadata():get("tfserving-canary")
   if said ~= nil and said["refused"] then
-    handle:headers():remove("x-model-track")
+    headers:remove("x-model-track")
+  end
+  local status = headers:get("grpc-status")
+  if status ~= nil then
+    headers:replace("grpc-status", meant[status .. " " .. (headers:get("grpc-message") or "")] or status)
   end
 end
