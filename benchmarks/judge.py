@@ -13,6 +13,7 @@ Everything is seeded. No network, no cluster.
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import statistics
@@ -27,7 +28,14 @@ from scipy.special import betaincinv
 from tfcanary.judge.counts import Counts
 from tfcanary.judge.judge import Judge
 from tfcanary.judge.look import Look
-from tfcanary.judge.passage import information, proof, proof_information, rollback, rollback_broken
+from tfcanary.judge.passage import (
+    information,
+    proof,
+    proof_information,
+    rollback,
+    rollback_broken,
+    worse_evidence,
+)
 from tfcanary.judge.plan import Plan
 from tfcanary.judge.ruling import Action
 from tfcanary.judge.terms import Terms
@@ -121,6 +129,23 @@ def exact(_options: argparse.Namespace) -> None:
                 found.mean / least,
             )
         )
+    # Around the weights at which one failure more is needed: 5.2, 7.55, 9.55, 15.25 and 15.6 %.
+    for per_cent in (5, 5.2, 5.5, 6, 6.5, 7, 7.5, 7.55, 8, 8.5, 9, 9.5, 9.55, 10, 15, 15.25, 15.6, 16, 20):
+        _print_between(per_cent / 100)
+
+
+def _print_between(chance: float) -> None:
+    """
+    How many failures are enough at a weight, without one of stable and with one, and what large faults take.
+    """
+    evidence = worse_evidence(TERMS, chance)
+    enough = [next(n for n in itertools.count() if evidence(n, stable) >= ALPHA) for stable in (0, 1)]
+    cells = []
+    for base, times in ((0.001, 10), (0.001, 20), (0.001, 50), (0.01, 20)):
+        found = rollback(TERMS, canary=base * times, stable=base, chance=chance)
+        least = ALPHA / information(canary=base * times, stable=base, chance=chance)
+        cells.append(f"{times} x {base:.1%} {found.mean / least:.3f}")
+    print(f"{chance:.2%}: {enough[0]} failures, {enough[1]} beside one of stable; {', '.join(cells)}")
 
 
 def _row(name: str, median: float, most: float, ratio: float) -> str:

@@ -27,6 +27,7 @@ JUDGE = ROOT / "src" / "tfcanary" / "judge"
 TESTS = ROOT / "tests" / "unit"
 # Modules of their own tests, which are older: the exact split test and its outcomes.
 OTHERS = {"__init__", "split", "verdict"}
+# Of the processor, since a busy machine must not count as a test that fails.
 SECONDS = 240
 # The judge's tests need no fixtures of others, and no plugins, which take longer to load than the tests take.
 OPTIONS = ("-x", "-q", "--noconftest", "-p", "no:cacheprovider", "-o", "filterwarnings=ignore")
@@ -36,8 +37,9 @@ FIRST = {
     "rates": ["log", "rates", "ramp"],
     "eprocess": ["eprocess"],
     "cohorts": ["signals"],
+    "pairs": ["signals"],
     "passage": ["passage"],
-    "outlook": ["command"],
+    "outlook": ["outlook"],
     "ramp": ["ramp"],
     "counters": ["inputs"],
     "feed": ["feed"],
@@ -58,6 +60,7 @@ ALL = (
     "ramp",
     "rates",
     "passage",
+    "outlook",
     "eprocess",
     "command",
 )
@@ -131,7 +134,7 @@ def noticed(module: str, tree: ast.Module, tests: Sequence[str]) -> bool:
         # A failing example is not made smaller: that it fails is enough.
         hypothesis.settings.register_profile("once", phases=[hypothesis.Phase.generate], database=None)
         hypothesis.settings.load_profile("once")
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         sys.meta_path.insert(0, Changed(f"tfcanary.judge.{module}", tree))
         code = int(pytest.ExitCode.INTERNAL_ERROR)

@@ -103,6 +103,18 @@ def test_an_equal_model_is_proven_to_agree_and_to_be_as_accurate():
     assert 1700 >= labelled
 
 
+def test_what_pairs_prove_is_said_with_its_tolerance():
+    pairs = Pairs(agree=1000, differ=3, canary_wrong=5, stable_wrong=4, same=1200)
+
+    agree, right = (after(test, pairs).shown("95 % sure", "request") for test in (Disagreement, Accuracy))
+
+    assert "less than 10 % of answers differ, 95 % sure: 3 of 1,003 (0.3 %) pairs differ" == agree
+    assert right.startswith(
+        "less than 2 points less accurate than stable, 95 % sure: only the canary wrong 5, "
+    )
+    assert right.endswith("only stable wrong 4, both alike 1,200")
+
+
 def shift(*given_looks):
     test = ClassShift(TERMS)
     for weight, classes in given_looks:

@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from tfcanary.judge.passage import Passage, proof, rollback, rollback_broken
+from tfcanary.judge.passage import Passage, first_passage, proof, rollback, rollback_broken
 from tfcanary.judge.plan import Plan
 from tfcanary.judge.rates import below
 from tfcanary.judge.terms import Terms
@@ -89,26 +87,21 @@ def _proven(terms: Terms, rate: float, chance: float) -> Passage:
     The quicker of both proofs of an equal canary, each at half of beta. Together they are never slower.
     """
     both = replace(terms, beta=terms.beta / 2)
-    ratio = proof(both, terms.errors, canary=rate, stable=rate, chance=chance)
-    clean = _clean(both, rate, chance)
-    return min(ratio, clean, key=lambda passage: passage.quantile(0.95))
+    proofs = [proof(both, terms.errors, canary=rate, stable=rate, chance=chance)]
+    if rate < terms.errors.points:
+        proofs.append(_clean(both, rate, chance))
+    return min(proofs, key=lambda passage: passage.quantile(0.95))
 
 
 def _clean(terms: Terms, rate: float, chance: float) -> Passage:
     """
-    When a canary's own answers prove its budget: here each of its requests is an event.
+    When a canary's own answers prove its budget: here each of its requests is an event, and good ones are the evidence.
     """
+
+    def evidence(good: int, bad: int) -> float:
+        return below(terms.errors.points, bad, good, terms)
+
     bound = math.log(1 / terms.beta)
-    points = terms.errors.points
-    alive, stops, bad = np.ones(1), np.zeros(_MOST_CLEAN + 1), 0
-    for n in range(1, _MOST_CLEAN + 1):
-        alive = np.append(alive * (1 - rate), 0.0) + np.append(0.0, alive * rate)
-        # With no more than so many failures, n requests prove it.
-        while bad < n and below(points, bad, n - bad, terms) >= bound:
-            bad += 1
-        stops[n] = alive[:bad].sum()
-        alive[:bad] = 0
-        alive = alive[: bad + 200]
-        if alive.sum() < 1e-6 or rate >= points:
-            break
-    return Passage(stops[: n + 1], chance)
+    # At a chance of 1/2 the share of good ones among these events is their share among the canary's answers.
+    found = first_passage(evidence, bound, canary=1 - rate, stable=rate, chance=0.5, events=_MOST_CLEAN)
+    return Passage(found.stops, chance)

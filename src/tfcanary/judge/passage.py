@@ -102,7 +102,7 @@ def first_passage(
         while least <= n and evidence(least, n - least) < bound:
             least += 1
         stops[n] = alive[least:].sum()
-        alive[least:] = 0
+        alive = alive[:least]
         if alive.sum() < _LEFT:
             break
     return Passage(stops[: n + 1], rate)
