@@ -9,6 +9,7 @@ same probability.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
@@ -69,13 +70,10 @@ class Passage:
             # The n-th event comes within so many requests if these have n events or more.
             return float(chances @ np.where(requests >= events, bdtrc(events - 1, requests, self.rate), 0))
 
-        low, high = 0, 1
-        while reached(high) < part:
-            low, high = high, high * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if reached(middle) >= part else (middle, high)
-        return float(high)
+        most = 1
+        while reached(most) < part:
+            most *= 2
+        return float(bisect_left(range(most), part, key=reached))
 
 
 def first_passage(
