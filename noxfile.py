@@ -156,7 +156,7 @@ def zero_drop(session: nox.Session) -> None:
 @nox.session(default=False)
 def drill(session: nox.Session) -> None:
     """Rollouts of bad versions, each of which must go back, and drivers, API servers and metrics that go away: about 30 min, reports/rollout."""
-    on_a_cluster(session, "tests/cluster", "-k=rollout", "--log-cli-level=INFO", DRILL="full")
+    on_a_cluster(session, "tests/cluster", "-k=rollout or old_chart", "--log-cli-level=INFO", DRILL="full")
 
 
 @nox.session(default=False)
@@ -314,9 +314,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def environment(session: nox.Session) -> None:
     """
-    Make the environment, or bring it to what requirements.lock says now.
+    Make the environment, or bring it to what requirements.lock and pyproject.toml, which has the version, say now.
     """
-    wanted = hashlib.sha256((HERE / "requirements.lock").read_bytes()).hexdigest()
+    made_of = (HERE / name for name in ("requirements.lock", "pyproject.toml"))
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in made_of)).hexdigest()
     stamp = ENVIRONMENT / "installed"
     # A link to a Python that is gone does not exist; pip comes last, so without it virtualenv was interrupted.
     whole = PYTHON.exists() and PYTHON.with_name("pip").exists()

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tfcanary.chart.source import version_of
+from tfcanary.paths import CHART
 from tfcanary.rollout import rights
 from tfcanary.rollout.planfile import plan_from
 
@@ -179,4 +181,4 @@ def test_the_images_tag_is_the_charts_version(job):
         "containers"
     ]
 
-    assert "a/b:0.1.0" == container["image"]
+    assert f"a/b:{version_of(CHART)[1]}" == container["image"]

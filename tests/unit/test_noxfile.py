@@ -61,6 +61,24 @@ def test_an_environment_is_made_once(noxfile: ModuleType, session: SimpleNamespa
     assert ["virtualenv", "uv", "uv"] == session.asked
 
 
+def test_another_version_is_installed(
+    noxfile: ModuleType, session: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    `tfcanary --version` says what is installed.
+    """
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text("0.1.0")
+    monkeypatch.setattr(noxfile, "HERE", tmp_path)
+    noxfile.environment(session)
+    session.asked.clear()
+    (tmp_path / "pyproject.toml").write_text("0.2.0")
+
+    noxfile.environment(session)
+
+    assert ["uv", "uv"] == session.asked
+
+
 @pytest.mark.parametrize("broken", ["python", "pip"])
 def test_an_environment_that_cannot_work_is_made_again(
     noxfile: ModuleType, session: SimpleNamespace, broken: str
