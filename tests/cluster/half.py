@@ -1,5 +1,5 @@
 """
-A model of a few kilobytes, which halves its input.
+A model of a few kilobytes, which halves its input, or divides it otherwise.
 """
 
 import os
@@ -20,18 +20,21 @@ MODEL = "half"
 _SAVE = """
 import sys, tensorflow as tf
 module = tf.Module()
-module.call = tf.function(lambda x: {"y": x / 2}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+module.call = tf.function(lambda x: {"y": x / float(sys.argv[2])}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
 tf.saved_model.save(module, sys.argv[1], signatures={"serving_default": module.call})
 """
 
 
-def save(folder: Path) -> None:
+def save(folder: Path, *, divisor: int = 2) -> None:
     """
     Save one version, without a manifest, in a process of its own: TensorFlow warns while it is imported.
     """
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run(
-        [sys.executable, "-c", _SAVE, str(folder)], check=True, capture_output=True, env=environment
+        [sys.executable, "-c", _SAVE, str(folder), str(divisor)],
+        check=True,
+        capture_output=True,
+        env=environment,
     )
 
 

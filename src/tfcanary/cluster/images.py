@@ -131,7 +131,10 @@ def all_images(*, pulled: bool) -> list[Image]:
             | {
                 "site-packages": site_packages("modelserver"),
                 **{f"tfcanary/{name}": PACKAGE / name for name in SERVER_SOURCES},
-                "tensorflow_model_server": SOURCES / "modelserver/tensorflow_model_server",
+                **{
+                    name: SOURCES / "modelserver" / name
+                    for name in ("tensorflow_model_server", "tf_serving_entrypoint.sh")
+                },
             },
         ),
     ]
