@@ -1,0 +1,164 @@
+"""
+A release of the chart before this one is upgraded and goes back, under an open load over REST and gRPC without retries.
+
+In CI two strategies have a short load. DRILL=full has more of both. The figures are in the log.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import old_chart
+import pytest
+from pytest_kubernetes.providers.base import AClusterManager
+from rolling import digits_in_a_namespace
+
+from tfcanary.chart.values import merge
+from tfcanary.check.propagation import IN_A_ROW
+from tfcanary.check.sources import releases_in
+from tfcanary.client.pictures import default_pictures
+from tfcanary.client.request import PredictRequest
+from tfcanary.cluster.layout import Layout
+from tfcanary.contract import SERVING_PREPROCESS, Api
+from tfcanary.kube.gateway import gateway_address
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.kube.virtualservice import route_revision
+from tfcanary.paths import CHART
+from tfcanary.report.table import phases_table
+from tfcanary.target import Target
+from tfcanary.traffic.calls import Population, metadata_call, prediction_call
+from tfcanary.traffic.driver import Traffic
+from tfcanary.traffic.records import Records
+
+RELEASE = MODEL = "digits"
+DRILL = os.environ.get("DRILL") == "full"
+ENOUGH = 5_000 if DRILL else 1_000
+RATE = 50.0
+USERS = Population(users=50)
+LOG = logging.getLogger(__name__)
+drill = pytest.mark.skipif(not DRILL, reason="long: nox -s drill")
+
+# The key of RFC 7517, appendix A.1, with which no test signs: clients of this load have no tokens.
+KEY = (
+    '{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",'
+    '"y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}'
+)
+TOKENS = {"security": {"jwt": {"issuer": "https://issuer.example", "jwks": KEY}}}
+
+
+class OldRelease:
+    """
+    A release of the chart of version 0.1.0, with the values files of that version.
+    """
+
+    def __init__(self, target: Target, values: Path, environment: Path) -> None:
+        self.releases = releases_in(target)
+        self.cluster = LiveObjects(target)
+        self.host = f"{target.namespace}.test"
+        self._values, self._environment = values, environment
+        self.load: Traffic
+
+    def install(self, strategy: str, more: dict[str, Any]) -> int:
+        """
+        Its pods, then its traffic, and the revision that has both.
+        """
+        files = [self._environment, self._values / "models/digits.yaml", self._values / "stable.yaml"]
+        values = {"gateway": {"hosts": [self.host]}, "tracks": {"canary": {"replicas": 1}}}
+        self.releases.apply(
+            RELEASE, chart=old_chart.CHART, files=files, values=merge(values, more), reuse_values=False
+        )
+        strategy_file = self._values / f"{strategy}.yaml"
+        return self.releases.apply(RELEASE, chart=old_chart.CHART, files=[strategy_file]).number
+
+    def loaded(self) -> Traffic:
+        """
+        The load, mostly of cheap requests.
+        """
+        cheap = [metadata_call(api, MODEL) for api in Api]
+        asked = PredictRequest.one(SERVING_PREPROCESS, "image_bytes", default_pictures()[0].content)
+        real = [prediction_call(api, MODEL, asked) for api in Api]
+        calls = [*cheap * 10, real[0], *cheap * 10, real[1]]
+        address = gateway_address(self.cluster, RELEASE)
+        self.load = Traffic(address, calls, rate=RATE, host=self.host, population=USERS)
+        return self.load
+
+    def changed(self, phase: str, chart: Path, **values: Any) -> None:
+        """
+        Upgrade with a chart and the values that the release has, until both APIs show its routes, and a while longer.
+        """
+        self.load.mark(phase)
+        self.releases.apply(RELEASE, chart=chart, values=values)
+        self.seen()
+
+    def returned(self, phase: str, revision: int) -> None:
+        """
+        `helm rollback` to a revision, until both APIs show its routes, and a while longer.
+        """
+        self.load.mark(phase)
+        self.releases.rollback(RELEASE, revision)
+        self.seen()
+
+    def seen(self) -> None:
+        """
+        Wait until both APIs show the live routes, and a while longer.
+        """
+        revision = route_revision(self.cluster.virtual_service(RELEASE))
+        self.load.wait_for_revision(revision, in_a_row=IN_A_ROW)
+        self.load.wait_for(ENOUGH // 10)
+
+
+@pytest.fixture(scope="module")
+def place(
+    manager: AClusterManager, layout: Layout | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """
+    A namespace whose model store has the two good versions of digits.
+    """
+    with digits_in_a_namespace(manager, layout, tmp_path_factory.mktemp("faulty"), faults={}) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def old(place: str, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> OldRelease:
+    values = old_chart.unpack_values(tmp_path_factory.mktemp("old"))
+    return OldRelease(Target(namespace=place, kubeconfig=kubeconfig), values, values / "env/local.yaml")
+
+
+def there_and_back(old: OldRelease, strategy: str, more: dict[str, Any]) -> Records:
+    """
+    Upgraded and back, twice: by `helm rollback` from the gateway's own filters, and by an upgrade with the old chart.
+    """
+    began = old.install(strategy, more)
+    with old.loaded() as load:
+        old.seen()
+        old.load.mark("0.1.0")
+        load.wait_for(ENOUGH // 10)
+        old.changed("upgraded", CHART)
+        old.changed("shared filters", CHART, gateway={"filters": {"shared": True}})
+        old.returned("rolled back", began)
+        old.changed("upgraded again", CHART)
+        old.changed("downgraded", old_chart.CHART)
+        load.wait_for(max(1, ENOUGH - len(load.records())), timeout_seconds=120)
+        records = load.stop()
+    LOG.info("%s:\n%s", strategy, phases_table(records))
+    return records
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more"),
+    [
+        pytest.param("canary-sticky-users", {}, id="sticky-users"),
+        pytest.param("canary-user-group", TOKENS, id="tokens"),
+        *(
+            pytest.param(name, {}, id=name, marks=drill)
+            for name in ("canary-30", "canary-cookie", "composed", "shadow")
+        ),
+    ],
+)
+def test_no_request_fails(old: OldRelease, strategy: str, more: dict[str, Any]) -> None:
+    """
+    On the way there and on either way back every request gets the model's answer.
+    """
+    there_and_back(old, strategy, more).assert_none_failed(at_least=ENOUGH)
