@@ -166,7 +166,13 @@ def _least(settings: Mapping[str, Any]) -> int:
 
 
 def _gateway(values: Mapping[str, Any], kinds: dict[str, dict[str, Object]]) -> Iterator[str]:
-    (gateway,) = kinds["Gateway"].values()
+    own, existing = kinds.get("Gateway", {}), values["gateway"]["existing"]
+    named = [one["spec"]["gateways"] for one in kinds["VirtualService"].values()]
+    if [one for one in named if one != ["mesh"]] != [existing or list(own)] or (own and existing):
+        yield "the gateways are not those of the values"
+    if existing:
+        return
+    (gateway,) = own.values()
     plain, *secure = gateway["spec"]["servers"]
     if values["gateway"]["tls"]["enabled"]:
         if plain.get("tls") != {"httpsRedirect": True}:

@@ -16,6 +16,19 @@ GUARDS = {
     "PeerAuthentication",
     "RequestAuthentication",
 }
+SERVICE = ("VirtualService", "resnet")
+GATEWAYS = {
+    "by-model": {"byModel": {"enabled": True}, "filters": {"enabled": False}},
+    "certificates": {
+        "hosts": ["a.example", "b.example", "c.example"],
+        "tls": {
+            "enabled": True,
+            "credentialName": "others",
+            "certificates": [{"hosts": ["b.example"], "credentialName": "b"}],
+        },
+    },
+    "existing": {"existing": ["istio-system/external", "models/internal"], "hosts": ["a.example"]},
+}
 JWT = {
     "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}', "audiences": ["resnet"]}}
 }
@@ -43,6 +56,17 @@ def test_golden(render, strategy):
     compare(GOLDENS / f"{strategy}.yaml", istio)
 
 
+@pytest.mark.parametrize("name", sorted(GATEWAYS))
+def test_gateways(render, name):
+    """
+    Other gateways than one of the release's own with one certificate are those of the golden with their name.
+    """
+    texts = render("canary-user-group", values={"gateway": GATEWAYS[name]}).texts
+    shown = [text for (kind, one), text in texts.items() if kind == "Gateway" or (kind, one) == SERVICE]
+
+    compare(GOLDENS / "gateways" / f"{name}.yaml", shown)
+
+
 @pytest.mark.parametrize("values", [pytest.param({}, id="plain"), pytest.param(JWT, id="jwt")])
 def test_guards(render, environment, values):
     """
@@ -59,6 +83,7 @@ def test_no_golden_is_left_over(strategies, values_folder):
     """
     Every golden belongs to a strategy or to an environment.
     """
+    assert set(GATEWAYS) == {path.stem for path in (GOLDENS / "gateways").iterdir()}
     assert set(strategies) == {path.stem for path in GOLDENS.glob("*.yaml")}
     environments = {path.stem for path in (values_folder / "env").iterdir()}
     assert environments | {f"{name}-jwt" for name in environments} == {

@@ -247,6 +247,10 @@ FAULTS = {
         "connections without the mesh's certificate",
     ),
     "profiler": (argument("enable_profiler", "true"), "the profiler is on"),
+    "another-gateway": (
+        lambda r: first(r, "VirtualService").update(gateways=["a/b"]),
+        "the gateways are not those of the values",
+    ),
     "old-tls": (
         lambda r: first(r, "Gateway")["servers"][1]["tls"].update(minProtocolVersion="TLSV1_1"),
         "TLS older than 1.2",

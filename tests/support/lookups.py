@@ -4,6 +4,7 @@ A server that answers as the Kubernetes API would when Helm looks objects up, wi
 
 import copy
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -90,7 +91,13 @@ class Cluster:
                 for plural, kind in RESOURCES[version]
             ]
             return {"kind": "APIResourceList", "groupVersion": version, "resources": listed}
-        inside = [item for key, item in self.objects.items() if key.startswith(f"{path}/")]
+        *root, plural = path.split("/")
+        everywhere = f"{'/'.join(root)}/namespaces/[^/]+/{plural}/"
+        inside = [
+            item
+            for key, item in self.objects.items()
+            if key.startswith(f"{path}/") or re.match(everywhere, key)
+        ]
         if inside:
             return {
                 "apiVersion": inside[0]["apiVersion"],

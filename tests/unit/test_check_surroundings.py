@@ -59,7 +59,9 @@ def virtual_service(namespace, name, *, revision="old", made="2026-01-01T00:00:0
     }
 
 
-OWN = virtual_service("models", "resnet", revision="new", made="2026-01-02T00:00:00Z", release="resnet")
+OWN = virtual_service(
+    "models", "resnet", revision="new", made="2026-01-02T00:00:00Z", release="resnet", gateways=["resnet"]
+)
 
 
 def pod(name, address):

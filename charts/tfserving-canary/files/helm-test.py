@@ -120,6 +120,7 @@ def arguments():
     parser.add_argument(
         "--request", help="file with the body of a REST prediction; made of the signature otherwise"
     )
+    parser.add_argument("--metadata", default="", help="NAME=VALUE that every gRPC call sends")
     parser.add_argument(
         "--wait", type=float, default=30, help="seconds that the routes may take to the gateway"
     )
@@ -127,6 +128,7 @@ def arguments():
 
 
 GIVEN = arguments()
+METADATA = [tuple(GIVEN.metadata.split("=", 1))] if GIVEN.metadata else []
 TRACKS = dict(track.split("=") for track in GIVEN.track)
 
 
@@ -382,7 +384,7 @@ def predict_grpc(name, signature, inputs):
     with channel() as opened:
         ask = opened.unary_unary(PREDICT, request.SerializeToString, response.FromString)
         try:
-            answer, call = ask.with_call(message, timeout=TIMEOUT_SECONDS)
+            answer, call = ask.with_call(message, timeout=TIMEOUT_SECONDS, metadata=METADATA)
         except grpc.RpcError as exc:
             if exc.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise RefusedError(exc.details()) from exc

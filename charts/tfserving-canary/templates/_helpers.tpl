@@ -47,6 +47,23 @@ alone. Empty without tokens. Passed the root context. */}}
 {{ .Values.security.trustDomain }}/ns/{{ .Values.gateway.namespace }}/sa/{{ .Values.gateway.serviceAccount }}
 {{- end }}
 
+{{- /* Renders, as JSON, the servers with TLS: one for each certificate, and one for the hosts without a certificate of
+their own. A list of name, hosts and credentialName. Passed the root context. */}}
+{{- define "tfserving-canary.tlsServers" -}}
+{{- $tls := .Values.gateway.tls }}
+{{- $left := .Values.gateway.hosts }}
+{{- $servers := list }}
+{{- range $index, $one := $tls.certificates }}
+{{- $servers = append $servers (set (deepCopy $one) "name" (printf "https-%d" $index)) }}
+{{- range $one.hosts }}{{ $left = without $left . }}{{ end }}
+{{- end }}
+{{- if $left }}
+{{- $rest := dict "name" "https" "hosts" $left "credentialName" $tls.credentialName }}
+{{- $servers = prepend $servers $rest }}
+{{- end }}
+{{- $servers | toJson }}
+{{- end }}
+
 {{- /* Renders the labels that select the pods of all tracks. Passed the root context. */}}
 {{- define "tfserving-canary.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}

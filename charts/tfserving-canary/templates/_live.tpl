@@ -152,3 +152,117 @@ asked. Passed the root context. */}}
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{- /* Renders, as JSON, the Gateways of a VirtualService as namespace/name, without the mesh. Passed a dict: namespace,
+gateways (as the VirtualService names them, or nothing). */}}
+{{- define "tfserving-canary.gatewaysOf" -}}
+{{- $found := list }}
+{{- range without (.gateways | default list) "mesh" }}
+{{- $found = append $found (ternary . (printf "%s/%s" $.namespace .) (contains "/" .)) }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- /* Renders, as JSON, a live Gateway, or nothing where it may not be read: only `gateway.freeHosts: cluster` says
+that other namespaces may be, and Helm gives up where they may not. Passed a dict: root, gateway (namespace/name). */}}
+{{- define "tfserving-canary.liveGateway" -}}
+{{- $namespace := dir .gateway }}
+{{- if or (eq $namespace .root.Release.Namespace) (eq .root.Values.gateway.freeHosts "cluster") }}
+{{- lookup "networking.istio.io/v1" "Gateway" $namespace (base .gateway) | toJson }}
+{{- end }}
+{{- end }}
+
+{{- /* Renders yes if a VirtualService gives its routes to the gateway pods that this release's routes go to: by a
+Gateway of the release, or by one for the same pods. Passed a dict: root, gateways (as JSON; see gatewaysOf). */}}
+{{- define "tfserving-canary.sameGateway" -}}
+{{- $root := .root }}
+{{- $own := list (printf "%s/%s" $root.Release.Namespace (include "tfserving-canary.name" $root)) }}
+{{- $own = $root.Values.gateway.existing | default $own }}
+{{- $same := false }}
+{{- range $gateway := fromJsonArray .gateways }}
+{{- $live := include "tfserving-canary.liveGateway" (dict "root" $root "gateway" $gateway) | default "{}" }}
+{{- $selector := fromJson $live | dig "spec" "selector" dict }}
+{{- if or (has $gateway $own) (eq (toJson $selector) (toJson $root.Values.gateway.selector)) }}
+{{- $same = true }}
+{{- end }}
+{{- end }}
+{{- if $same }}yes{{ end }}
+{{- end }}
+
+{{- /* Renders, as a JSON list of problems, the hosts that another VirtualService has at the same gateway. Of two with
+one host Istio takes the older one's routes first, and the newer one's requests are lost. The release's own routes may
+be the older ones: then it is the other one that gets none. Passed the root context. */}}
+{{- define "tfserving-canary.hostsTaken" -}}
+{{- $problems := list }}
+{{- $gateway := .Values.gateway }}
+{{- $namespace := .Release.Namespace }}
+{{- if and (ne $gateway.freeHosts "unchecked") (lookup "v1" "ServiceAccount" $namespace "default") }}
+{{- $name := include "tfserving-canary.name" . }}
+{{- $mine := lookup "networking.istio.io/v1" "VirtualService" $namespace $name }}
+{{- $since := dig "metadata" "creationTimestamp" "" $mine }}
+{{- $held := ternary (dig "spec" "hosts" list $mine) list (ne $since "") }}
+{{- $where := ternary "" $namespace (eq $gateway.freeHosts "cluster") }}
+{{- range $other := (lookup "networking.istio.io/v1" "VirtualService" $where "").items }}
+{{- $metadata := $other.metadata }}
+{{- $of := dig "annotations" "meta.helm.sh/release-name" "" $metadata }}
+{{- $copy := dig "labels" "app.kubernetes.io/name" "" $metadata }}
+{{- /* After a change of fullnameOverride, the release still has the one of before. */}}
+{{- $own := and (eq $metadata.namespace $namespace) (or (eq $metadata.name $name)
+  (and (eq $of $.Release.Name) (eq $copy $.Chart.Name))) }}
+{{- $theirs := dict "namespace" $metadata.namespace "gateways" $other.spec.gateways }}
+{{- $theirs = include "tfserving-canary.gatewaysOf" $theirs }}
+{{- $model := dig "annotations" "tfserving-canary/model" "" $metadata }}
+{{- $apart := and $gateway.byModel.enabled $model (ne $model $.Values.model.name) }}
+{{- $late := lt $since (dig "creationTimestamp" "" $metadata) }}
+{{- range $host := $gateway.hosts }}
+{{- if and (not $own) (not $apart) (has $host ($other.spec.hosts | default list)) (not (and $late (has $host $held)))
+  (include "tfserving-canary.sameGateway" (dict "root" $ "gateways" $theirs)) }}
+{{- $problems = append $problems (printf (print
+  "gateway.hosts: %s is taken at the same gateway by VirtualService %s/%s%s, whose routes come first; choose another "
+  "host, or gateway.byModel.enabled for every model of the host; gateway.freeHosts=unchecked overrides this")
+  $host $metadata.namespace $metadata.name (ternary (printf " of release %s" $of) "" (ne $of ""))) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | toJson }}
+{{- end }}
+
+{{- /* Renders, as a JSON list of problems, what the Gateways of `gateway.existing` lack, as far as they may be read: a
+server on the port that clients use, for each of the hosts. Passed the root context. */}}
+{{- define "tfserving-canary.gatewaysMissing" -}}
+{{- $problems := list }}
+{{- $gateway := .Values.gateway }}
+{{- $port := int (ternary $gateway.tls.port $gateway.port $gateway.tls.enabled) }}
+{{- range $name := $gateway.existing }}
+{{- $text := "" }}
+{{- if and (lookup "v1" "ServiceAccount" $.Release.Namespace "default") (ne $gateway.freeHosts "unchecked") }}
+{{- $text = include "tfserving-canary.liveGateway" (dict "root" $ "gateway" $name) }}
+{{- end }}
+{{- if eq $text "{}" }}
+{{- $problems = append $problems (printf
+  "gateway.existing: Gateway %s is not there; apply it first; gateway.freeHosts=unchecked overrides this" $name) }}
+{{- else if $text }}
+{{- range $host := $gateway.hosts }}
+{{- $served := false }}
+{{- range $server := (fromJson $text).spec.servers }}
+{{- range $wide := $server.hosts }}
+{{- $space := ternary (dir $wide) "*" (contains "/" $wide) }}
+{{- if eq $space "." }}{{ $space = dir $name }}{{ end }}
+{{- $own := has $space (list "*" $.Release.Namespace) }}
+{{- $wide = base $wide }}
+{{- $fits := or (eq $wide $host) (and (hasPrefix "*" $wide) (hasSuffix (trimPrefix "*" $wide) $host)) }}
+{{- if and $own $fits (eq (int $server.port.number) $port) }}{{ $served = true }}{{ end }}
+{{- end }}
+{{- end }}
+{{- if not $served }}
+{{- $problems = append $problems (printf (print
+  "gateway.existing: Gateway %s has no server for host %s of namespace %s on port %d; add one, or change "
+  "gateway.hosts, gateway.port or gateway.tls; gateway.freeHosts=unchecked overrides this")
+  $name $host $.Release.Namespace $port) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $problems | toJson }}
+{{- end }}

@@ -127,7 +127,8 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- $match := .route.match | default dict }}
 {{- $path := dig "path" dict $match }}
 {{- $matched := include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson }}
-{{- $headers := merge $matched .variant.headers }}
+{{- $headers := merge $matched .variant.headers (include "tfserving-canary.modelHeader" . | fromJson) }}
+{{- $byModel := and .root.Values.gateway.byModel.enabled (eq .place "gateway") (eq .api.name "rest") }}
 {{- $cookie := $routing.stickyCookie }}
 {{- $secure := include "tfserving-canary.cookieSecure" . -}}
 - name: {{ printf "%s-%s" .variant.name .api.name | quote }}
@@ -135,6 +136,8 @@ x-bucket-{{ .Values.model.name | lower }}
     - uri:
         {{- if hasKey $path "version" }}
         regex: {{ include "tfserving-canary.versionExpression" (dict "root" .root "track" $path.version) | quote }}
+        {{- else if $byModel }}
+        regex: {{ printf "/v1/models/%s([:/].*)?" (regexQuoteMeta .root.Values.model.name) | quote }}
         {{- else }}
         prefix: {{ printf "%s%s" (trimSuffix "/" ($path.prefix | default "")) .api.prefix | quote }}
         {{- end }}
@@ -231,6 +234,17 @@ x-bucket-{{ .Values.model.name | lower }}
       set:
         x-route-revision: {{ .revision | quote }}
   {{- end }}
+{{- end }}
+
+{{- /* Renders, as JSON, the header by which gRPC clients of the gateway name the model, if models of other releases
+have the same hosts: gRPC has no model in its path. Passed a dict: root, api (see route), place (see routes). */}}
+{{- define "tfserving-canary.modelHeader" -}}
+{{- $byModel := .root.Values.gateway.byModel }}
+{{- $header := dict }}
+{{- if and $byModel.enabled (eq .place "gateway") (eq .api.name "grpc") }}
+{{- $_ := set $header $byModel.grpcHeader (dict "exact" .root.Values.model.name) }}
+{{- end }}
+{{- $header | toJson }}
 {{- end }}
 
 {{- /* Renders something if the cookie of sticky clients is Secure. Callers inside the mesh speak plain HTTP with their

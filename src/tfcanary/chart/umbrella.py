@@ -83,7 +83,7 @@ def require_plain(release: str, values: Mapping[str, Any]) -> None:
     Refuse a release that a rollout cannot move: it upgrades the release with this chart, and finds objects by its name.
 
     Raises:
-        UsageError: if the release is of an umbrella chart, or its objects have another name.
+        UsageError: if the release is of an umbrella chart, its objects have another name, or its hosts are not its own.
     """
     if copies := _copies(values):
         raise UsageError(
@@ -94,6 +94,11 @@ def require_plain(release: str, values: Mapping[str, Any]) -> None:
         raise UsageError(
             f"release {release!r}: expected objects with the release's name, got {name!r} by nameOverride or "
             "fullnameOverride; a rollout finds them by the release's name"
+        )
+    if _map(_map(values.get("gateway")).get("byModel")).get("enabled"):
+        raise UsageError(
+            f"release {release!r}: expected hosts of its own, got gateway.byModel.enabled; a rollout's gRPC calls do not name "
+            "the model: give the release a host of its own"
         )
 
 

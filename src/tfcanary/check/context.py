@@ -165,6 +165,7 @@ class Context:
                 host=subject.host,
                 deadline_seconds=deadline_seconds,
                 tls=subject.tls,
+                metadata=self.routing.grpc_metadata,
             ) as grpc,
         ):
             yield rest, grpc

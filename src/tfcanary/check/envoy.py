@@ -2,6 +2,7 @@
 What an Envoy does with the requests for one host, worked out from its configuration. All of it is pure.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -251,6 +252,23 @@ def takes_all(route: Mapping[str, Any], prefix: str) -> bool:
     match = route.get("match") or {}
     begin = match.get("prefix")
     return begin is not None and prefix.startswith(begin) and not set(match) - {"prefix", "case_sensitive"}
+
+
+def names_another(route: Mapping[str, Any], model: str, header: str) -> bool:
+    """
+    Whether a route takes only requests that name another model: REST in the path, gRPC in a header.
+    """
+    match = route.get("match") or {}
+    path = str((match.get("safe_regex") or {}).get("regex", ""))
+    named = re.match(r"/v1/models/((?:[^/()\\[\]]|\\.)+)(\(|/)", path)
+    if named:
+        return re.sub(r"\\(.)", r"\1", named[1]) != model
+    exact = [
+        (one.get("string_match") or {}).get("exact")
+        for one in match.get("headers") or ()
+        if str(one.get("name", "")).lower() == header
+    ]
+    return any(one is not None and one != model for one in exact)
 
 
 def _managers(config: EnvoyConfig, port: int, name: str) -> Iterator[Mapping[str, Any]]:

@@ -125,7 +125,8 @@ def live_routes(virtual_service: Mapping[str, Any], expected: Routing, api: Api)
                 if api is Api.REST
                 else probe.prefix + metadata_paths(expected.model)[api]
             )
-            weights = destination_weights(virtual_service, path, probe.headers)
+            named = expected.grpc_metadata if api is Api.GRPC else {}
+            weights = destination_weights(virtual_service, path, {**named, **probe.headers})
             wanted = {track: weight for track, weight in probe.expected.weights.items() if weight}
             if {track: weight for track, weight in weights.items() if weight} != wanted:
                 problems.append(f"{probe.name}: {weights_in_words(weights) or 'no route'}")

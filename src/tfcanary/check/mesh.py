@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tfcanary.check.envoy import Mirrored, Proxy, host_fits, owner, strange_filters, takes, takes_all
+from tfcanary.check.envoy import (
+    Mirrored,
+    Proxy,
+    host_fits,
+    names_another,
+    owner,
+    strange_filters,
+    takes,
+    takes_all,
+)
 from tfcanary.check.finding import Finding, outcome_of, shown
 
 # An object of Istio's: its namespace and its name.
@@ -26,6 +35,8 @@ class Released:
         timeout_seconds: how long the gateway waits for an answer.
         prefixes: what the paths of its requests begin with.
         pods: by track, the name of each pod that gets its requests, by address.
+        model: the public name of its model.
+        model_header: the header by which gRPC clients name the model, where other models have the same hosts.
         hosts: the hosts of its Gateway; `*` and `*.name` stand for many.
         allowed_filters: HTTP filters of others that are known and meant.
     """
@@ -37,6 +48,8 @@ class Released:
     prefixes: tuple[str, ...]
     pods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+    model: str = ""
+    model_header: str | None = None
     allowed_filters: tuple[str, ...] = ()
 
 
@@ -163,8 +176,15 @@ class Gateways:
         for route in proxy.routes:
             if owner(route) == self._released.owner:
                 left = {prefix for prefix in left if not takes_all(route, prefix)}
-            elif any(takes(route, prefix) for prefix in left):
+            elif any(takes(route, prefix) for prefix in left) and not self._of_another_model(route):
                 yield route
+
+    def _of_another_model(self, route: Mapping[str, Any]) -> bool:
+        """
+        Whether a route takes only requests that name another model than the release's, at a host of several.
+        """
+        header = self._released.model_header
+        return header is not None and names_another(route, self._released.model, header)
 
     def retries(self) -> Finding:
         """

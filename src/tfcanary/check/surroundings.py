@@ -145,6 +145,8 @@ class Surroundings:
             prefixes=tuple(sorted(prefixes)),
             pods=by_address(tracks_pods(self.cluster, self.name, self.expected)),
             hosts=self.expected.hosts,
+            model_header=self.expected.model_header,
+            model=self.expected.model,
             allowed_filters=self.allowed_filters,
         )
 
@@ -192,11 +194,10 @@ class LiveNeighbours:
 
     def uses_gateway(self, one: Owner) -> bool:
         """
-        Whether a VirtualService gives its routes to the release's own Gateway.
+        Whether a VirtualService gives its routes to a Gateway that the release's own has, too.
         """
-        namespace, name = self._own["metadata"]["namespace"], self._own["metadata"]["name"]
-        used = (self._read(one).get("spec") or {}).get("gateways") or ()
-        return f"{namespace}/{name}" in used or (one[0] == namespace and name in used)
+        namespace = self._own["metadata"]["namespace"]
+        return bool(_gateways_of(self._own, namespace) & _gateways_of(self._read(one), one[0]))
 
     def pod(self, address: str) -> str:
         """
@@ -219,6 +220,14 @@ class LiveNeighbours:
             return self._cluster.read(wanted) or {}
         except UnreachableError:
             return {}
+
+
+def _gateways_of(virtual_service: Mapping[str, Any], namespace: str) -> set[str]:
+    """
+    The Gateways of a VirtualService in a namespace, as NAMESPACE/NAME.
+    """
+    named = (virtual_service.get("spec") or {}).get("gateways") or ()
+    return {one if "/" in one else f"{namespace}/{one}" for one in named if one != "mesh"}
 
 
 def in_words(virtual_service: Mapping[str, Any], one: Owner, own: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ class GrpcClient(Client):
         deadline_seconds: float = DEADLINE_SECONDS,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         tls: Tls | None = None,
+        metadata: Headers | None = None,
     ) -> None:
         """
         Prepare to ask `model`; nothing is connected yet.
@@ -52,10 +53,12 @@ class GrpcClient(Client):
             deadline_seconds: a request without an answer fails after this time.
             max_message_bytes: the largest message in either direction.
             tls: how the gateway's certificate is verified; None connects without TLS.
+            metadata: what every call sends, before its own headers.
 
         Raises:
             UsageError: if the address is not HOST:PORT, or the file of authorities is not one of certificates.
         """
+        self._metadata = dict(metadata or {})
         self._protos = protos()
         self._channel = open_channel(address, host=host, tls=tls, max_message_bytes=max_message_bytes)
         self._calls: dict[str, Any] = {}
@@ -108,7 +111,7 @@ class GrpcClient(Client):
         return self._calls[path]
 
     def _ask(self, call: Any, request: object, headers: Headers) -> tuple[Answer, Any]:
-        metadata = tuple((name.lower(), value) for name, value in headers.items())
+        metadata = tuple((name.lower(), value) for name, value in (self._metadata | dict(headers)).items())
         start = time.perf_counter()
         try:
             response, done = call.with_call(request, timeout=self._deadline_seconds, metadata=metadata)

@@ -130,7 +130,10 @@ def explain(declared: Routing, request: Request) -> dict[str, Any]:
 
 def _taken(declared: Routing, decision: Destination | None) -> dict[str, Any]:
     if decision is None:
-        return {"route": None, "index": None, "weights": {}, "why": "no route has this path", "mirror": None}
+        why = "no route has this path"
+        if header := declared.model_header:
+            why += f" for {declared.model}, which REST names in the path and gRPC in the header {header}"
+        return {"route": None, "index": None, "weights": {}, "why": why, "mirror": None}
     mirror = decision.route.mirror
     return {
         "route": decision.route.name,

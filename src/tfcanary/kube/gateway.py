@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION
-from tfcanary.errors import ForbiddenError, UnreachableError, UsageError
+from tfcanary.errors import CanaryError, ForbiddenError, NotFoundError, UnreachableError, UsageError
 from tfcanary.kube.objects import LiveObjects, is_ready
 from tfcanary.kube.portforward import PodPort
 
@@ -25,15 +25,16 @@ def gateway_address(live: LiveObjects, name: str, *, tls: bool = False) -> str:
         UnreachableError: if no Service of the gateway's pods has an address.
         UsageError: if the gateway speaks TLS and `tls` is false, or the other way round.
     """
-    services, port = _services(live, name, tls=tls)
+    services = _services(live, name, tls=tls)
     finds: list[Callable[[LiveObjects, Any, int], Iterator[str]]] = [_balanced, _node_port]
     for find in finds if tls else [_annotated, *finds]:
-        for service in services:
+        for service, port in services:
             for address in find(live, service, port):
                 return address
-    names = ", ".join(f"{service.metadata.namespace}/{service.metadata.name}" for service in services)
+    names = ", ".join(f"{service.metadata.namespace}/{service.metadata.name}" for service, _ in services)
+    ports = ", ".join(dict.fromkeys(str(port) for _, port in services))
     raise UnreachableError(
-        f"gateway: Service {names} has no address for port {port} (no load balancer, no node port); "
+        f"gateway: Service {names} has no address for port {ports} (no load balancer, no node port); "
         f"forward a port to it and {_NEXT_STEP}"
     )
 
@@ -82,8 +83,7 @@ def _pods(live: LiveObjects, name: str, *, tls: bool, within: str | None = None)
     """
     The ready pods of a gateway that stay, each with the Service's port that leads to it.
     """
-    services, port = _services(live, name, tls=tls, within=within)
-    for service in services:
+    for service, port in _services(live, name, tls=tls, within=within):
         entry = next((entry for entry in service.spec.ports if entry.port == port), None)
         if entry is None:
             continue
@@ -94,11 +94,44 @@ def _pods(live: LiveObjects, name: str, *, tls: bool, within: str | None = None)
                 yield entry, pod
 
 
-def _services(live: LiveObjects, name: str, *, tls: bool, within: str | None = None) -> tuple[list[Any], int]:
+def _gateways(live: LiveObjects, name: str) -> list[Mapping[str, Any]]:
     """
-    The Services in front of a release's gateway, and the gateway's port with or without TLS.
+    The Gateways of a release: its own, or those that its VirtualService names.
+
+    Raises:
+        NotFoundError: if there is none.
     """
-    spec = live.istio("Gateway", name)["spec"]
+    try:
+        return [live.istio("Gateway", name)]
+    except NotFoundError:
+        named = live.virtual_service(name)["spec"].get("gateways") or ()
+        places = [str(one).rpartition("/")[::2] for one in named if one != "mesh"]
+        if all(place in (("", name), (live.namespace, name)) for place in places):
+            raise
+    return [live.istio("Gateway", gateway, namespace or None) for namespace, gateway in places]
+
+
+def _services(live: LiveObjects, name: str, *, tls: bool, within: str | None = None) -> list[tuple[Any, int]]:
+    """
+    The Services in front of a release's gateways, each with the gateway's port with or without TLS.
+    """
+    found: list[tuple[Any, int]] = []
+    wrong: CanaryError | None = None
+    for gateway in _gateways(live, name):
+        try:
+            found += _services_of(live, gateway, name, tls=tls, within=within)
+        except (UnreachableError, UsageError) as exc:
+            # One of several may be for others, such as an internal one without TLS.
+            wrong = wrong or exc
+    if wrong is not None and not found:
+        raise wrong
+    return found
+
+
+def _services_of(
+    live: LiveObjects, gateway: Mapping[str, Any], name: str, *, tls: bool, within: str | None
+) -> list[tuple[Any, int]]:
+    spec, name = gateway["spec"], (gateway.get("metadata") or {}).get("name", name)
     selector: Mapping[str, str] = spec.get("selector") or {}
     port = _port(name, spec["servers"], tls=tls)
     try:
@@ -114,7 +147,7 @@ def _services(live: LiveObjects, name: str, *, tls: bool, within: str | None = N
             f"gateway: no Service selects pods labelled {words!r}, as Gateway {name!r} asks; "
             f"install Istio's gateway, set gateway.selector, or {_NEXT_STEP}"
         )
-    return services, port
+    return [(service, port) for service in services]
 
 
 def _port(name: str, servers: Sequence[Mapping[str, Any]], *, tls: bool) -> int:

@@ -78,21 +78,27 @@ class LiveObjects:
         """
         return self.istio("VirtualService", name)
 
-    def istio(self, kind: str, name: str) -> dict[str, Any]:
+    def istio(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
         """
         A live object of Istio's networking API: a VirtualService, a DestinationRule or a Gateway.
+
+        Args:
+            kind: its kind.
+            name: its name.
+            namespace: where it is; None for the release's namespace.
 
         Raises:
             NotFoundError: if there is none of that name.
         """
         plural = f"{kind.lower()}s"
         what = f"{kind} {name!r}"
+        where = namespace or self.namespace
         get = self._custom.get_namespaced_custom_object
         try:
-            found: dict[str, Any] = self._call(what, get, _GROUP, _VERSION, self.namespace, plural, name)
+            found: dict[str, Any] = self._call(what, get, _GROUP, _VERSION, where, plural, name)
         except LookupError as exc:
             raise NotFoundError(
-                f"{what}: not found in namespace {self.namespace!r}; "
+                f"{what}: not found in namespace {where!r}; "
                 "is it this release, this namespace, and does the cluster have Istio?"
             ) from exc
         return found

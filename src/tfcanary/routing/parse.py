@@ -35,6 +35,7 @@ _READ = (
     ("routing", "timeoutSeconds"),
     ("gateway", "hosts"),
     ("gateway", "port"),
+    ("gateway", "byModel"),
     ("gateway", "filters", "enabled"),
     ("security", "jwt", "issuer"),
     ("security", "jwt", "userGroupClaim"),
@@ -67,6 +68,7 @@ def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
     user, group = headers.get("user", "user-id"), headers.get("userGroup", "user-group")
     jwt = (values.get("security") or {}).get("jwt") or {}
     verified = {group: jwt.get("userGroupClaim", "group"), user: jwt.get("userClaim", "sub")}
+    by_model = gateway.get("byModel") or {}
     filters = (gateway.get("filters") or {}).get("enabled", True)
     return Routing(
         model=model,
@@ -80,6 +82,7 @@ def from_values(values: Mapping[str, Any], chart: Path = CHART) -> Routing:
         cookie=(routing.get("stickyCookie") or {}).get("name", "model-track"),
         verified=MappingProxyType(verified if jwt.get("issuer") else {}),
         versions=MappingProxyType(_versions(tracks)),
+        model_header=by_model.get("grpcHeader", "x-model") if by_model.get("enabled") else None,
     )
 
 

@@ -209,6 +209,8 @@ class Routing:
         cookie: the name of the cookie that keeps a client on its track.
         versions: by track, the model version that it serves; a track whose values name none is left out.
         verified: with tokens, the headers that the gateway sets from claims, and takes away from clients.
+        model_header: the header by which gRPC clients name the model, where other models have the same hosts; None where
+            they have none.
     """
 
     model: str
@@ -222,6 +224,14 @@ class Routing:
     cookie: str = "model-track"
     verified: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    model_header: str | None = None
+
+    @property
+    def grpc_metadata(self) -> Mapping[str, str]:
+        """
+        What every gRPC call to the gateway must send.
+        """
+        return {self.model_header: self.model} if self.model_header else {}
 
     @property
     def by_version(self) -> Mapping[str, str]:
@@ -265,8 +275,11 @@ class Routing:
 
     def decision(self, request: Request) -> Destination | None:
         """
-        The route and the weights for a request; None if no route takes it, because its path is not the model server's.
+        The route and the weights for a request; None if no route takes it: its path is not the model server's, or it does
+        not name the model at a host of several.
         """
+        if self.model_header and request.labels is None and not self._named(request):
+            return None
         request = self.arriving(request)
         if not self.verified and request.claims:
             request = dataclasses.replace(request, claims={})
@@ -274,6 +287,15 @@ class Routing:
             if route.misses(request) is None:
                 return self._kept(route, request)
         return None
+
+    def _named(self, request: Request) -> bool:
+        """
+        Whether a request names the model: over REST in its path, over gRPC in a header.
+        """
+        if PREFIXES["gRPC"] in request.path:
+            return header_value(request.headers, str(self.model_header)) == self.model
+        path = request.path.partition("?")[0]
+        return re.fullmatch(f"/v1/models/{re.escape(self.model)}([:/].*)?", path) is not None
 
     def _kept(self, route: Route, request: Request) -> Destination:
         if route.sticky is Sticky.COOKIE:
