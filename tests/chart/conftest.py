@@ -390,8 +390,10 @@ def _definitions() -> dict[str, Any]:
 
 
 @functools.cache
-def _validator(kind: str) -> jsonschema.Draft4Validator:
-    schema = {"$ref": f"#/definitions/{kind}", "definitions": _definitions()}
+def _validator(kind: str, group: str) -> jsonschema.Draft4Validator:
+    # Istio and the Gateway API both have a Gateway.
+    name = f"{group}.{kind}" if group == "gateway.networking.k8s.io" else kind
+    schema = {"$ref": f"#/definitions/{name}", "definitions": _definitions()}
     return jsonschema.Draft4Validator(schema)
 
 
@@ -399,7 +401,8 @@ def _validator(kind: str) -> jsonschema.Draft4Validator:
 def _problems(text: str) -> tuple[str, ...]:
     item = json.loads(text)
     return tuple(
-        f"{error.json_path}: {error.message}" for error in _validator(item["kind"]).iter_errors(item)
+        f"{error.json_path}: {error.message}"
+        for error in _validator(item["kind"], item["apiVersion"].partition("/")[0]).iter_errors(item)
     )
 
 

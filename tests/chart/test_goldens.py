@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from gatewayapi import UNSAID
 
 GOLDENS = Path(__file__).parent / "goldens"
 GUARDS = {
@@ -67,6 +68,23 @@ def test_gateways(render, name):
     compare(GOLDENS / "gateways" / f"{name}.yaml", shown)
 
 
+def test_golden_of_the_gateway_api(render, refused, strategy):
+    """
+    The Gateway and the HTTPRoute are those of the golden with the strategy's name, or the strategy is refused.
+    """
+    values = {"gateway": {"api": "gateway-api"}}
+    if strategy in UNSAID:
+        assert f"{UNSAID[strategy]} cannot be said with gateway.api=gateway-api" in refused(
+            strategy, values=values
+        )
+        return
+    documents = render(strategy, values=values).documents
+    texts = [text for text in documents if "apiVersion: gateway.networking.k8s.io/v1\n" in text]
+
+    assert 2 == len(texts)
+    compare(GOLDENS / "gateway-api" / f"{strategy}.yaml", texts)
+
+
 @pytest.mark.parametrize("values", [pytest.param({}, id="plain"), pytest.param(JWT, id="jwt")])
 def test_guards(render, environment, values):
     """
@@ -85,6 +103,7 @@ def test_no_golden_is_left_over(strategies, values_folder):
     """
     assert set(GATEWAYS) == {path.stem for path in (GOLDENS / "gateways").iterdir()}
     assert set(strategies) == {path.stem for path in GOLDENS.glob("*.yaml")}
+    assert set(strategies) - set(UNSAID) == {path.stem for path in (GOLDENS / "gateway-api").iterdir()}
     environments = {path.stem for path in (values_folder / "env").iterdir()}
     assert environments | {f"{name}-jwt" for name in environments} == {
         path.stem for path in (GOLDENS / "guards").iterdir()

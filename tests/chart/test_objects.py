@@ -69,7 +69,12 @@ def test_schemas_refuse(render, problems_with, kind, path, value):
 
 
 @pytest.mark.parametrize(
-    ("tree", "module"), [("kubernetes", "k8s.io/kubernetes"), ("istio", "istio.io/istio")]
+    ("tree", "module"),
+    [
+        ("kubernetes", "k8s.io/kubernetes"),
+        ("istio", "istio.io/istio"),
+        ("istio", "sigs.k8s.io/gateway-api"),
+    ],
 )
 def test_schemas_are_of_the_local_cluster(root, tree, module):
     """

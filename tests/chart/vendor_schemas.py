@@ -40,6 +40,12 @@ ISTIO_KINDS = {
     "PeerAuthentication": "security.istio.io/v1",
     "RequestAuthentication": "security.istio.io/v1",
 }
+# Istio has a Gateway too: these kinds are written with their group.
+GATEWAY_API_KINDS = {
+    "Gateway": "gateway.networking.k8s.io/v1",
+    "HTTPRoute": "gateway.networking.k8s.io/v1",
+    "ReferenceGrant": "gateway.networking.k8s.io/v1",
+}
 # The OpenAPI document says string where the API takes numbers as well.
 EITHER_TYPE = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": ["integer", "string"]},
@@ -118,20 +124,20 @@ def _identified(schema: dict[str, Any], group_version: str, kind: str) -> dict[s
     }
 
 
-def istio_definitions(manifests: str, metadata: dict[str, Any]) -> dict[str, Any]:
+def custom_definitions(manifests: str, kinds: dict[str, str], metadata: dict[str, Any]) -> dict[str, Any]:
     """
-    The wanted kinds of Istio's; metadata is the reference to Kubernetes' own.
+    The wanted kinds of CustomResourceDefinitions; metadata is the reference to Kubernetes' own.
     """
     definitions = {}
     for crd in filter(None, yaml.safe_load_all(manifests)):
         kind = crd["spec"]["names"]["kind"]
-        group, _, wanted = ISTIO_KINDS.get(kind, "").partition("/")
+        group, _, wanted = kinds.get(kind, "").partition("/")
         if crd["spec"]["group"] == group:
             (version,) = (version for version in crd["spec"]["versions"] if version["name"] == wanted)
             schema = strict(version["schema"]["openAPIV3Schema"], KEPT_OF_ISTIO)
             schema["properties"] = {"metadata": metadata, "spec": schema["properties"]["spec"]}
             schema["required"] = ["spec"]
-            definitions[kind] = _identified(schema, ISTIO_KINDS[kind], kind)
+            definitions[kind] = _identified(schema, kinds[kind], kind)
     return definitions
 
 
@@ -145,12 +151,20 @@ def main() -> int:
     crds = module_folder("istio.io/istio", istio) / "manifests/charts/base/files/crd-all.gen.yaml"
     metadata = {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
     definitions = kubernetes_definitions(json.loads(openapi.read_text()))
-    definitions |= istio_definitions(crds.read_text(), metadata)
+    definitions |= custom_definitions(crds.read_text(), ISTIO_KINDS, metadata)
+    gateway_api = required_version("istio", "sigs.k8s.io/gateway-api")
+    folder = module_folder("sigs.k8s.io/gateway-api", gateway_api) / "config/crd/standard"
+    for kind, version in GATEWAY_API_KINDS.items():
+        group = version.partition("/")[0]
+        manifest = (folder / f"{group}_{kind.lower()}s.yaml").read_text()
+        definitions[f"{group}.{kind}"] = custom_definitions(manifest, {kind: version}, metadata)[kind]
     lines = [
         f"{json.dumps(name)}: {json.dumps(definitions[name], sort_keys=True, separators=(',', ':'))}"
         for name in sorted(definitions)
     ]
-    source = json.dumps({"k8s.io/kubernetes": kubernetes, "istio.io/istio": istio})
+    source = json.dumps(
+        {"k8s.io/kubernetes": kubernetes, "istio.io/istio": istio, "sigs.k8s.io/gateway-api": gateway_api}
+    )
     text = f'{{"source": {source},\n"definitions": {{\n' + ",\n".join(lines) + "\n}}\n"
     (HERE / "schemas.json").write_text(text)
     return 0

@@ -11,6 +11,9 @@ would answer 503 until the pods are Ready. The list is empty where no cluster ca
 {{- $everyoneNow := dict }}
 {{- range $name := list (include "tfserving-canary.name" .) (include "tfserving-canary.meshName" .) }}
 {{- $entries := lookup "networking.istio.io/v1" "VirtualService" $namespace $name | dig "spec" "http" list }}
+{{- if not $entries }}
+{{- $entries = include "tfserving-canary.rulesNow" (dict "root" $ "name" $name) | fromJsonArray }}
+{{- end }}
 {{- range $track, $weight := include "tfserving-canary.weightsNow" $entries | fromJson }}
 {{- $_ := set $now $track (max (get $now $track | default 0 | int64) (int64 $weight)) }}
 {{- end }}
@@ -79,7 +82,7 @@ additional traffic. Passed the entries. */}}
 {{- range $part := $entry.route }}
 {{- $track := dig "destination" "subset" "" $part }}
 {{- $weight := dig "weight" 100 $part | int64 }}
-{{- if regexMatch (printf "-(kept|bucket)-%s-(grpc|rest)$" $track) ($entry.name | default "") }}
+{{- if regexMatch (printf "-(kept|bucket)-%s-(model-)?(grpc|rest)$" $track) ($entry.name | default "") }}
 {{- $weight = min 1 $weight }}
 {{- end }}
 {{- if and $track (gt $weight 0) }}
@@ -88,6 +91,24 @@ additional traffic. Passed the entries. */}}
 {{- end }}
 {{- end }}
 {{- $tracks | toJson }}
+{{- end }}
+
+{{- /* Renders, as JSON, the rules of a live HTTPRoute as the entries of a VirtualService. Passed a dict: root, name. */}}
+{{- define "tfserving-canary.rulesNow" -}}
+{{- $entries := list }}
+{{- if include "tfserving-canary.hasGatewayApi" .root }}
+{{- $namespace := .root.Release.Namespace }}
+{{- $prefix := include "tfserving-canary.trackName" (dict "root" .root "track" "") }}
+{{- range $rule := lookup "gateway.networking.k8s.io/v1" "HTTPRoute" $namespace .name | dig "spec" "rules" list }}
+{{- $route := list }}
+{{- range $rule.backendRefs }}
+{{- $destination := dict "subset" (trimPrefix $prefix .name) }}
+{{- $route = append $route (dict "destination" $destination "weight" (.weight | int64)) }}
+{{- end }}
+{{- $entries = append $entries (dict "name" $rule.name "route" $route) }}
+{{- end }}
+{{- end }}
+{{- $entries | toJson }}
 {{- end }}
 
 {{- /* Renders the reason why the pods of a track cannot take traffic, or nothing. Passed a dict: root, track, live (its

@@ -129,8 +129,7 @@ x-bucket-{{ .Values.model.name | lower }}
 {{- $matched := include "tfserving-canary.matchHeaders" (dict "root" .root "match" $match) | fromJson }}
 {{- $headers := merge $matched .variant.headers (include "tfserving-canary.modelHeader" . | fromJson) }}
 {{- $byModel := and .root.Values.gateway.byModel.enabled (eq .place "gateway") (eq .api.name "rest") }}
-{{- $cookie := $routing.stickyCookie }}
-{{- $secure := include "tfserving-canary.cookieSecure" . -}}
+{{- $args := dict "root" .root "place" .place -}}
 - name: {{ printf "%s-%s" .variant.name .api.name | quote }}
   match:
     - uri:
@@ -175,11 +174,7 @@ x-bucket-{{ .Values.model.name | lower }}
         response:
           {{- if $.variant.cookie }}
           add:
-            set-cookie: {{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=%s%s%s"
-              $cookie.name $track (int64 $cookie.maxAgeSeconds) $cookie.sameSite
-              (ternary "; Secure" "" (ne $secure ""))
-              (ternary (printf "; Domain=%s" $cookie.domain) "" (ne $cookie.domain ""))
-              | quote }}
+            set-cookie: {{ include "tfserving-canary.cookie" (set $args "track" $track) | quote }}
           {{- end }}
           {{- if $routing.attribution }}
           set:
@@ -247,6 +242,16 @@ have the same hosts: gRPC has no model in its path. Passed a dict: root, api (se
 {{- $header | toJson }}
 {{- end }}
 
+{{- /* Renders the cookie that keeps a client on a track. Passed a dict: root, place (see routes), track. */}}
+{{- define "tfserving-canary.cookie" -}}
+{{- $cookie := .root.Values.routing.stickyCookie }}
+{{- $secure := include "tfserving-canary.cookieSecure" . -}}
+{{ printf "%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=%s%s%s"
+  $cookie.name .track (int64 $cookie.maxAgeSeconds) $cookie.sameSite
+  (ternary "; Secure" "" (ne $secure ""))
+  (ternary (printf "; Domain=%s" $cookie.domain) "" (ne $cookie.domain "")) }}
+{{- end }}
+
 {{- /* Renders something if the cookie of sticky clients is Secure. Callers inside the mesh speak plain HTTP with their
 sidecar. Passed a dict: root, place (see routes). */}}
 {{- define "tfserving-canary.cookieSecure" -}}
@@ -265,7 +270,9 @@ sidecar. Passed a dict: root, place (see routes). */}}
 `helm template` and GitOps agree on it, and it tells which routes a gateway has, and whose: releases of one name in two
 namespaces have two. Passed the root context. */}}
 {{- define "tfserving-canary.routeRevision" -}}
-{{- $gateway := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "gateway") }}
+{{- $rendering := ternary "httpRules" "routes" (eq .Values.gateway.api "gateway-api") }}
+{{- $args := dict "root" . "revision" "" "place" "gateway" }}
+{{- $gateway := include (printf "tfserving-canary.%s" $rendering) $args }}
 {{- $mesh := include "tfserving-canary.routes" (dict "root" . "revision" "" "place" "mesh") }}
 {{- printf "%s\n%s\n%s" .Release.Namespace $gateway $mesh | sha256sum | trunc 10 }}
 {{- end }}
