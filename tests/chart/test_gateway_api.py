@@ -118,15 +118,15 @@ def test_the_pods_and_their_guards_are_the_same(render):
     """
     istio, other = render("canary-10").texts, render("canary-10", values=GATEWAY_API).texts
 
-    gone = {("Gateway", "resnet"), ("VirtualService", "resnet")}
-    assert gone - {("Gateway", "resnet")} == istio.keys() - other.keys()
+    assert {("Gateway", "resnet"), ("VirtualService", "resnet")} == istio.keys() - other.keys()
     tracks = {
         (kind, f"resnet-{track}") for kind in ("Service", "DestinationRule") for track in ("canary", "stable")
     }
-    assert tracks | {("HTTPRoute", "resnet")} == other.keys() - istio.keys()
+    routes = {("HTTPRoute", "resnet"), ("Gateway", "default.resnet")}
+    assert tracks | routes == other.keys() - istio.keys()
     differ = {key for key in istio.keys() & other.keys() if istio[key] != other[key]}
     # The revision of the routes is another one.
-    assert {("Gateway", "resnet"), ("VirtualService", "resnet-mesh"), ("Pod", "resnet-test")} == differ
+    assert {("VirtualService", "resnet-mesh"), ("Pod", "resnet-test")} == differ
 
 
 def test_tracks_have_services_of_their_own(render):
@@ -198,7 +198,7 @@ def test_the_cookie_is_set_once_drawn(render):
 
 def test_tls(render):
     """
-    With TLS the routes are at its port alone, the other port redirects, and the Gateway may use the certificate.
+    With TLS the routes are at its port alone, with the certificate of the gateway's namespace; the other port redirects.
     """
     tls = {"enabled": True, "credentialName": "model-tls"}
     hosts = ["a.example", "b.example"]
@@ -219,9 +219,8 @@ def test_tls(render):
         assert [f"{section}-0", f"{section}-1"] == [one["sectionName"] for one in spec["parentRefs"]]
     (rule,) = routes["resnet-redirect"]["spec"]["rules"]
     assert {"scheme": "https", "port": 443, "statusCode": 301} == rule["filters"][0]["requestRedirect"]
-    grant = rendered.one("ReferenceGrant")
-    assert "istio-system" == grant["metadata"]["namespace"]
-    assert [{"group": "", "kind": "Secret", "name": "model-tls"}] == grant["spec"]["to"]
+    certificates = [one["tls"]["certificateRefs"] for one in listeners if "tls" in one]
+    assert [[{"group": "", "kind": "Secret", "name": "model-tls"}]] * 2 == certificates
 
 
 @pytest.mark.parametrize(
@@ -238,6 +237,11 @@ def test_the_gateway_is_found_by_its_service(render, service, address):
     gateway = render("stable", values=merge(GATEWAY_API, {"gateway": {"service": service}})).one("Gateway")
 
     assert [{"type": "Hostname", "value": address}] == gateway["spec"]["addresses"]
+    # Istio looks for the Service in the Gateway's own namespace.
+    assert "istio-system" == gateway["metadata"]["namespace"]
+    (listener,) = gateway["spec"]["listeners"]
+    allowed = {"matchLabels": {"kubernetes.io/metadata.name": "default"}}
+    assert {"from": "Selector", "selector": allowed} == listener["allowedRoutes"]["namespaces"]
 
 
 @pytest.mark.parametrize(

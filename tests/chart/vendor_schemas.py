@@ -44,7 +44,6 @@ ISTIO_KINDS = {
 GATEWAY_API_KINDS = {
     "Gateway": "gateway.networking.k8s.io/v1",
     "HTTPRoute": "gateway.networking.k8s.io/v1",
-    "ReferenceGrant": "gateway.networking.k8s.io/v1",
 }
 # The OpenAPI document says string where the API takes numbers as well.
 EITHER_TYPE = {

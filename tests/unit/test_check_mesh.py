@@ -21,6 +21,7 @@ RECORDED = json.loads((SUPPORT / "gateway_dump.json").read_text())
 HOST = "models.test"
 RELEASED = Released(
     owner=("models", "resnet"),
+    service=("models", "resnet"),
     mirrors={"everyone-rest": frozenset(), "everyone-grpc": frozenset()},
     retries=0,
     timeout_seconds=35,

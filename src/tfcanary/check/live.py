@@ -12,6 +12,7 @@ from tfcanary.contract import Api, metadata_paths
 from tfcanary.errors import NoEvidenceError
 from tfcanary.helm.drift import Drift
 from tfcanary.judge.verdict import Outcome
+from tfcanary.kube.httproute import http_entries
 from tfcanary.kube.virtualservice import destination_weights
 from tfcanary.routing.probes import probes_of
 from tfcanary.routing.route import Routing, weights_in_words
@@ -58,7 +59,7 @@ def live_retries(virtual_service: Mapping[str, Any], values: Mapping[str, Any]) 
     """
     section = values.get("routing") or {}
     wanted = section.get("retryAttempts", 0)
-    http = virtual_service["spec"].get("http") or []
+    http = http_entries(virtual_service)
     # Istio retries twice where nothing is said.
     seen = {entry.get("name", ""): (entry.get("retries") or {}).get("attempts", 2) for entry in http}
     odd = {name: attempts for name, attempts in seen.items() if attempts != wanted}

@@ -16,8 +16,10 @@ from tfcanary.check.envoy import (
     strange_filters,
     takes,
     takes_all,
+    track_of,
 )
 from tfcanary.check.finding import Finding, outcome_of, shown
+from tfcanary.kube.httproute import http_entries
 
 # An object of Istio's: its namespace and its name.
 Owner = tuple[str, str]
@@ -29,7 +31,8 @@ class Released:
     What a release says of its routes at the gateway.
 
     Attributes:
-        owner: its VirtualService.
+        owner: its VirtualService; with the Gateway API its namespace, and NAMESPACE~NAME of its Gateway.
+        service: namespace and name of its Service, which its routes have too.
         mirrors: by the name of each of the VirtualService's routes, where copies go.
         retries: how often a failed request is tried again.
         timeout_seconds: how long the gateway waits for an answer.
@@ -42,6 +45,7 @@ class Released:
     """
 
     owner: Owner
+    service: Owner
     mirrors: Mapping[str, frozenset[Mirrored]]
     retries: int
     timeout_seconds: int
@@ -51,6 +55,13 @@ class Released:
     model: str = ""
     model_header: str | None = None
     allowed_filters: tuple[str, ...] = ()
+
+    @property
+    def of_gateway_api(self) -> bool:
+        """
+        Whether the routes are an HTTPRoute's: no name of Istio's own has a tilde.
+        """
+        return "~" in self.owner[1]
 
 
 class Neighbours(Protocol):
@@ -86,7 +97,7 @@ def mirrors_of(virtual_service: Mapping[str, Any]) -> dict[str, frozenset[Mirror
     By the name of each HTTP route of a VirtualService, where copies of its requests go.
     """
     found = {}
-    for entry in virtual_service["spec"].get("http") or ():
+    for entry in http_entries(virtual_service):
         percent = float((entry.get("mirrorPercentage") or {}).get("value", 100))
         to = [(entry["mirror"], percent)] if entry.get("mirror") else []
         to += [
@@ -134,7 +145,9 @@ class Gateways:
         """
         problems = self._each(lambda proxy: self._route_problems(proxy, neighbours))
         seen = sum(len(proxy.routes) for proxy in self._proxies)
-        ours = f"only the {len(self._released.mirrors)} routes of VirtualService {'/'.join(self._released.owner)}"
+        kind = "HTTPRoute" if self._released.of_gateway_api else "VirtualService"
+        routes = f"{len(self._released.mirrors)} routes of {kind} {'/'.join(self._released.service)}"
+        ours = f"only the {routes}"
         return self._finding("routes at the gateway", ours, problems, seen, _ROUTES_NEXT)
 
     def _route_problems(self, proxy: Proxy, neighbours: "Neighbours") -> Iterator[str]:
@@ -151,6 +164,9 @@ class Gateways:
             yield f"{words} takes requests before it"
         if missing:
             yield f"{', '.join(sorted(missing))} missing"
+        others = {route.get("name", "") for route in ours} - self._released.mirrors.keys()
+        if others and self._released.of_gateway_api:
+            yield f"{', '.join(sorted(others))} of another HTTPRoute of its Gateway"
         yield from self._hosts_taken(proxy, neighbours)
 
     def _hosts_taken(self, proxy: Proxy, neighbours: "Neighbours") -> Iterator[str]:
@@ -220,7 +236,7 @@ class Gateways:
         """
         Copies go where the release says, and nowhere else.
         """
-        wanted, (namespace, name) = self._released.mirrors, self._released.owner
+        wanted, (namespace, name) = self._released.mirrors, self._released.service
         problems = self._each(
             lambda proxy: (
                 f"{route.get('name', '')} {_listed(seen)}"
@@ -250,7 +266,10 @@ class Gateways:
         The gateway sends each track's requests to the track's pods, to all of them and no other.
         """
         for track, pods in self._released.pods.items():
-            problems = self._each(functools.partial(_odd, track=track, pods=pods, others=others))
+            service = ".".join(reversed(self._released.service))
+            problems = self._each(
+                functools.partial(_odd, track=track, pods=pods, others=others, service=service)
+            )
             seen = len(self._proxies) * max(1, len(pods))
             yield self._finding(
                 "endpoints", f"the {len(pods)} pods of {track}", problems, seen, _ENDPOINTS_NEXT, about=track
@@ -318,13 +337,14 @@ def sidecar_filters(
     )
 
 
-def destination_rules(rules: Sequence[Mapping[str, Any]], service: Owner) -> Finding:
+def destination_rules(rules: Sequence[Mapping[str, Any]], service: Owner, about: str = "") -> Finding:
     """
     The release's DestinationRule is the only one for its Service: of several, the older one's subsets win.
 
     Args:
         rules: those of the namespaces that the gateway looks in.
         service: namespace and name of the Service, and of the release's rule.
+        about: the track whose own Service it is.
     """
     namespace, name = service
     for_it = [one for one in rules if _is_for(one, namespace, name)]
@@ -335,7 +355,7 @@ def destination_rules(rules: Sequence[Mapping[str, Any]], service: Owner) -> Fin
         problems.append(f"{namespace}/{name} is gone")
     return found(
         "destination rules",
-        "",
+        about,
         expected=f"only {namespace}/{name}",
         problems=problems,
         same="the same",
@@ -369,11 +389,13 @@ def found(
     )
 
 
-def _odd(proxy: Proxy, *, track: str, pods: Mapping[str, str], others: Callable[[str], str]) -> Iterator[str]:
+def _odd(
+    proxy: Proxy, *, track: str, pods: Mapping[str, str], others: Callable[[str], str], service: str
+) -> Iterator[str]:
     """
     Where a proxy sends a track's requests to other pods than the track's, or not to all of them.
     """
-    clusters = [name for name in proxy.clusters if name.split("|")[2:3] == [track]]
+    clusters = [name for name in proxy.clusters if track_of(name, service) == track]
     if not clusters and pods:
         yield "no cluster: the live DestinationRule has no such subset"
     for name in clusters:

@@ -12,6 +12,7 @@ from tfcanary.check.surroundings import in_words
 from tfcanary.client.answer import Answer
 from tfcanary.contract import REVISION_HEADER
 from tfcanary.errors import CanaryError, ForbiddenError
+from tfcanary.kube.httproute import http_entries
 from tfcanary.kube.objects import LiveObjects
 
 _DENIED = "RBAC: access denied"
@@ -117,7 +118,7 @@ def revisions(virtual_service: Mapping[str, Any]) -> set[str]:
     """
     The revisions that the answers under a VirtualService carry.
     """
-    http = (virtual_service.get("spec") or {}).get("http") or ()
+    http = http_entries(virtual_service)
     found = (
         ((entry.get("headers") or {}).get("response") or {}).get("set", {}).get(REVISION_HEADER)
         for entry in http

@@ -26,6 +26,7 @@ from tfcanary.contract import GRPC_PORT, PREFIXES, SERVER_PORT
 from tfcanary.errors import CanaryError, UnreachableError
 from tfcanary.judge.verdict import Outcome
 from tfcanary.kube.envoy import EnvoyConfig, gateway_config, sidecar_config
+from tfcanary.kube.httproute import attached, is_http_route
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import PodPort
 from tfcanary.routing.route import Routing
@@ -109,7 +110,11 @@ class Surroundings:
         rules = [
             rule for space in namespaces for rule in self.cluster.istio_objects("DestinationRule", space)
         ]
-        yield destination_rules(rules, (self.cluster.namespace, self.name))
+        own = (self.cluster.namespace, self.name)
+        yield destination_rules(rules, own)
+        if is_http_route(self.cluster.virtual_service(self.name)):
+            for track in self.expected.tracks:
+                yield destination_rules(rules, (own[0], f"{own[1]}-{track}"), track)
 
     def _gateways(self) -> Iterator[Finding]:
         """
@@ -138,7 +143,8 @@ class Surroundings:
     def _released(self, virtual_service: Mapping[str, Any]) -> Released:
         prefixes = {(route.prefix or "") + api for route in self.expected.routes for api in PREFIXES.values()}
         return Released(
-            owner=(self.cluster.namespace, self.name),
+            owner=(self.cluster.namespace, attached(virtual_service) or self.name),
+            service=(self.cluster.namespace, self.name),
             mirrors=mirrors_of(virtual_service),
             retries=(self.values.get("routing") or {}).get("retryAttempts", 0),
             timeout_seconds=self.expected.timeout_seconds,
@@ -196,6 +202,8 @@ class LiveNeighbours:
         """
         Whether a VirtualService gives its routes to a Gateway that the release's own has, too.
         """
+        if is_http_route(self._own):
+            return one[1] == attached(self._own)
         namespace = self._own["metadata"]["namespace"]
         return bool(_gateways_of(self._own, namespace) & _gateways_of(self._read(one), one[0]))
 
@@ -242,6 +250,8 @@ def in_words(virtual_service: Mapping[str, Any], one: Owner, own: Mapping[str, A
     metadata = virtual_service.get("metadata") or {}
     annotations = metadata.get("annotations") or {}
     release = annotations.get("meta.helm.sh/release-name")
+    if "~" in one[1]:
+        return f"an HTTPRoute of namespace {one[0]} and Gateway {one[1].replace('~', '/')}"
     words = f"VirtualService {'/'.join(one)}"
     if release:
         words += (

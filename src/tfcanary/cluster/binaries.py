@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 KUBERNETES_VERSION = "v1.34.4"
 HELM_VERSION = "v3.22.0"
 ISTIO_MODULE = "istio.io/istio"
+GATEWAY_API_MODULE = "sigs.k8s.io/gateway-api"
 ARGO_MODULE = "github.com/argoproj/argo-rollouts"
 OLDEST_GO = (1, 26)
 
@@ -47,7 +48,7 @@ class Tree:
 
     Attributes:
         programs: file names that the build leaves.
-        packages: what `go build` is asked for; `tool` stands for the go.mod's tool directives.
+        packages: what `go build` is asked for; `tool` stands for the go.mod's tool directives. Without any nothing is built.
         variables: package variables set at link time. The programs read their own version there;
             pyhelm3 and kubelet's version checks fail on an unset one.
         seconds: how long the build took on 2 cores with nothing cached, for the progress line.
@@ -103,6 +104,8 @@ TREES = {
             (),
             170,
         ),
+        # Istio serves the Gateway API's kinds, and brings no definitions of them.
+        Tree("gateway-api", (), (), (), 5),
         # Only the chart's tests run these.
         Tree(
             "helm4",
@@ -120,7 +123,7 @@ TREES = {
         Tree("argo-rollouts", ("rollouts-controller",), ("tool",), (), 300),
     )
 }
-CLUSTER_TREES = ("tools", "kubernetes", "istio")
+CLUSTER_TREES = ("tools", "kubernetes", "istio", "gateway-api")
 
 
 def ensure(name: str) -> Path:
@@ -128,7 +131,7 @@ def ensure(name: str) -> Path:
     Build a tree if this version of it was never built here.
 
     Returns:
-        The folder with its programs; for Istio also `charts/` and `envoy_bootstrap.json`.
+        The folder with its programs; for Istio also `charts/` and `envoy_bootstrap.json`, for others' kinds `crds/`.
 
     Raises:
         UnreachableError: no Go, or the build failed.
@@ -172,7 +175,8 @@ def _folder(tree: Tree) -> Path:
 
 
 def _build(tree: Tree, folder: Path) -> None:
-    LOG.info("building %s (about %d s on 2 cores, once)", ", ".join(tree.programs), tree.seconds)
+    what = ", ".join(tree.programs) or tree.name
+    LOG.info("building %s (about %d s on 2 cores, once)", what, tree.seconds)
     began = time.monotonic()
     go = find_go()
     caches = cache_folder() / "go"
@@ -195,7 +199,8 @@ def _build(tree: Tree, folder: Path) -> None:
         shutil.copytree(_source(tree), work)
         out.mkdir()
         linker = " ".join(["-s -w", *(f"-X {variable}" for variable in tree.variables)])
-        command = [str(go), "build", *_COMPILER, f"-ldflags={linker}", "-o", f"{out}/", *tree.packages]
+        built = ["build", *_COMPILER, f"-ldflags={linker}", "-o", f"{out}/", *tree.packages]
+        command = [str(go), *(built if tree.packages else ("mod", "download"))]
         _watched(tree, command, work, environment)
         for source, kept in _kept(tree, go, work, environment):
             target = out / kept
@@ -245,7 +250,7 @@ def _watched(tree: Tree, command: list[str], work: Path, environment: dict[str, 
 
 def _kept(tree: Tree, go: Path, work: Path, environment: dict[str, str]) -> Iterator[tuple[Path, str]]:
     """
-    What the modules carry beside the code: Istio's own charts and Envoy bootstrap, and Argo Rollouts' CRDs.
+    What the modules carry beside the code: Istio's own charts and Envoy bootstrap, and the CRDs of others.
 
     Yields:
         Where it lies, and its name beside the programs.
@@ -255,6 +260,9 @@ def _kept(tree: Tree, go: Path, work: Path, environment: dict[str, str]) -> Iter
         for chart in ("base", "istio-cni", "istio-control/istio-discovery", "gateway"):
             yield module / "manifests/charts" / chart, f"charts/{Path(chart).name}"
         yield module / "tools/packaging/common/envoy_bootstrap.json", "envoy_bootstrap.json"
+    if tree.name == "gateway-api":
+        module = _module(GATEWAY_API_MODULE, go, work, environment)
+        yield module / "config/crd/standard", "crds"
     if tree.name == "argo-rollouts":
         yield _module(ARGO_MODULE, go, work, environment) / "manifests/crds", "crds"
 

@@ -25,6 +25,8 @@ from tfcanary.paths import GATEWAY_CHART
 LOG = logging.getLogger(__name__)
 
 NAMESPACE = "istio-system"
+# The tree with the CustomResourceDefinitions of the Gateway API, and their name in the record of what is installed.
+_KINDS = "gateway-api"
 GATEWAY = "istio-ingressgateway"
 
 # Without istio.stats, Envoy's own statistics of each track tell how users' requests end.
@@ -114,17 +116,27 @@ def charts(layout: Layout, ports: Ports, *, pulled: bool) -> list[Chart]:
     ]
 
 
-def install(
-    layout: Layout, ports: Ports, *, istio: Path, tools: Path, kubernetes: Path, pulled: bool
-) -> None:
+def install(layout: Layout, ports: Ports, *, folders: Mapping[str, Path], pulled: bool) -> None:
     """
     Install the releases that are not there with these very values, and wait for their pods.
+
+    Args:
+        layout: of the cluster.
+        ports: of the cluster.
+        folders: by its name, that of each tree of programs.
+        pulled: whether Istio's images are the published ones.
 
     Raises:
         UnreachableError: Helm or a rollout failed, with what was said.
     """
+    istio, tools, kubernetes = (folders[name] for name in ("istio", "tools", "kubernetes"))
     record = layout.state / "istio.json"
     installed = read_record(record)
+    if installed.get(_KINDS) != folders[_KINDS].name:
+        LOG.info("applying the kinds of the Gateway API")
+        _apply_kinds(layout, kubernetes, folders[_KINDS] / "crds")
+        installed[_KINDS] = folders[_KINDS].name
+        record.write_text(json.dumps(installed, indent=2))
     waiting: list[str] = []
     for chart in charts(layout, ports, pulled=pulled):
         values = json.dumps(chart.values, sort_keys=True)
@@ -158,6 +170,15 @@ def install(
         if chart.workload:
             waiting.append(chart.workload)
     _roll_out(layout, kubernetes, waiting)
+
+
+def _apply_kinds(layout: Layout, kubernetes: Path, folder: Path) -> None:
+    """
+    Give the cluster the standard kinds of the Gateway API. Istio sees them come, and needs no restart.
+    """
+    files = [f"--filename={file}" for file in sorted(folder.glob("gateway.networking.k8s.io_*s.yaml"))]
+    kinds = [one for one in files if "_vap_" not in one]
+    _call(layout, [str(kubernetes / "kubectl"), "apply", "--server-side", "--force-conflicts", *kinds])
 
 
 def _forget_pending(layout: Layout, kubernetes: Path, release: str) -> None:

@@ -116,14 +116,7 @@ def _run(
     )
     first = node.running(layout) or _start_node(layout, folders["tools"] / "pause")
     with _importing(layout, wanted, first, programs, chosen, pull=pull):
-        istio.install(
-            layout,
-            chosen,
-            istio=folders["istio"],
-            tools=folders["tools"],
-            kubernetes=folders["kubernetes"],
-            pulled=pull,
-        )
+        istio.install(layout, chosen, folders=folders, pulled=pull)
         _await_workloads(layout, folders["kubernetes"] / "kubectl", first)
 
 

@@ -13,7 +13,7 @@ from tfcanary.errors import DoesNotHoldError, ForbiddenError
 from tfcanary.helm.compare import object_differences
 
 # What an upgrade leaves as it finds it: Helm compares these with its last manifest and not with the live objects.
-ROUTING_KINDS = ("VirtualService", "DestinationRule")
+ROUTING_KINDS = ("VirtualService", "HTTPRoute", "DestinationRule")
 _AT_A_TIME = 8
 
 # Reads the live object of an object of a manifest; None if there is none. Where it may not: ForbiddenError.

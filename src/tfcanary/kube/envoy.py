@@ -35,7 +35,7 @@ class EnvoyConfig:
 
 def gateway_config(live: LiveObjects, pod: PodPort, service: str) -> EnvoyConfig:
     """
-    The configuration of a gateway pod; of the clusters, those of one Service.
+    The configuration of a gateway pod; of the clusters, those of one Service and of its tracks' own.
 
     Args:
         live: the cluster.
@@ -45,7 +45,8 @@ def gateway_config(live: LiveObjects, pod: PodPort, service: str) -> EnvoyConfig
     Raises:
         UnreachableError: if the pod cannot be asked.
     """
-    names = rf"outbound\|.*\|{re.escape(service)}\..*"
+    name, _, namespace = service.partition(".")
+    names = rf"outbound\|.*\|{re.escape(name)}(-[^.]+)?\.{re.escape(namespace)}\..*"
     listeners, routes, clusters, endpoints = _read(live, pod, _PARTS, {_PARTS[2]: names, _PARTS[3]: names})
     return parsed(listeners, routes, clusters, endpoints)
 

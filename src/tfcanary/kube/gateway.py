@@ -3,10 +3,12 @@ A release's gateway: where it is reached from here, and the pods behind it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION
 from tfcanary.errors import CanaryError, ForbiddenError, NotFoundError, UnreachableError, UsageError
+from tfcanary.kube.httproute import API_VERSION, KIND
 from tfcanary.kube.objects import LiveObjects, is_ready
 from tfcanary.kube.portforward import PodPort
 
@@ -104,6 +106,9 @@ def _gateways(live: LiveObjects, name: str) -> list[Mapping[str, Any]]:
     try:
         return [live.istio("Gateway", name)]
     except NotFoundError:
+        of_gateway_api = _of_gateway_api(live, name)
+        if of_gateway_api is not None:
+            return [of_gateway_api]
         named = live.virtual_service(name)["spec"].get("gateways") or ()
         places = [str(one).rpartition("/")[::2] for one in named if one != "mesh"]
         if all(place in (("", name), (live.namespace, name)) for place in places):
@@ -132,22 +137,86 @@ def _services_of(
     live: LiveObjects, gateway: Mapping[str, Any], name: str, *, tls: bool, within: str | None
 ) -> list[tuple[Any, int]]:
     spec, name = gateway["spec"], (gateway.get("metadata") or {}).get("name", name)
-    selector: Mapping[str, str] = spec.get("selector") or {}
-    port = _port(name, spec["servers"], tls=tls)
+    front = _by_address(spec) if "listeners" in spec else _by_labels(spec)
+    port = _port(name, front.servers, tls=tls)
     try:
         found = live.services()
     except ForbiddenError:
         if within is None:
             raise
         found = live.services(within)
-    services = [one for one in found if selector.items() <= (one.spec.selector or {}).items()]
+    services = [one for one in found if front.takes(one)]
     if not services:
-        words = ",".join(f"{label}={value}" for label, value in selector.items())
         raise UnreachableError(
-            f"gateway: no Service selects pods labelled {words!r}, as Gateway {name!r} asks; "
-            f"install Istio's gateway, set gateway.selector, or {_NEXT_STEP}"
+            f"gateway: no Service {front.words}, as Gateway {name!r} asks; "
+            f"install Istio's gateway, set {front.key}, or {_NEXT_STEP}"
         )
     return [(service, port) for service in services]
+
+
+def _of_gateway_api(live: LiveObjects, name: str) -> dict[str, Any] | None:
+    """
+    The Gateway of the Gateway API that a release's HTTPRoute belongs to, in whatever namespace; None if there is none.
+    """
+    route = live.read({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}})
+    for parent in ((route or {}).get("spec") or {}).get("parentRefs") or ():
+        where = {"name": parent["name"], "namespace": parent.get("namespace") or live.namespace}
+        return live.read({"apiVersion": API_VERSION, "kind": "Gateway", "metadata": where})
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """
+    What a Gateway says of the pods that serve it.
+
+    Attributes:
+        servers: as Istio's Gateway has them.
+        takes: whether a Service is in front of the pods.
+        words: what such a Service does, or is.
+        key: the chart's key for it.
+    """
+
+    servers: Sequence[Mapping[str, Any]]
+    takes: Callable[[Any], bool]
+    words: str
+    key: str
+
+
+def _by_labels(spec: Mapping[str, Any]) -> _Front:
+    """
+    Istio's own Gateway names the labels of the pods.
+    """
+    selector: Mapping[str, str] = spec.get("selector") or {}
+    words = ",".join(f"{label}={value}" for label, value in selector.items())
+    return _Front(
+        spec["servers"],
+        lambda service: selector.items() <= (service.spec.selector or {}).items(),
+        f"selects pods labelled {words!r}",
+        "gateway.selector",
+    )
+
+
+def _by_address(spec: Mapping[str, Any]) -> _Front:
+    """
+    The Gateway API's names the host of the pods' Service. With TLS, the chart's other listeners only redirect.
+    """
+    hosts = {str(one["value"]) for one in spec.get("addresses") or ()}
+    listeners = spec.get("listeners") or ()
+    secure = any(one["protocol"] in _TLS_PROTOCOLS for one in listeners)
+    servers = [
+        {
+            "port": {"number": one["port"], "protocol": one["protocol"]},
+            "tls": {"httpsRedirect": secure and one["protocol"] not in _TLS_PROTOCOLS},
+        }
+        for one in listeners
+    ]
+    return _Front(
+        servers,
+        lambda one: any(host.startswith(f"{one.metadata.name}.{one.metadata.namespace}.") for host in hosts),
+        f"has the host name {' or '.join(sorted(hosts)) or 'none'}",
+        "gateway.service",
+    )
 
 
 def _port(name: str, servers: Sequence[Mapping[str, Any]], *, tls: bool) -> int:

@@ -20,6 +20,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
 from tfcanary.errors import ForbiddenError, NotFoundError, UnreachableError
+from tfcanary.kube import httproute
 from tfcanary.target import Target
 
 REQUEST_SECONDS = 10
@@ -74,9 +75,16 @@ class LiveObjects:
 
     def virtual_service(self, name: str) -> dict[str, Any]:
         """
-        The live VirtualService of a release.
+        The live VirtualService of a release, or the HTTPRoute that it has instead.
         """
-        return self.istio("VirtualService", name)
+        try:
+            return self.istio("VirtualService", name)
+        except NotFoundError:
+            wanted = {"apiVersion": httproute.API_VERSION, "kind": httproute.KIND, "metadata": {"name": name}}
+            found = self.read(wanted)
+            if found is None:
+                raise
+            return found
 
     def istio(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
         """
@@ -125,7 +133,7 @@ class LiveObjects:
 
     def reapply(self, seen: Mapping[str, Any]) -> None:
         """
-        Give a VirtualService the labels, annotations and spec that it had.
+        Give a VirtualService, or an HTTPRoute, the labels, annotations and spec that it had.
 
         It is applied under Helm's name: fields of another owner would be in the way of Helm's next upgrade.
 
@@ -134,10 +142,11 @@ class LiveObjects:
         """
         given = seen["metadata"]
         metadata = {name: given[name] for name in ("name", "labels", "annotations") if name in given}
+        group, _, version = seen["apiVersion"].partition("/")
         self._call(
-            f"VirtualService {given['name']!r}",
+            f"{seen['kind']} {given['name']!r}",
             self._custom.patch_namespaced_custom_object,
-            *(_GROUP, _VERSION, self.namespace, "virtualservices", given["name"]),
+            *(group, version, self.namespace, f"{seen['kind'].lower()}s", given["name"]),
             {name: seen[name] for name in ("apiVersion", "kind", "spec")} | {"metadata": metadata},
             field_manager="helm",
             force=True,

@@ -1,5 +1,5 @@
 """
-What a VirtualService says, as Istio reads it.
+What a VirtualService says, as Istio reads it, and an HTTPRoute in its place.
 """
 
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 from tfcanary.contract import REVISION_HEADER
 from tfcanary.errors import NoEvidenceError
+from tfcanary.kube.httproute import http_entries
 from tfcanary.routing.route import HeaderMatch, Kind
 
 
@@ -19,7 +20,7 @@ def route_revision(virtual_service: Mapping[str, Any]) -> str:
         NoEvidenceError: if its routes set none, or not all the same.
     """
     name = virtual_service["metadata"]["name"]
-    http = virtual_service["spec"].get("http") or []
+    http = http_entries(virtual_service)
     found = {
         entry.get("headers", {}).get("response", {}).get("set", {}).get(REVISION_HEADER) for entry in http
     }
@@ -27,7 +28,7 @@ def route_revision(virtual_service: Mapping[str, Any]) -> str:
         return str(found.pop())
     seen = ", ".join(sorted(str(value) for value in found)) or "no routes"
     raise NoEvidenceError(
-        f"VirtualService {name!r}: expected one {REVISION_HEADER} on all its routes, got {seen}; "
+        f"{virtual_service.get('kind', 'VirtualService')} {name!r}: expected one {REVISION_HEADER} on all its routes, got {seen}; "
         "set routing.attribution to true"
     )
 
@@ -41,7 +42,7 @@ def destination_weights(
     Raises:
         NoEvidenceError: if it has a condition that cannot be judged here.
     """
-    for entry in virtual_service["spec"].get("http") or []:
+    for entry in http_entries(virtual_service):
         matches = entry.get("match") or [{}]
         if any(_fits(match, path, headers) for match in matches):
             destinations = entry.get("route") or []
