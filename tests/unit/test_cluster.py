@@ -126,33 +126,6 @@ def test_records_that_a_crash_emptied_are_none(monkeypatch: pytest.MonkeyPatch) 
     assert "istiod" in (layout.state / "istio.json").read_text()
 
 
-def test_a_cluster_gains_the_kinds_of_the_gateway_api_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """
-    A new cluster and one of before get them, and get them again only in another version. The policy beside them is no kind.
-    """
-    layout = Layout("one")
-    layout.config.mkdir(parents=True)
-    for version in ("v1", "v2"):
-        crds = tmp_path / version / "crds"
-        crds.mkdir(parents=True)
-        for name in ("httproutes", "vap_safeupgrades"):
-            (crds / f"gateway.networking.k8s.io_{name}.yaml").touch()
-    called: list[list[str]] = []
-    monkeypatch.setattr(istio, "_call", lambda _, command: called.append(command))
-
-    for version in ("v1", "v1", "v2"):
-        folders = dict.fromkeys(binaries.CLUSTER_TREES, Path()) | {"gateway-api": tmp_path / version}
-        istio.install(layout, Ports(1, 2), folders=folders, pulled=False)
-
-    applied = [command[4:] for command in called if "apply" in command]
-    assert [
-        [f"--filename={tmp_path / version}/crds/gateway.networking.k8s.io_httproutes.yaml"]
-        for version in ("v1", "v2")
-    ] == applied
-
-
 def test_a_second_cluster_takes_other_ports() -> None:
     """
     A cluster that is down keeps its ports: both can be up later.

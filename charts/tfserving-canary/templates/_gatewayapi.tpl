@@ -282,6 +282,11 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
   "routing.routes: an HTTPRoute has 16 rules at most, and these routes need %d, one for each API and one more of both for "
   "each track of sticky.by cookie; use fewer routes, or set gateway.api=istio") (int $rules)) }}
 {{- end }}
+{{- if .Values.rollout.enabled }}
+{{- $problems = append $problems (print
+  "rollout.enabled: must be false with gateway.api=gateway-api, because a rollout counts requests by the subsets of a "
+  "VirtualService; set gateway.api=istio") }}
+{{- end }}
 {{- if and .Values.gateway.tls.enabled (ne .Values.gateway.tls.minProtocolVersion "TLSV1_2") }}
 {{- $problems = append $problems (printf (print
   "gateway.tls.minProtocolVersion: cannot be said with gateway.api=gateway-api, where Istio takes TLSV1_2, got %s; "

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION
 from tfcanary.errors import CanaryError, ForbiddenError, NotFoundError, UnreachableError, UsageError
-from tfcanary.kube.httproute import API_VERSION, KIND
+from tfcanary.kube.httproute import API_VERSION, named
 from tfcanary.kube.objects import LiveObjects, is_ready
 from tfcanary.kube.portforward import PodPort
 
@@ -109,8 +109,8 @@ def _gateways(live: LiveObjects, name: str) -> list[Mapping[str, Any]]:
         of_gateway_api = _of_gateway_api(live, name)
         if of_gateway_api is not None:
             return [of_gateway_api]
-        named = live.virtual_service(name)["spec"].get("gateways") or ()
-        places = [str(one).rpartition("/")[::2] for one in named if one != "mesh"]
+        gateways = live.virtual_service(name)["spec"].get("gateways") or ()
+        places = [str(one).rpartition("/")[::2] for one in gateways if one != "mesh"]
         if all(place in (("", name), (live.namespace, name)) for place in places):
             raise
     return [live.istio("Gateway", gateway, namespace or None) for namespace, gateway in places]
@@ -158,7 +158,7 @@ def _of_gateway_api(live: LiveObjects, name: str) -> dict[str, Any] | None:
     """
     The Gateway of the Gateway API that a release's HTTPRoute belongs to, in whatever namespace; None if there is none.
     """
-    route = live.read({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}})
+    route = live.read(named(name))
     for parent in ((route or {}).get("spec") or {}).get("parentRefs") or ():
         where = {"name": parent["name"], "namespace": parent.get("namespace") or live.namespace}
         return live.read({"apiVersion": API_VERSION, "kind": "Gateway", "metadata": where})

@@ -13,6 +13,13 @@ RETRIES_HEADER = "x-envoy-max-retries"
 _RANKS = {"Exact": 3, "PathPrefix": 2, "RegularExpression": 1}
 
 
+def named(name: str) -> dict[str, Any]:
+    """
+    What an HTTPRoute of a name is looked up by.
+    """
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}}
+
+
 def is_http_route(routed: Mapping[str, Any]) -> bool:
     """
     Whether an object with routes is an HTTPRoute; otherwise it is a VirtualService.
@@ -26,10 +33,11 @@ def http_entries(routed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """
     if not is_http_route(routed):
         return list((routed.get("spec") or {}).get("http") or ())
+    anything: Mapping[str, Any] = {}
     found = [
         (_exactness(match), _entry(routed["metadata"]["name"], rule, match))
         for rule in (routed.get("spec") or {}).get("rules") or ()
-        for match in rule.get("matches") or ({},)
+        for match in rule.get("matches") or (anything,)
     ]
     return [entry for _, entry in sorted(found, key=lambda one: one[0], reverse=True)]
 

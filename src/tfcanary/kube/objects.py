@@ -77,14 +77,9 @@ class LiveObjects:
         """
         The live VirtualService of a release, or the HTTPRoute that it has instead.
         """
-        try:
+        with contextlib.suppress(NotFoundError):
             return self.istio("VirtualService", name)
-        except NotFoundError:
-            wanted = {"apiVersion": httproute.API_VERSION, "kind": httproute.KIND, "metadata": {"name": name}}
-            found = self.read(wanted)
-            if found is None:
-                raise
-            return found
+        return self.read(httproute.named(name)) or self.istio("VirtualService", name)
 
     def istio(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
         """
