@@ -1,7 +1,8 @@
 """
-Every strategy that the Gateway API can say, on a real gateway: answered as `explain` says, over REST and over gRPC.
+Every strategy that the Gateway API can say, on a real gateway: answered as `explain` says, checked, and without loss.
 """
 
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -9,10 +10,20 @@ from typing import Any
 
 import pytest
 from gatewayapi import UNSAID
-from test_strategies import APIS, REQUESTS, SEED, requests
+from planting import QUICK
+from test_strategies import APIS, RELEASE, REQUESTS, SEED, requests
+from test_zero_drop import Scene
+from tour import every_pair
 
+from tfcanary.check.run import check_gateway
+from tfcanary.check.sources import from_release
 from tfcanary.commands import explain
+from tfcanary.kube.objects import LiveObjects
 from tfcanary.paths import VALUES
+from tfcanary.report.table import findings_table
+
+# Of the ordered pairs, those that are taken where not all of them are asked for.
+PAIRS = 15
 
 
 def said() -> list[str]:
@@ -60,3 +71,38 @@ def test_the_gateway_does_what_explain_says(stage, strategy):
     assert [] == wrong
     assert 2 * REQUESTS == answered.total()
     assert answered[None] < REQUESTS
+
+
+@pytest.mark.parametrize("strategy", ["canary-path", "canary-cookie", "shadow", "canary-30"], scope="module")
+def test_the_check_holds(stage, target, strategy):
+    """
+    `tfcanary check` proves the same of an HTTPRoute as of a VirtualService: the split, the routes, Envoy's configuration.
+    """
+    stage.play(strategy)
+
+    seen = check_gateway(from_release(RELEASE, target), QUICK)
+
+    assert seen.held, str(findings_table(seen))
+    titles = {one.title for one in seen.findings}
+    expected = {"routes at the gateway", "live retries", "live timeouts", "live mirrors", "endpoints canary"}
+    assert expected | {"destination rules", "destination rules canary", "live objects"} <= titles
+
+
+@pytest.mark.usefixtures("installed")
+def test_pairs_of_strategies_lose_nothing(releases, target, host):
+    """
+    One strategy follows another under load, and no request fails: a sample of the pairs, or with ZERO_DROP=full all.
+    """
+    files = [VALUES / f"{name}.yaml" for name in said()]
+    tour = every_pair(files) if os.environ.get("ZERO_DROP") == "full" else every_pair(files)[: PAIRS + 1]
+    scene = Scene("pairs_of_the_gateway_api", releases, LiveObjects(target), host)
+    releases.apply(RELEASE, files=[tour[0]])
+    with scene.load:
+        scene.arrived()
+        for file in tour[1:]:
+            scene.apply(file.stem, file)
+            scene.load.wait_for(100)
+        scene.notes["pairs"] = len(tour) - 1
+        records = scene.keep(scene.load.stop())
+
+    records.assert_none_failed(at_least=100 * (len(tour) - 1))

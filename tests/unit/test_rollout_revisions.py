@@ -281,6 +281,9 @@ def test_the_baseline_is_what_the_user_gave() -> None:
             "expected routing.retryAttempts 0, got 2",
             id="retries",
         ),
+        pytest.param(
+            {"gateway": {"api": "gateway-api"}}, "deployed", None, "gateway.api istio, got", id="http-route"
+        ),
         pytest.param({}, "deployed", ("tfserving-canary", "0.0.1"), "got tfserving-canary 0.0.1", id="chart"),
         pytest.param(
             {"tracks": {"canary": {"version": "v2"}}}, "deployed", None, "tracks.canary.version", id="version"

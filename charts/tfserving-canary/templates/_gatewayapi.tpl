@@ -123,15 +123,15 @@ Passed a dict: root, revision, route, variant, api (see ruleApis). */}}
     request: {{ printf "%ds" (int64 .root.Values.routing.timeoutSeconds) | quote }}
 {{- end }}
 
-{{- /* Renders the filters of a rule. No standard field says how often a request is tried again, and Istio's default
-is 2: Envoy takes the word of a header, and does not pass it on. Passed a dict as that of httpRule. */}}
+{{- /* Renders the filters of a rule. No standard field says that nothing is tried again, and Istio's default is to try
+twice: Envoy takes the word of a header, and does not pass it on. Passed a dict as that of httpRule. */}}
 {{- define "tfserving-canary.ruleFilters" -}}
 {{- $routing := .root.Values.routing -}}
 - type: RequestHeaderModifier
   requestHeaderModifier:
     set:
       - name: x-envoy-max-retries
-        value: {{ int $routing.retryAttempts | quote }}
+        value: "0"
 {{- if and $routing.attribution .revision }}
 - type: ResponseHeaderModifier
   responseHeaderModifier:
@@ -281,6 +281,11 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
 {{- $problems = append $problems (printf (print
   "routing.routes: an HTTPRoute has 16 rules at most, and these routes need %d, one for each API and one more of both for "
   "each track of sticky.by cookie; use fewer routes, or set gateway.api=istio") (int $rules)) }}
+{{- end }}
+{{- if int .Values.routing.retryAttempts }}
+{{- $problems = append $problems (printf (print
+  "routing.retryAttempts: must be 0 with gateway.api=gateway-api, whose standard says nothing of retries, got %d; "
+  "set gateway.api=istio") (int .Values.routing.retryAttempts)) }}
 {{- end }}
 {{- if .Values.rollout.enabled }}
 {{- $problems = append $problems (print

@@ -136,6 +136,7 @@ class Revisions:
             raise UsageError(
                 f"release {name!r}: expected routing.retryAttempts 0, got {attempts}; the gateway counts a request once, by its "
                 "last answer, so that retries hide a failing canary from the judge"
+            )
         if (values.get("gateway") or {}).get("api", "istio") != "istio":
             raise UsageError(
                 f"release {name!r}: expected gateway.api istio, got {values['gateway']['api']}; a rollout counts requests by "
