@@ -113,15 +113,14 @@ def from_release(
     Raises:
         UsageError: if there is no such release, or a file has a key or a value that cannot be right.
         UnreachableError: if the cluster, helm or the gateway's address cannot be found.
-        DriftError: if the release's VirtualService or Gateway is gone.
+        DriftError: if the release's VirtualService (or HTTPRoute) or Gateway is gone.
     """
     given = given_to(subchart, read_files(files))
     require_known_keys(given, chart)
     releases = releases_in(target)
     copy = copy_in(name, releases.values(name), subchart)
-    live = _parse(copy.values, model, chart)
     values = coalesce(copy.values, given)
-    expected = _parse(values, model, chart)
+    live, expected = (_parse(one, model, chart) for one in (copy.values, values))
     cluster, drift = LiveObjects(target), releases.drift(name)
     secure = tls is not None
     with _drift_first(name, target, drift):
