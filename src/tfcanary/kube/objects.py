@@ -83,12 +83,7 @@ class LiveObjects:
 
     def istio(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any]:
         """
-        A live object of Istio's networking API: a VirtualService, a DestinationRule or a Gateway.
-
-        Args:
-            kind: its kind.
-            name: its name.
-            namespace: where it is; None for the release's namespace.
+        A live object of Istio's networking API, of the release's namespace if none is given.
 
         Raises:
             NotFoundError: if there is none of that name.
