@@ -259,7 +259,8 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
   "use sticky.by cookie, or set gateway.api=istio") $where) }}
 {{- end }}
 {{- $apis := include "tfserving-canary.ruleApis" (dict "root" $ "route" $route) | fromJsonArray }}
-{{- $variants := include "tfserving-canary.variants" (dict "root" $ "route" $route "place" "gateway") | fromJsonArray }}
+{{- $args := dict "root" $ "route" $route "place" "gateway" }}
+{{- $variants := include "tfserving-canary.variants" $args | fromJsonArray }}
 {{- $rules = add $rules (mul (len $apis) (len $variants)) }}
 {{- $conditions := include "tfserving-canary.conditions" (dict "root" $ "match" $match) | fromJson }}
 {{- $exact := include "tfserving-canary.exactness" (dict "root" $ "route" $route) | fromJson }}
@@ -270,8 +271,8 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
 {{- $earlierBelow := hasKey (dig "match" "path" dict $earlier.route) "prefix" }}
 {{- if and (gt (int $exact.most) (int $earlier.least)) (not $apart) (eq $below $earlierBelow) }}
 {{- $problems = append $problems (printf (print
-  "%s: with gateway.api=gateway-api the more exact match wins, and this one is more exact than routing.routes[%d] (%s), "
-  "which must win; move it before that route, or set gateway.api=istio")
+  "%s: with gateway.api=gateway-api the more exact match wins, and this one is more exact than routing.routes[%d] "
+  "(%s), which must win; move it before that route, or set gateway.api=istio")
   $where (int $earlier.index) $earlier.route.name) }}
 {{- end }}
 {{- end }}
@@ -279,8 +280,8 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
 {{- end }}
 {{- if gt (int $rules) 16 }}
 {{- $problems = append $problems (printf (print
-  "routing.routes: an HTTPRoute has 16 rules at most, and these routes need %d, one for each API and one more of both for "
-  "each track of sticky.by cookie; use fewer routes, or set gateway.api=istio") (int $rules)) }}
+  "routing.routes: an HTTPRoute has 16 rules at most, and these routes need %d, one for each API and one more of both "
+  "for each track of sticky.by cookie; use fewer routes, or set gateway.api=istio") (int $rules)) }}
 {{- end }}
 {{- if int .Values.routing.retryAttempts }}
 {{- $problems = append $problems (printf (print
@@ -307,7 +308,8 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
 {{- end }}
 {{- end }}
 {{- /* Every namespace has this ServiceAccount. Without it there is no cluster to ask. */}}
-{{- if and (lookup "v1" "ServiceAccount" .Release.Namespace "default") (not (include "tfserving-canary.hasGatewayApi" .)) }}
+{{- $live := lookup "v1" "ServiceAccount" .Release.Namespace "default" }}
+{{- if and $live (not (include "tfserving-canary.hasGatewayApi" .)) }}
 {{- $problems = append $problems (print
   "gateway.api: the cluster does not know HTTPRoute; install the CustomResourceDefinitions of the Gateway API, or set "
   "gateway.api=istio") }}

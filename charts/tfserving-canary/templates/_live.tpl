@@ -93,7 +93,8 @@ additional traffic. Passed the entries. */}}
 {{- $tracks | toJson }}
 {{- end }}
 
-{{- /* Renders, as JSON, the rules of a live HTTPRoute as the entries of a VirtualService. Passed a dict: root, name. */}}
+{{- /* Renders, as JSON, the rules of a live HTTPRoute as the entries of a VirtualService. Passed a dict: root, name.
+*/}}
 {{- define "tfserving-canary.rulesNow" -}}
 {{- $entries := list }}
 {{- if include "tfserving-canary.hasGatewayApi" .root }}
