@@ -119,7 +119,7 @@ def closing_first(address):
     """
     host, port = address.split(":")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(5)
+        server.settimeout(30)
 
         def serve():
             first, _ = server.accept()
