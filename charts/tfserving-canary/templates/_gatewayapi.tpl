@@ -299,12 +299,13 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
   "set gateway.api=istio") .Values.gateway.tls.minProtocolVersion) }}
 {{- end }}
 {{- $gateway := .Values.gateway }}
-{{- $unsaid := dict "existing" $gateway.existing "tls.certificates" $gateway.tls.certificates "byModel" $gateway.byModel.enabled }}
+{{- $unsaid := dict "existing" $gateway.existing "tls.certificates" $gateway.tls.certificates }}
+{{- $_ := set $unsaid "byModel" $gateway.byModel.enabled }}
 {{- range $key, $value := $unsaid }}
 {{- if $value }}
 {{- $problems = append $problems (printf (print
-  "gateway.%s: cannot be said with gateway.api=gateway-api, which has a Gateway of its own with one certificate and takes "
-  "whole hosts; remove it, or set gateway.api=istio") $key) }}
+  "gateway.%s: cannot be said with gateway.api=gateway-api, which has a Gateway of its own with one certificate and "
+  "takes whole hosts; remove it, or set gateway.api=istio") $key) }}
 {{- end }}
 {{- end }}
 {{- /* Every namespace has this ServiceAccount. Without it there is no cluster to ask. */}}

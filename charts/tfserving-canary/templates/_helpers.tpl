@@ -390,3 +390,23 @@ spec:
       emptyDir:
         sizeLimit: 100Mi
 {{- end }}
+
+{{- /* Renders the connections that the mesh keeps to the pods. Passed the root context. */}}
+{{- define "tfserving-canary.connectionPool" -}}
+connectionPool:
+  http:
+    # Shorter than the server's own timeout: no request arrives on a connection that is being closed.
+    idleTimeout: {{ printf "%ds" (int64 .Values.server.idleTimeoutSeconds) | quote }}
+{{- end }}
+
+{{- /* Renders when a pod gets no requests for a while. Passed the root context. */}}
+{{- define "tfserving-canary.outlierDetection" -}}
+outlierDetection:
+  # No answer counts, whatever its status: a request can cause any. A connection fails through the pod alone.
+  splitExternalLocalOriginErrors: true
+  consecutiveLocalOriginFailures: {{ int .Values.outlierDetection.consecutiveErrors }}
+  consecutive5xxErrors: 0
+  interval: "10s"
+  baseEjectionTime: {{ printf "%ds" (int64 .Values.outlierDetection.ejectionSeconds) | quote }}
+  maxEjectionPercent: 50
+{{- end }}
