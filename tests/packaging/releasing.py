@@ -5,8 +5,13 @@ A copy of this checkout that releases are made of, and the keys that they are si
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+_PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+# The version that a release made of this checkout has.
+VERSION: str = _PROJECT["version"]
 
 KEY_NAME = "Release Test <release@example.com>"
 KEY_PASSWORD = "the-password-of-the-key"  # noqa: S105 - a key of these tests
@@ -66,10 +71,10 @@ class Checkout:
         """
         Give the changes a version and a date, and commit: what is left to a person before `nox -s package`.
         """
-        self.edit("CHANGELOG.md", "## [Unreleased]\n", "## [Unreleased]\n\n## [0.1.0] - 2026-01-31\n")
+        self.edit("CHANGELOG.md", "## [Unreleased]\n", f"## [Unreleased]\n\n## [{VERSION}] - 2026-01-31\n")
         self.git("init", "--quiet")
         self.git("add", ".")
-        self.git("commit", "--quiet", "--message=Release 0.1.0")
+        self.git("commit", "--quiet", f"--message=Release {VERSION}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from releasing import Checkout, Keyrings, Said
+from releasing import VERSION, Checkout, Keyrings, Said
 
 from tfcanary.cluster import binaries
 
@@ -41,16 +41,16 @@ def test_a_release_has_all_its_parts_and_a_checksum_of_each(released: Path) -> N
 
     assert {
         "SHA256SUMS",
-        "tfserving-canary-0.1.0.cdx.json",
-        "tfserving-canary-0.1.0.tgz",
-        "tfserving-canary-0.1.0.tgz.prov",
-        "tfserving-canary-0.1.0.values.json",
-        "tfserving-gateway-0.1.0.cdx.json",
-        "tfserving-gateway-0.1.0.tgz",
-        "tfserving-gateway-0.1.0.tgz.prov",
-        "tfserving_canary-0.1.0-py3-none-any.cdx.json",
-        "tfserving_canary-0.1.0-py3-none-any.whl",
-        "tfserving_canary-0.1.0.tar.gz",
+        f"tfserving-canary-{VERSION}.cdx.json",
+        f"tfserving-canary-{VERSION}.tgz",
+        f"tfserving-canary-{VERSION}.tgz.prov",
+        f"tfserving-canary-{VERSION}.values.json",
+        f"tfserving-gateway-{VERSION}.cdx.json",
+        f"tfserving-gateway-{VERSION}.tgz",
+        f"tfserving-gateway-{VERSION}.tgz.prov",
+        f"tfserving_canary-{VERSION}-py3-none-any.cdx.json",
+        f"tfserving_canary-{VERSION}-py3-none-any.whl",
+        f"tfserving_canary-{VERSION}.tar.gz",
     } == names
     done = subprocess.run(
         ["sha256sum", "--check", "SHA256SUMS"], cwd=released, check=True, capture_output=True
@@ -81,7 +81,7 @@ def test_two_builds_on_two_paths_are_the_same(released: Path, checkout: Callable
 
 @pytest.mark.parametrize("chart", ["tfserving-canary", "tfserving-gateway"])
 def test_helm_verifies_the_provenance(released: Path, keyring: Keyrings, chart: str) -> None:
-    packed = released / f"{chart}-0.1.0.tgz"
+    packed = released / f"{chart}-{VERSION}.tgz"
     done = subprocess.run(
         ["helm", "verify", packed, f"--keyring={keyring.public}"], check=False, capture_output=True, text=True
     )
@@ -91,8 +91,8 @@ def test_helm_verifies_the_provenance(released: Path, keyring: Keyrings, chart: 
 
 
 def test_the_bill_of_a_chart_names_its_files_and_images(released: Path) -> None:
-    bill = json.loads((released / "tfserving-canary-0.1.0.cdx.json").read_text())
-    with tarfile.open(released / "tfserving-canary-0.1.0.tgz") as archive:
+    bill = json.loads((released / f"tfserving-canary-{VERSION}.cdx.json").read_text())
+    with tarfile.open(released / f"tfserving-canary-{VERSION}.tgz") as archive:
         names = archive.getnames()
 
     files = [part["name"] for part in bill["components"] if part["type"] == "file"]
@@ -105,7 +105,7 @@ def test_the_bill_of_a_chart_names_its_files_and_images(released: Path) -> None:
 
 
 def test_the_bill_of_the_wheel_names_every_locked_package(released: Path) -> None:
-    bill = json.loads((released / "tfserving_canary-0.1.0-py3-none-any.cdx.json").read_text())
+    bill = json.loads((released / f"tfserving_canary-{VERSION}-py3-none-any.cdx.json").read_text())
     lock = (released.parent / "requirements.lock").read_text()
 
     pinned = [line.split(" ")[0] for line in lock.splitlines() if line[:1].isalnum()]
@@ -119,9 +119,9 @@ def test_the_scripts_work_from_the_source_distribution(released: Path, tmp_path:
     """
     Unpacked and installed into an empty environment; the locked dependencies come from this one.
     """
-    with tarfile.open(released / "tfserving_canary-0.1.0.tar.gz") as archive:
+    with tarfile.open(released / f"tfserving_canary-{VERSION}.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
-    source = tmp_path / "tfserving_canary-0.1.0"
+    source = tmp_path / f"tfserving_canary-{VERSION}"
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
@@ -168,7 +168,7 @@ def test_the_scripts_work_from_the_source_distribution(released: Path, tmp_path:
 
 
 def _other_version(source: Checkout) -> None:
-    source.edit("charts/tfserving-gateway/Chart.yaml", "version: 0.1.0\n", "version: 0.2.0\n")
+    source.edit("charts/tfserving-gateway/Chart.yaml", f"version: {VERSION}\n", "version: 98.0.0\n")
 
 
 def _other_image(source: Checkout) -> None:
@@ -195,7 +195,7 @@ def _added_package(source: Checkout) -> None:
 REFUSED = {
     "version": (
         _other_version,
-        "version: charts/tfserving-gateway/Chart.yaml: expected 0.1.0 as in pyproject.toml, got 0.2.0",
+        f"version: charts/tfserving-gateway/Chart.yaml: expected {VERSION} as in pyproject.toml, got 98.0.0",
     ),
     "appVersion": (
         _other_image,
@@ -277,7 +277,7 @@ def test_changes_without_a_version_are_only_rehearsed(checkout: Callable[[str], 
     The changelog of this checkout itself, whichever state it is in: a version that it lacks is refused.
     """
     source = checkout("unreleased")
-    source.edit("pyproject.toml", '\nversion = "0.1.0"\n', '\nversion = "99.0.0"\n')
+    source.edit("pyproject.toml", f'\nversion = "{VERSION}"\n', '\nversion = "99.0.0"\n')
 
     said = source.run("package")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from registries import PASSWORD, Registry, running
-from releasing import KEY_PASSWORD, Checkout, Key, Keyrings, Said, made_key
+from releasing import KEY_PASSWORD, VERSION, Checkout, Key, Keyrings, Said, made_key
 
 CHECKS = ["signature", "tag", "chart", "provenance", "sbom", "values", "schema", "strategies"]
 CHART = "charts/tfserving-canary"
@@ -88,7 +88,7 @@ def outcomes(said: Said) -> dict[str, str]:
 
 @pytest.mark.parametrize("chart", ["tfserving-canary", "tfserving-gateway"])
 def test_what_was_published_is_verified(release: Release, registry: Registry, chart: str) -> None:
-    digest = registry.run("crane", "digest", f"{registry.address}/charts/{chart}:0.1.0").strip()
+    digest = registry.run("crane", "digest", f"{registry.address}/charts/{chart}:{VERSION}").strip()
     said = release.source.run(
         *("verify", f"oci://{registry.address}/charts/{chart}@{digest}", f"--key={release.key.public}"),
         *(f"--keyring={release.keyring.public}", *registry.options),
@@ -115,7 +115,7 @@ def test_what_an_interrupted_run_left_out_is_added(release: Release, empty: Regi
     empty.run(
         "helm",
         "push",
-        release.source.root / "dist" / "tfserving-canary-0.1.0.tgz",
+        release.source.root / "dist" / f"tfserving-canary-{VERSION}.tgz",
         f"oci://{empty.address}/charts",
     )
     said = verify(release, empty)
@@ -152,7 +152,9 @@ def test_a_version_with_other_content_is_refused(
     said = publish(another, registry, release.key)
 
     assert 1 == said.code
-    assert f"error: version: oci://{registry.address}/{CHART}:0.1.0: expected no other content" in said.error
+    assert (
+        f"error: version: oci://{registry.address}/{CHART}:{VERSION}: expected no other content" in said.error
+    )
     assert before == registry.files()
 
 
@@ -161,7 +163,7 @@ def test_what_changed_after_it_was_packaged_is_refused(
 ) -> None:
     dist = tmp_path / "dist"
     shutil.copytree(release.source.root / "dist", dist)
-    _flip(dist / "tfserving-gateway-0.1.0.tgz")
+    _flip(dist / f"tfserving-gateway-{VERSION}.tgz")
 
     said = release.source.run(
         *(
@@ -174,7 +176,7 @@ def test_what_changed_after_it_was_packaged_is_refused(
     )
 
     assert 1 == said.code
-    assert f"error: {dist}: tfserving-gateway-0.1.0.tgz: expected sha256 " in said.error
+    assert f"error: {dist}: tfserving-gateway-{VERSION}.tgz: expected sha256 " in said.error
     assert not empty.files()
 
 
@@ -193,7 +195,7 @@ def test_a_release_without_provenance_is_refused(release: Release, empty: Regist
     )
 
     assert 2 == said.code
-    assert "expected its provenance (tfserving-canary-0.1.0.tgz.prov), got none" in said.error
+    assert f"expected its provenance (tfserving-canary-{VERSION}.tgz.prov), got none" in said.error
 
 
 def test_a_registry_whose_certificate_is_not_trusted_gets_nothing(release: Release, empty: Registry) -> None:
@@ -313,10 +315,10 @@ def _tag_moved(at: Scene) -> tuple[str, ...]:
     """
     chart = at.folder / "tfserving-canary"
     chart.mkdir()
-    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: tfserving-canary\nversion: 0.1.0\n")
+    (chart / "Chart.yaml").write_text(f"apiVersion: v2\nname: tfserving-canary\nversion: {VERSION}\n")
     at.registry.run("helm", "package", chart, f"--destination={at.folder}")
     at.registry.run(
-        "helm", "push", at.folder / "tfserving-canary-0.1.0.tgz", f"oci://{at.registry.address}/charts"
+        "helm", "push", at.folder / f"tfserving-canary-{VERSION}.tgz", f"oci://{at.registry.address}/charts"
     )
     return ()
 
@@ -332,7 +334,7 @@ TAMPERINGS = {
         {"sbom", "values"},
     ),
     "sbom": (_sbom_removed, "sbom: expected an attestation that the given key verifies, got", set()),
-    "tag": (_tag_moved, "tag: expected 0.1.0 to stand for sha256:", set()),
+    "tag": (_tag_moved, f"tag: expected {VERSION} to stand for sha256:", set()),
 }
 
 
