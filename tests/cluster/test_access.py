@@ -145,8 +145,7 @@ def test_large_messages_are_refused(gateway):
             call(b"\xff" * size, timeout=60)
         codes.append((caught.value.code(), "Payload Too Large" in caught.value.details()))
 
-    # gRPC has no code for 413: its mapping of HTTP makes UNKNOWN of it.
-    assert (grpc.StatusCode.UNKNOWN, True) == codes[0]
+    assert (grpc.StatusCode.RESOURCE_EXHAUSTED, True) == codes[0]
     assert codes[1][1] is False
 
 
