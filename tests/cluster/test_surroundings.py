@@ -20,6 +20,7 @@ from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release
 from tfcanary.check.subject import Subject
 from tfcanary.client.rest import RestClient
+from tfcanary.helm.failures import ValuesRefusedError
 from tfcanary.helm.releases import Releases
 from tfcanary.judge.verdict import Outcome
 from tfcanary.kube.envoy import gateway_config
@@ -142,13 +143,17 @@ def test_another_release_with_the_host_is_named(
     namespace: str,
 ) -> None:
     """
-    F3. The second release is deployed and dead: its revision never comes, and whose it is that comes is said.
+    F3. The chart refuses a second release with the host. If told not to look, the release is deployed and dead: its
+    revision never comes, and whose it is that comes is said.
 
     It adds no filter to the gateway: its listeners stay as they are.
     """
     releases.apply(RELEASE, files=[VALUES / "stable.yaml"])
     files = [environment, VALUES / "models/resnet.yaml", VALUES / "stable.yaml"]
-    values = {"gateway": {"hosts": [host]}, "tracks": {"canary": {"replicas": 0}}}
+    values: dict[str, Any] = {"gateway": {"hosts": [host]}, "tracks": {"canary": {"replicas": 0}}}
+    with pytest.raises(ValuesRefusedError, match=f"gateway.hosts: {host} is taken .* of release {RELEASE}, "):
+        releases.apply("second", files=files, values=values, reuse_values=False)
+    values["gateway"]["freeHosts"] = "unchecked"
     try:
         releases.apply("second", files=files, values=values, reuse_values=False)
         second = check_gateway(from_release("second", target), QUICK)
