@@ -15,6 +15,9 @@ Every error that a user of the harness can meet, and the exit code it ends with.
 A message is one line: subject, what was expected, what was got, what to do next.
 """
 
+from collections.abc import Sequence
+from typing import Self
+
 
 class CanaryError(Exception):
     """
@@ -28,6 +31,16 @@ class DoesNotHoldError(CanaryError):
     """
     A check was made and did not hold.
     """
+
+    @classmethod
+    def of(cls, problems: Sequence[str]) -> Self:
+        """
+        One error of at least one problem: the first is its message, and the others are its notes.
+        """
+        made = cls(problems[0])
+        for problem in problems[1:]:
+            made.add_note(problem)
+        return made
 
 
 class UsageError(CanaryError):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from lookups import Cluster
+from lookups import serving
 
 from tfcanary.routing.route import Request
 
@@ -116,10 +116,8 @@ def cluster():
     """
     One server for all cases, whose objects each case sets.
     """
-    made = Cluster()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ chart itself rendered. `helm template --dry-run=server` looks things up as `helm
 import json
 
 import pytest
-from lookups import Cluster
+from lookups import serving
 
 HALF = {"stable": 50, "canary": 50}
 CHALLENGER = {"tracks": {"challenger": {"version": 3, "replicas": 1}}}
@@ -19,10 +19,8 @@ def cluster():
     """
     One server for all cases, whose objects each case sets.
     """
-    made = Cluster()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with serving() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

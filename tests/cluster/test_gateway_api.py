@@ -4,20 +4,18 @@ Every strategy that the Gateway API can say, on a real gateway: answered as `exp
 
 import os
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gatewayapi import UNSAID
 from planting import QUICK
-from test_strategies import APIS, RELEASE, REQUESTS, SEED, requests
+from test_strategies import RELEASE, SEED, assert_answered_as_explained
 from test_zero_drop import Scene
 from tour import every_pair
 
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release
-from tfcanary.commands import explain
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.paths import VALUES
 from tfcanary.report.table import findings_table
@@ -57,20 +55,7 @@ def test_the_gateway_does_what_explain_says(stage, strategy):
     """
     Each generated request is answered by a track that `explain` gives it, and by none where `explain` finds no route.
     """
-    declared = stage.play(strategy)
-
-    wrong = []
-    answered = Counter[str | None]()
-    for api in APIS:
-        for request in requests(api, strategy):
-            expected = explain.explain(declared, request)
-            seen = stage.gateway.ask(api, request.path, request.headers)
-            answered[seen.track] += 1
-            if seen.track not in (expected["weights"] or {None}):
-                wrong.append((api, request, expected["route"], expected["weights"], seen))
-    assert [] == wrong
-    assert 2 * REQUESTS == answered.total()
-    assert answered[None] < REQUESTS
+    assert_answered_as_explained(stage, strategy)
 
 
 @pytest.mark.parametrize("strategy", ["canary-path", "canary-cookie", "shadow", "canary-30"], scope="module")

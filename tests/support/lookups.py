@@ -2,6 +2,7 @@
 A server that answers as the Kubernetes API would when Helm looks objects up, with objects that a test gives it.
 """
 
+import contextlib
 import copy
 import json
 import re
@@ -144,3 +145,16 @@ class Cluster:
         path = folder / "kubeconfig"
         path.write_text(yaml.safe_dump(config))
         return path
+
+
+@contextlib.contextmanager
+def serving():
+    """
+    A cluster whose server runs as long as the body does.
+    """
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        made.server.shutdown()
+        made.server.server_close()

@@ -308,9 +308,7 @@ asks for other values than the other, or for other paths. Passed a dict: one, ot
   "takes whole hosts; remove it, or set gateway.api=istio") $key) }}
 {{- end }}
 {{- end }}
-{{- /* Every namespace has this ServiceAccount. Without it there is no cluster to ask. */}}
-{{- $live := lookup "v1" "ServiceAccount" .Release.Namespace "default" }}
-{{- if and $live (not (include "tfserving-canary.hasGatewayApi" .)) }}
+{{- if and (include "tfserving-canary.hasCluster" .) (not (include "tfserving-canary.hasGatewayApi" .)) }}
 {{- $problems = append $problems (print
   "gateway.api: the cluster does not know HTTPRoute; install the CustomResourceDefinitions of the Gateway API, or set "
   "gateway.api=istio") }}

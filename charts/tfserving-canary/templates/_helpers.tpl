@@ -399,14 +399,30 @@ connectionPool:
     idleTimeout: {{ printf "%ds" (int64 .Values.server.idleTimeoutSeconds) | quote }}
 {{- end }}
 
-{{- /* Renders when a pod gets no requests for a while. Passed the root context. */}}
+{{- /* Renders when a pod of a track gets no requests for a while, or nothing. A single pod is never ejected. Of two or
+more pods at most half are: at least one, and never all. Passed a dict: root, settings (of the track). */}}
 {{- define "tfserving-canary.outlierDetection" -}}
+{{- $detection := .root.Values.outlierDetection }}
+{{- if and $detection.enabled (ge (include "tfserving-canary.leastPods" .settings | int) 2) -}}
 outlierDetection:
   # No answer counts, whatever its status: a request can cause any. A connection fails through the pod alone.
   splitExternalLocalOriginErrors: true
-  consecutiveLocalOriginFailures: {{ int .Values.outlierDetection.consecutiveErrors }}
+  consecutiveLocalOriginFailures: {{ int $detection.consecutiveErrors }}
   consecutive5xxErrors: 0
   interval: "10s"
-  baseEjectionTime: {{ printf "%ds" (int64 .Values.outlierDetection.ejectionSeconds) | quote }}
+  baseEjectionTime: {{ printf "%ds" (int64 $detection.ejectionSeconds) | quote }}
   maxEjectionPercent: 50
+{{- end }}
+{{- end }}
+
+{{- /* Renders the ports of a Service of model servers. Takes nothing. */}}
+{{- define "tfserving-canary.servicePorts" -}}
+- name: grpc-predict
+  port: 8500
+  targetPort: grpc-predict
+  appProtocol: grpc
+- name: http-rest
+  port: 8501
+  targetPort: http-rest
+  appProtocol: http
 {{- end }}

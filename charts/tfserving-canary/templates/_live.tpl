@@ -6,7 +6,7 @@ would answer 503 until the pods are Ready. The list is empty where no cluster ca
 {{- $problems := list }}
 {{- $namespace := .Release.Namespace }}
 {{- /* Every namespace has this ServiceAccount. Without it there is no cluster to ask. */}}
-{{- if and .Values.routing.requireReady (lookup "v1" "ServiceAccount" $namespace "default") }}
+{{- if and .Values.routing.requireReady (include "tfserving-canary.hasCluster" .) }}
 {{- $now := dict }}
 {{- $everyoneNow := dict }}
 {{- range $name := list (include "tfserving-canary.name" .) (include "tfserving-canary.meshName" .) }}
@@ -155,7 +155,7 @@ asked. Passed the root context. */}}
 {{- define "tfserving-canary.filtersMissing" -}}
 {{- $gateway := .Values.gateway }}
 {{- $wanted := and $gateway.filters.enabled $gateway.filters.shared }}
-{{- if and $wanted (lookup "v1" "ServiceAccount" .Release.Namespace "default") }}
+{{- if and $wanted (include "tfserving-canary.hasCluster" .) }}
 {{- $found := false }}
 {{- range (lookup "networking.istio.io/v1alpha3" "EnvoyFilter" $gateway.namespace "").items }}
 {{- if eq (dig "labels" "app.kubernetes.io/name" "" .metadata) "tfserving-gateway" }}
@@ -218,7 +218,7 @@ be the older ones: then it is the other one that gets none. Passed the root cont
 {{- $problems := list }}
 {{- $gateway := .Values.gateway }}
 {{- $namespace := .Release.Namespace }}
-{{- if and (ne $gateway.freeHosts "unchecked") (lookup "v1" "ServiceAccount" $namespace "default") }}
+{{- if and (ne $gateway.freeHosts "unchecked") (include "tfserving-canary.hasCluster" .) }}
 {{- $name := include "tfserving-canary.name" . }}
 {{- $mine := lookup "networking.istio.io/v1" "VirtualService" $namespace $name }}
 {{- $since := dig "metadata" "creationTimestamp" "" $mine }}
@@ -258,7 +258,7 @@ server on the port that clients use, for each of the hosts. Passed the root cont
 {{- $port := int (ternary $gateway.tls.port $gateway.port $gateway.tls.enabled) }}
 {{- range $name := $gateway.existing }}
 {{- $text := "" }}
-{{- if and (lookup "v1" "ServiceAccount" $.Release.Namespace "default") (ne $gateway.freeHosts "unchecked") }}
+{{- if and (include "tfserving-canary.hasCluster" $) (ne $gateway.freeHosts "unchecked") }}
 {{- $text = include "tfserving-canary.liveGateway" (dict "root" $ "gateway" $name) }}
 {{- end }}
 {{- if eq $text "{}" }}
@@ -287,4 +287,10 @@ server on the port that clients use, for each of the hosts. Passed the root cont
 {{- end }}
 {{- end }}
 {{- $problems | toJson }}
+{{- end }}
+
+{{- /* Renders something if there is a cluster to ask: every namespace has this ServiceAccount. Passed the root
+context. */}}
+{{- define "tfserving-canary.hasCluster" -}}
+{{- if lookup "v1" "ServiceAccount" .Release.Namespace "default" }}yes{{ end }}
 {{- end }}

@@ -59,15 +59,18 @@ def digest(chart: Path) -> str:
     """
     try:
         if not chart.is_dir():
-            return _sha256(chart)
+            return sha256(chart)
         files = sorted(path.relative_to(chart).as_posix() for path in chart.rglob("*") if path.is_file())
-        listed = "".join(f"{_sha256(chart / name)}  {name}\n" for name in files)
+        listed = "".join(f"{sha256(chart / name)}  {name}\n" for name in files)
     except OSError as exc:
         raise UsageError(f"chart {str(chart)!r}: cannot be read: {exc.strerror or exc}") from exc
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """
+    The SHA-256 of one file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

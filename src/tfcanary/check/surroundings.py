@@ -29,6 +29,7 @@ from tfcanary.kube.envoy import EnvoyConfig, gateway_config, sidecar_config
 from tfcanary.kube.httproute import attached, is_http_route
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.portforward import PodPort
+from tfcanary.kube.virtualservice import gateways_of
 from tfcanary.routing.route import Routing
 from tfcanary.wait import NotYet, WaitTimeoutError, wait_until
 
@@ -205,7 +206,8 @@ class LiveNeighbours:
         if is_http_route(self._own):
             return one[1] == attached(self._own)
         namespace = self._own["metadata"]["namespace"]
-        return bool(_gateways_of(self._own, namespace) & _gateways_of(self._read(one), one[0]))
+        used = gateways_of(self._read(one), one[0])
+        return any(gateway in used for gateway in gateways_of(self._own, namespace))
 
     def pod(self, address: str) -> str:
         """
@@ -228,14 +230,6 @@ class LiveNeighbours:
             return self._cluster.read(wanted) or {}
         except UnreachableError:
             return {}
-
-
-def _gateways_of(virtual_service: Mapping[str, Any], namespace: str) -> set[str]:
-    """
-    The Gateways of a VirtualService in a namespace, as NAMESPACE/NAME.
-    """
-    named = (virtual_service.get("spec") or {}).get("gateways") or ()
-    return {one if "/" in one else f"{namespace}/{one}" for one in named if one != "mesh"}
 
 
 def in_words(virtual_service: Mapping[str, Any], one: Owner, own: Mapping[str, Any]) -> str:

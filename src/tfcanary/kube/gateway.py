@@ -8,9 +8,10 @@ from typing import Any
 
 from tfcanary.contract import HOST_ADDRESS_ANNOTATION
 from tfcanary.errors import CanaryError, ForbiddenError, NotFoundError, UnreachableError, UsageError
-from tfcanary.kube.httproute import API_VERSION, named
+from tfcanary.kube.httproute import API_VERSION, is_http_route
 from tfcanary.kube.objects import LiveObjects, is_ready
 from tfcanary.kube.portforward import PodPort
+from tfcanary.kube.virtualservice import gateways_of
 
 _TLS_PROTOCOLS = {"HTTPS", "TLS"}
 _NEXT_STEP = "give the gateway with --gateway HOST:PORT"
@@ -106,14 +107,15 @@ def _gateways(live: LiveObjects, name: str) -> list[Mapping[str, Any]]:
     try:
         return [live.istio("Gateway", name)]
     except NotFoundError:
-        of_gateway_api = _of_gateway_api(live, name)
-        if of_gateway_api is not None:
-            return [of_gateway_api]
-        gateways = live.virtual_service(name)["spec"].get("gateways") or ()
-        places = [str(one).rpartition("/")[::2] for one in gateways if one != "mesh"]
-        if all(place in (("", name), (live.namespace, name)) for place in places):
+        routed = live.virtual_service(name)
+        if is_http_route(routed):
+            if (gateway := _of_gateway_api(live, routed)) is None:
+                raise
+            return [gateway]
+        places = gateways_of(routed, live.namespace)
+        if all(place == (live.namespace, name) for place in places):
             raise
-    return [live.istio("Gateway", gateway, namespace or None) for namespace, gateway in places]
+    return [live.istio("Gateway", gateway, namespace) for namespace, gateway in places]
 
 
 def _services(live: LiveObjects, name: str, *, tls: bool, within: str | None = None) -> list[tuple[Any, int]]:
@@ -154,12 +156,11 @@ def _services_of(
     return [(service, port) for service in services]
 
 
-def _of_gateway_api(live: LiveObjects, name: str) -> dict[str, Any] | None:
+def _of_gateway_api(live: LiveObjects, route: Mapping[str, Any]) -> dict[str, Any] | None:
     """
-    The Gateway of the Gateway API that a release's HTTPRoute belongs to, in whatever namespace; None if there is none.
+    The Gateway of the Gateway API that an HTTPRoute belongs to, in whatever namespace; None if there is none.
     """
-    route = live.read(named(name))
-    for parent in ((route or {}).get("spec") or {}).get("parentRefs") or ():
+    for parent in (route.get("spec") or {}).get("parentRefs") or ():
         where = {"name": parent["name"], "namespace": parent.get("namespace") or live.namespace}
         return live.read({"apiVersion": API_VERSION, "kind": "Gateway", "metadata": where})
     return None

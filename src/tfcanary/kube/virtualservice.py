@@ -33,6 +33,15 @@ def route_revision(virtual_service: Mapping[str, Any]) -> str:
     )
 
 
+def gateways_of(virtual_service: Mapping[str, Any], namespace: str) -> list[tuple[str, str]]:
+    """
+    Namespace and name of each Gateway of a VirtualService in a namespace, without the mesh.
+    """
+    named = (virtual_service.get("spec") or {}).get("gateways") or ()
+    places = (str(one).rpartition("/") for one in named if one != "mesh")
+    return [(where or namespace, name) for where, _, name in places]
+
+
 def destination_weights(
     virtual_service: Mapping[str, Any], path: str, headers: Mapping[str, str]
 ) -> dict[str, int]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import DoesNotHoldError, UnreachableError
 from tfcanary.packaging import registry, signatures
 from tfcanary.packaging.programs import run
@@ -156,8 +157,7 @@ def _layer(versions: Sequence[Path], model: str, blobs: Path) -> dict[str, Any]:
                 header.size, header.mode = path.stat().st_size, 0o644
                 with path.open("rb") as content:
                     archive.addfile(header, content)
-    with draft.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    digest = sha256(draft)
     draft.rename(blobs / digest)
     return {"mediaType": _LAYER, "digest": f"sha256:{digest}", "size": (blobs / digest).stat().st_size}
 

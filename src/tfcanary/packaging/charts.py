@@ -2,7 +2,6 @@
 A chart as one file that is the same whoever packs it, wherever and whenever, with Helm's provenance beside it.
 """
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -10,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import DoesNotHoldError
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.source import SERVING_CHART
@@ -37,14 +37,6 @@ class Signer:
         """
         options = ["--sign", f"--key={self.name}", f"--keyring={self.keyring}"]
         return [*options, f"--passphrase-file={self.passphrase}"] if self.passphrase else options
-
-
-def sha256(path: Path) -> str:
-    """
-    Hash one file.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack(chart: Path, epoch: int, target: Path, signer: Signer | None) -> Path:

@@ -171,8 +171,5 @@ def _verify(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{'failed' if outcome.problem else 'held':<8}{outcome.name}\n")
         failed += [f"{outcome.name}: {outcome.problem}"] if outcome.problem else []
     if failed:
-        refused = DoesNotHoldError(f"{arguments.chart}: {failed[0]}")
-        for problem in failed[1:]:
-            refused.add_note(problem)
-        raise refused
+        raise DoesNotHoldError.of([f"{arguments.chart}: {failed[0]}", *failed[1:]])
     return 0

@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import DoesNotHoldError, UsageError
 from tfcanary.packaging import sbom
-from tfcanary.packaging.charts import Signer, pack, sha256
+from tfcanary.packaging.charts import Signer, pack
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.source import SERVING_CHART, Source
 

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import DoesNotHoldError, UnreachableError, UsageError
 from tfcanary.packaging import registry, signatures
-from tfcanary.packaging.charts import sha256
 from tfcanary.packaging.dist import VALUES_KIND, require
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.registry import CHART_LAYER, Access, Reference

@@ -2,7 +2,6 @@
 An OCI registry: what is in it by digest and by tag. `crane` asks, and Go's own environment says whom to trust.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import DoesNotHoldError, NotFoundError, UnreachableError, UsageError
 from tfcanary.packaging.programs import run
 
@@ -179,8 +179,7 @@ def fetch(place: Reference, layer: Layer, target: Path, access: Access) -> None:
         # crane also fails where all bytes came and are others. Where some did not come, nothing is known of them.
         if target.stat().st_size != layer.bytes:
             raise
-    with target.open("rb") as file:
-        got = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    got = f"sha256:{sha256(target)}"
     if got != layer.digest:
         raise DoesNotHoldError(f"expected {layer.digest}, got {got}")
 

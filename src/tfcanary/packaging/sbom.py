@@ -20,8 +20,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import DoesNotHoldError
-from tfcanary.packaging.charts import sha256
 from tfcanary.packaging.source import Source, facts
 
 # A locked package: its name and version, its marker if it has one, and the hashes of its files on the lines below.

@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import re
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,10 +91,7 @@ def read(root: Path, *, unreleased: bool) -> Source:
         *([] if unreleased else change_problems(root)),
     ]
     if found:
-        refused = DoesNotHoldError(found[0])
-        for problem in found[1:]:
-            refused.add_note(problem)
-        raise refused
+        raise DoesNotHoldError.of(found)
     return Source(root, version, epoch(root, version))
 
 
@@ -206,9 +202,9 @@ def epoch(root: Path, version: str) -> int:
     for heading in _HEADING.finditer(_changelog(root)):
         if heading["version"] == version and heading["date"]:
             return int(dt.datetime.fromisoformat(f"{heading['date']}T00:00:00+00:00").timestamp())
-    said = subprocess.run(
-        ["git", "log", "-1", "--format=%ct"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if said.returncode != 0:
-        raise UsageError(f"{root}: expected a git repository or SOURCE_DATE_EPOCH, got neither")
-    return int(said.stdout)
+    try:
+        return int(
+            run(["git", "log", "-1", "--format=%ct"], wanted="git log: expected a commit", folder=root)
+        )
+    except DoesNotHoldError as error:
+        raise UsageError(f"{root}: expected a git repository or SOURCE_DATE_EPOCH, got neither") from error

@@ -14,9 +14,9 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import SchemaError
 
+from tfcanary.chart.source import sha256
 from tfcanary.errors import CanaryError, DoesNotHoldError, UnreachableError
 from tfcanary.packaging import registry, signatures
-from tfcanary.packaging.charts import sha256
 from tfcanary.packaging.dist import VALUES_KIND
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.registry import CHART_LAYER, PROVENANCE_LAYER, Access, Reference
