@@ -2,7 +2,8 @@
 How the judge performs: exact figures, simulated rollouts, and two peers' published rules on the same requests.
 
     python benchmarks/judge.py exact            # seconds: requests until a verdict, by dynamic programming
-    python benchmarks/judge.py nulls            # about 30 minutes: 20 x 10,000 canaries that are no worse
+    python benchmarks/judge.py weights          # 10 minutes: the same for every size of a fault at 200 weights
+    python benchmarks/judge.py nulls            # about 40 minutes: 25 x 10,000 canaries that are no worse
     python benchmarks/judge.py ramp edge        # about an hour: 5,000 whole rollouts of each kind
     python benchmarks/judge.py harm             # minutes: what a dead canary costs
     python benchmarks/judge.py peers            # about an hour: beside Flagger and Argo Rollouts
@@ -18,6 +19,7 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import nulls
@@ -29,6 +31,7 @@ from tfcanary.judge.counts import Counts
 from tfcanary.judge.judge import Judge
 from tfcanary.judge.look import Look
 from tfcanary.judge.passage import (
+    Passage,
     information,
     proof,
     proof_information,
@@ -50,6 +53,7 @@ def main() -> None:
     """
     parts = {
         "exact": exact,
+        "weights": weights,
         "nulls": simulated_nulls,
         "ramp": ramp,
         "edge": edge,
@@ -71,10 +75,10 @@ def main() -> None:
         "--jobs",
         type=int,
         default=os.cpu_count(),
-        help="processes for ramp, edge, harm and peers (default: %(default)d)",
+        help="processes for weights, ramp, edge, harm and peers (default: %(default)d)",
     )
     parser.add_argument(
-        "--only", default="", metavar="WORDS", help="of ramp, edge and peers, rows with these words"
+        "--only", default="", metavar="WORDS", help="of nulls, ramp, edge and peers, rows with these words"
     )
     options = parser.parse_args()
     for part in options.part:
@@ -129,23 +133,45 @@ def exact(_options: argparse.Namespace) -> None:
                 found.mean / least,
             )
         )
-    # Around the weights at which one failure more is needed: 5.2, 7.55, 9.55, 15.25 and 15.6 %.
-    for per_cent in (5, 5.2, 5.5, 6, 6.5, 7, 7.5, 7.55, 8, 8.5, 9, 9.5, 9.55, 10, 15, 15.25, 15.6, 16, 20):
-        _print_between(per_cent / 100)
 
 
-def _print_between(chance: float) -> None:
+# Faults of each size; good answers count as well where a canary fails 30 % of its requests or more.
+_FAILURES = [(0.001, times) for times in (2, 3, 5, 10, 20, 30, 50)] + [
+    (0.01, times) for times in (2, 3, 5, 10, 20)
+]
+_BROKEN = [(0.01, 30), (0.01, 50)]
+
+
+def weights(options: argparse.Namespace) -> None:
     """
-    How many failures are enough at a weight, without one of stable and with one, and what large faults take.
+    The slowest of all faults at each weight from 5 to 50 %, beside what no valid test can beat.
+    """
+    fine = [*range(500, 1010, 5), *range(1010, 1510, 50), *range(1510, 1640, 5)]
+    chances = [n / 10_000 for n in (*fine, *range(1650, 2500, 50), *range(2500, 5001, 250))]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for row in pool.map(_slowest, chances):
+            print(row, flush=True)
+
+
+def _slowest(chance: float) -> str:
+    """
+    How many failures are enough at a weight, without one of stable and with one, and what the slowest fault takes.
     """
     evidence = worse_evidence(TERMS, chance)
     enough = [next(n for n in itertools.count() if evidence(n, stable) >= ALPHA) for stable in (0, 1)]
-    cells = []
-    for base, times in ((0.001, 10), (0.001, 20), (0.001, 50), (0.01, 20)):
-        found = rollback(TERMS, canary=base * times, stable=base, chance=chance)
-        least = ALPHA / information(canary=base * times, stable=base, chance=chance)
-        cells.append(f"{times} x {base:.1%} {found.mean / least:.3f}")
-    print(f"{chance:.2%}: {enough[0]} failures, {enough[1]} beside one of stable; {', '.join(cells)}")
+    ratios = {(base, times): _ratio(rollback, base * times, base, chance) for base, times in _FAILURES}
+    ratios |= {(base, times): _ratio(rollback_broken, base * times, base, chance) for base, times in _BROKEN}
+    base, times = max(ratios, key=lambda fault: ratios[fault])
+    dead = max(_ratio(rollback_broken, 1.0, base, chance) for base in (0.001, 0.01))
+    return (
+        f"{chance:.2%}: {enough[0]} failures, {enough[1]} beside one of stable; slowest {times} x {base:.1%} "
+        f"{ratios[base, times]:.3f}, 50 x 0.1 % {ratios[0.001, 50]:.3f}, 20 x 1 % {ratios[0.01, 20]:.3f}; dead {dead:.3f}"
+    )
+
+
+def _ratio(find: Callable[..., Passage], canary: float, stable: float, chance: float) -> float:
+    least = ALPHA / information(canary=canary, stable=stable, chance=chance)
+    return find(TERMS, canary=canary, stable=stable, chance=chance).mean / least
 
 
 def _row(name: str, median: float, most: float, ratio: float) -> str:
@@ -171,14 +197,17 @@ def simulated_nulls(options: argparse.Namespace) -> None:
         "outages 50 %": lambda: nulls.outages(runs),
         "storms 0.1-30 %": lambda: nulls.storms(runs),
     }
-    weights = {
+    weighted = {
         "10 %": nulls.fixed(0.1),
         "50 %": nulls.fixed(0.5),
         "1-5-25-50 %": nulls.stepped,
         "adversarial": nulls.adversarial,
+        "between": nulls.between,
     }
     for i, (base, made) in enumerate(rates.items()):
-        for k, (weight, policy) in enumerate(weights.items()):
+        for k, (weight, policy) in enumerate(weighted.items()):
+            if options.only not in f"{base}, {weight}":
+                continue
             peak = nulls.most_evidence(
                 options.seed + 10 * i + k, runs=runs, requests=20_000, rates=made(), weights=policy
             )

@@ -45,11 +45,11 @@ class Evidence:
         """
         Add one request to each run.
         """
-        (failed,) = np.nonzero(bad)
-        w, mine = chance[failed], canary[failed]
-        for i, (times, _) in enumerate(self.terms.worse):
-            share = times * w / (times * w + 1 - w)
-            self.parts[i, failed] *= np.where(mine, share / w, (1 - share) / (1 - w))
+        for w in np.unique(chance[bad]):
+            (failed,) = np.nonzero(bad & (chance == w))
+            for i, times in enumerate(self.terms.worse(float(w))):
+                share = times * w / (times * w + 1 - w)
+                self.parts[i, failed] *= np.where(canary[failed], share / w, (1 - share) / (1 - w))
         stable = self.terms.broken_stable
         for i, (rate, _, _) in enumerate(self.terms.broken, self.terms.grid):
             likely, other = np.where(bad, rate, 1 - rate), np.where(bad, stable, 1 - stable)
@@ -132,6 +132,13 @@ def adversarial(_n: int, evidence: Floats) -> Floats:
     Small weights, at which one failure is worth most, while there is much to win, and large ones to recover.
     """
     return np.where(evidence > 2, 0.02, np.where(evidence > 0, 0.1, 0.5))
+
+
+def between(_n: int, evidence: Floats) -> Floats:
+    """
+    As `adversarial`, at weights between the ramp's, where the bets lie elsewhere.
+    """
+    return np.where(evidence > 2, 0.06, np.where(evidence > 0, 0.08, 0.155))
 
 
 def most_evidence(seed: int, *, runs: int, requests: int, rates: Rates, weights: Weights) -> Floats:

@@ -85,8 +85,8 @@ def changed(number, pattern, by):
         (LINES[:20] + LINES[19:], "log, line 21: expected"),
         (changed(0, '"alpha":0.01', '"alpha":0.5'), "log, line 1: expected the digest of its plan"),
         (
-            changed(0, "judge-log/2", "judge-log/1"),
-            "log, line 1: expected schema tfserving-canary/judge-log/2, got 'tfserving-canary/judge-log/1'; a log is",
+            changed(0, "judge-log/3", "judge-log/2"),
+            "log, line 1: expected schema tfserving-canary/judge-log/3, got 'tfserving-canary/judge-log/2'; a log is",
         ),
         (LINES[1:], "log, line 1: expected schema"),
         ([*LINES[:5], "{"], "log, line 6: expected JSON"),

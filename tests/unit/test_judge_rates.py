@@ -16,7 +16,7 @@ from tfcanary.judge.eprocess import log_mixture, log_ratio, log_sum
 from tfcanary.judge.events import Event
 from tfcanary.judge.look import Look
 from tfcanary.judge.rates import NotWorse, Worse, above, below, mixture, most_excess, share
-from tfcanary.judge.terms import Terms, Tolerance
+from tfcanary.judge.terms import Spread, Terms, Tolerance
 
 TERMS = Terms()
 CHANCES = st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.5, 0.9])
@@ -313,6 +313,24 @@ def test_the_harm_is_bounded_only_as_far_as_the_step_shows():
         ({"least": 400}, "least: expected more than 1 and less than 400"),
         ({"least": 1}, "least: expected more than 1"),
         ({"grid": 1}, "grid: expected at least 2"),
+        (
+            {"spreads": (Spread(0, 0.1, 2, 3, 5, 9),)},
+            "spreads, above: expected more than 0 and less than 0.1",
+        ),
+        ({"spreads": (Spread(0.05, 1, 2, 3, 5, 9),)}, "spreads, up_to: expected more than 0 and less than 1"),
+        (
+            {"spreads": (Spread(0.05, 0.1, 1, 3, 5, 9),)},
+            "spreads, least: expected more than 1 and less than 3",
+        ),
+        ({"spreads": (Spread(0.05, 0.1, 2, 3, 5, 3),)}, "spreads, ratio: expected more than 3"),
+        (
+            {"spreads": (Spread(0.05, 0.1, 2, 3, 0, 9),)},
+            "spreads, last: expected more than 0 and less than 23",
+        ),
+        (
+            {"spreads": (Spread(0.05, 0.1, 2, 3, 23, 9),)},
+            "spreads, last: expected more than 0 and less than 23",
+        ),
         ({"patience": 0}, "patience: expected"),
         ({"proof": ((1.0, 0.4),)}, "proof: expected weights that sum to 1, got 0.4"),
         ({"budget_none": 0.6}, "budget and budget_none: expected weights that sum to 1, got 1.1"),
@@ -331,7 +349,9 @@ def test_terms_without_error_rates_are_refused(changed, message):
         {"patience": 0.5},
         {"shift": 1.01},
         {"shift": 99.9},
-        {"grid": 2},
+        {"grid": 2, "spreads": ()},
+        {"spreads": (Spread(1e-9, 0.999, 1.01, 1.02, 1, 1.03),)},
+        {"spreads": (Spread(0.05, 0.1, 2, 3, 22, 9),)},
         {"least": 1.01},
         {"disagreement": 0.249},
         {"broken": ((1.0, 0.99, 0.99),)},
@@ -342,5 +362,5 @@ def test_terms_without_error_rates_are_refused(changed, message):
 def test_terms_within_their_limits_are_taken(changed):
     terms = Terms(**changed)
 
-    assert pytest.approx(1) == sum(weight for _, weight in terms.worse)
+    assert pytest.approx(1) == sum(terms.weights)
     assert pytest.approx((1, 1)) == tuple(map(sum, zip(*terms.shares, strict=True)))

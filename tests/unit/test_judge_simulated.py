@@ -22,8 +22,9 @@ RUNS = 400
         (nulls.diurnal(RUNS), nulls.stepped),
         (nulls.outages(RUNS), nulls.fixed(0.5)),
         (nulls.storms(RUNS), nulls.adversarial),
+        (nulls.constant(0.01, RUNS), nulls.between),
     ],
-    ids=["constant", "diurnal", "outages", "storms"],
+    ids=["constant", "diurnal", "outages", "storms", "between"],
 )
 def test_equal_tracks_are_rarely_rolled_back_whatever_the_rates_and_the_weights_do(rates, weights):
     """

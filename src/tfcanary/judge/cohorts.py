@@ -20,7 +20,7 @@ from tfcanary.judge.terms import Terms
 
 # Cohorts that are followed; one more is a problem of the data.
 MOST_COHORTS = 100
-# Each cohort has few points of its own: the state of all of them is saved.
+# Each cohort has few points of its own, at every weight: the state of all of them is saved.
 _GRID = 6
 
 
@@ -30,7 +30,7 @@ class Cohorts:
     """
 
     def __init__(self, terms: Terms) -> None:
-        self._terms = replace(terms, grid=_GRID)
+        self._terms = replace(terms, grid=_GRID, spreads=())
         self.tests: dict[str, Worse] = {}
         self.run: dict[str, Counts] = {}
 

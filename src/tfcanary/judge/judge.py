@@ -28,7 +28,7 @@ from tfcanary.judge.reading import count
 from tfcanary.judge.reasons import decide
 from tfcanary.judge.ruling import Ruling, Signal
 
-STATE = "tfserving-canary/judge-state/2"
+STATE = "tfserving-canary/judge-state/3"
 
 
 class Test(Protocol):

@@ -16,7 +16,7 @@ from tfcanary.judge.look import Look
 from tfcanary.judge.plan import Plan, compact
 from tfcanary.judge.ruling import Ruling
 
-SCHEMA = "tfserving-canary/judge-log/2"
+SCHEMA = "tfserving-canary/judge-log/3"
 
 Entry = tuple[Look, Ruling]
 

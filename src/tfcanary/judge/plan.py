@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfcanary.errors import UsageError
-from tfcanary.judge.terms import Terms, Tolerance
+from tfcanary.judge.terms import Spread, Terms, Tolerance
 
 # By signal, its part of the evidence for a rollback, before the parts of the signals in use are scaled to 1.
 SHARES = {"errors": 0.5, "slow": 0.2, "disagreement": 0.1, "accuracy": 0.1, "classes": 0.1}
@@ -112,6 +112,7 @@ class Plan:
                 terms[name] = Tolerance(**terms[name])
             for name in ("proof", "budget", "broken"):
                 terms[name] = tuple(tuple(map(float, row)) for row in terms[name])
+            terms["spreads"] = tuple(Spread(*row) for row in terms["spreads"])
             rest = {name: value for name, value in given.items() if name != "terms"}
             rest |= {name: tuple(rest[name]) for name in ("signals", "required")}
             return cls(terms=Terms(**terms), **rest)

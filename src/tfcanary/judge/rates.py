@@ -81,7 +81,7 @@ def bets(terms: Terms, chance: float) -> list[Bet]:
     """
     The alternatives of `Worse`: first "worse by r", then "broken".
     """
-    ratios = [_by_ratio(times, chance) for times, _ in terms.worse]
+    ratios = [_by_ratio(times, chance) for times in terms.worse(chance)]
     return ratios + [_by_rates(rate, terms.broken_stable, chance) for rate, _, _ in terms.broken]
 
 
@@ -94,7 +94,7 @@ class Worse:
     if the canary's is lower, since the ratio grows with the canary's share. Other parts bet on "the canary is broken": it
     has the event in every request, or in half of them, and stable rarely. Good answers count there as well. They are
     rarely the canary's, and one good answer ends the bet on "every request". Each part is a supermartingale, and a mixture
-    with fixed weights is one as well.
+    with fixed weights is one as well. What a bet is on may change with the chance, which is known before the request.
 
     A share of the capital is kept back. Whenever the time of the records has moved on, a piece of it is put on "from now
     on", according to how many requests have come. What is moved depends on the past alone, and moving it changes no sum.
@@ -181,7 +181,8 @@ def mixture(terms: Terms, chance: float, canary: int, stable: int) -> float:
     The logarithm of the evidence for "worse" of so many events, at one chance and with no part kept back.
     """
     counts = Counts(canary_bad=canary, stable_bad=stable)
-    return log_sum([math.log(weight) + _by_ratio(times, chance).on(counts) for times, weight in terms.worse])
+    bets = zip(terms.weights, terms.worse(chance), strict=True)
+    return log_sum([math.log(weight) + _by_ratio(times, chance).on(counts) for weight, times in bets])
 
 
 class NotWorse:

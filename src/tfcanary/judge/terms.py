@@ -4,6 +4,7 @@ What a verdict on a canary promises, and how its evidence is spread. Every const
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tfcanary.errors import UsageError
 
@@ -20,6 +21,29 @@ class Tolerance:
 
     times: float = 2.0
     points: float = 0.005
+
+
+class Spread(NamedTuple):
+    """
+    Where the bets on "worse by r" lie at some weights.
+
+    At these weights a large fault is found either by two failures or by three, or by three beside one of stable's or by
+    four. The last bets all lie where they make the fewer enough.
+
+    Attributes:
+        above: the canary's chance, exclusive.
+        up_to: the canary's chance, inclusive.
+        least, most: the first bets, evenly in log r.
+        last: how many bets lie on `ratio`.
+        ratio: so many times as bad.
+    """
+
+    above: float
+    up_to: float
+    least: float
+    most: float
+    last: int
+    ratio: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +65,8 @@ class Terms:
         ceiling: above this error rate of stable nothing is promoted; the comparison would call equally broken equal.
         least, most, grid, tilt: "worse by r" for so many r, evenly in log r, with a weight of r to the power -tilt. At
             400 times a second failure at a weight of 5 % is enough.
+        spreads: the chances at which they lie elsewhere, with the same weights. What a bet is on may depend on anything
+            that is known before the request.
         broken: for "the canary fails this part of its requests", that part, its share of the evidence on faults that
             are there from the start, and its share of that on later ones. The rest is on "worse by r". Of late faults
             a dead canary has half: each of its answers is one more that somebody misses.
@@ -65,6 +91,12 @@ class Terms:
     most: float = 400.0
     grid: int = 24
     tilt: float = 0.1
+    spreads: tuple[Spread, ...] = (
+        Spread(0.0515, 0.0615, 1.7, 20.0, 12, 5000.0),
+        Spread(0.0615, 0.066, 1.7, 16.0, 14, 5000.0),
+        Spread(0.066, 0.097, 1.7, 15.0, 14, 30.0),
+        Spread(0.152, 0.162, 1.7, 15.0, 14, 30.0),
+    )
     broken: tuple[tuple[float, float, float], ...] = ((1.0, 0.09, 0.5), (0.5, 0.03, 0.05))
     broken_stable: float = 0.01
     start: float = 0.9
@@ -105,6 +137,12 @@ class Terms:
             _between(f"broken, {name}", sum(row[total] for row in self.broken), 0, 1)
         if self.grid < 2:
             raise UsageError(f"grid: expected at least 2 points, got {self.grid}")
+        for spread in self.spreads:
+            _between("spreads, above", spread.above, 0, spread.up_to)
+            _between("spreads, up_to", spread.up_to, 0, 1)
+            _between("spreads, least", spread.least, 1, spread.most)
+            _between("spreads, ratio", spread.ratio, spread.most, math.inf)
+            _between("spreads, last", spread.last, 0, self.grid - 1)
         for name, weights in (
             ("proof", [weight for _, weight in self.proof]),
             ("budget and budget_none", [self.budget_none, *(weight for _, weight in self.budget)]),
@@ -118,18 +156,34 @@ class Terms:
         The shares of each alternative: first "worse by r", then "broken". From the start, and of a later piece.
         """
         first, later = (1 - sum(row[which] for row in self.broken) for which in (1, 2))
-        ratios = ((first * weight, later * weight) for _, weight in self.worse)
+        ratios = ((first * weight, later * weight) for weight in self.weights)
         return (*ratios, *((early, late) for _, early, late in self.broken))
 
     @property
-    def worse(self) -> tuple[tuple[float, float], ...]:
+    def weights(self) -> tuple[float, ...]:
         """
-        The alternatives "worse by r", each with its weight.
+        The weight of each bet on "worse by r"; they sum to 1.
         """
-        step = (self.most / self.least) ** (1 / (self.grid - 1))
-        ratios = [self.least * step**i for i in range(self.grid)]
-        total = sum(r**-self.tilt for r in ratios)
-        return tuple((r, r**-self.tilt / total) for r in ratios)
+        tilted = [r**-self.tilt for r in _evenly(self.least, self.most, self.grid)]
+        total = sum(tilted)
+        return tuple(one / total for one in tilted)
+
+    def worse(self, chance: float) -> tuple[float, ...]:
+        """
+        What each bet on "worse by r" is on at a chance, in increasing order.
+        """
+        for above, up_to, least, most, last, ratio in self.spreads:
+            if above < chance <= up_to:
+                return (*_evenly(least, most, self.grid - last), *[ratio] * last)
+        return _evenly(self.least, self.most, self.grid)
+
+
+def _evenly(least: float, most: float, points: int) -> tuple[float, ...]:
+    """
+    So many points, evenly in their logarithm.
+    """
+    step = (most / least) ** (1 / (points - 1))
+    return tuple(least * step**i for i in range(points))
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
