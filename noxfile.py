@@ -179,6 +179,12 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def kit(session: nox.Session) -> None:
+    """One archive of what is in dist/, with images and models, that installs without internet access. `-- --help` for options."""
+    release(session, "kit", *SIGNS)
+
+
+@nox.session(default=False)
 def up(session: nox.Session) -> None:
     """Bring the local cluster up, or repair it. `-- --help` for options."""
     python(session, "scripts/local_cluster.py", "up", *session.posargs)

@@ -4,6 +4,7 @@ What tests of several parts need.
 
 import datetime as dt
 import importlib.util
+import ipaddress
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ class Identity:
         return key.decode(), self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
 def _identity(name: str, issuer: Identity | None = None) -> Identity:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -52,7 +60,7 @@ def _identity(name: str, issuer: Identity | None = None) -> Identity:
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name)]), critical=False)
         .sign(issuer.key if issuer else key, hashes.SHA256())
     )
     return Identity(key, certificate)
@@ -61,7 +69,7 @@ def _identity(name: str, issuer: Identity | None = None) -> Identity:
 @pytest.fixture(scope="session")
 def identity() -> Callable[..., Identity]:
     """
-    Make an identity for a host name: `identity(name)` is its own authority, `identity(name, issuer)` another's.
+    Make an identity for a host name or an address: `identity(name)` is its own authority, `identity(name, issuer)` another's.
     """
     return _identity
 

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from pytest_kubernetes.providers.base import AClusterManager
 
 from tfcanary.cluster import store
 from tfcanary.cluster.layout import Layout
 from tfcanary.export import servable
+from tfcanary.kube.gateway import gateway_address
+from tfcanary.kube.objects import LiveObjects
+from tfcanary.target import Target
 
 MODEL = "half"
 _SAVE = """
@@ -51,3 +55,16 @@ def half_in_a_namespace(manager: AClusterManager, layout: Layout, folder: Path, 
     yield name
     for kind, item in (("namespace", name), ("persistentvolume", f"{store.CLAIM}-{name}")):
         manager.kubectl(["delete", kind, item, "--wait=false"], as_dict=False)
+
+
+def predict(target: Target, release: str) -> httpx.Response:
+    """
+    Ask the gateway for a prediction, by the host name that is made of the namespace.
+    """
+    return httpx.post(
+        f"http://{gateway_address(LiveObjects(target), release)}/v1/models/{MODEL}:predict",
+        headers={"host": f"{target.namespace}.test"},
+        json={"instances": [2.0, 5.0]},
+        trust_env=False,
+        timeout=60,
+    )

@@ -9,17 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from half import MODEL, half_in_a_namespace
+from half import MODEL, half_in_a_namespace, predict
 from pytest_kubernetes.providers.base import AClusterManager
 from registries import Registry, running
 from releasing import KEY_PASSWORD, Checkout, made_key, made_keyrings
 
 from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout
-from tfcanary.kube.gateway import gateway_address
-from tfcanary.kube.objects import LiveObjects
 from tfcanary.paths import ROOT
 from tfcanary.target import Target
 
@@ -80,7 +77,7 @@ def test_a_chart_is_installed_by_the_digest_that_was_verified(
     options = (f"--values={environment}", f"--values={values}", "--wait", "--timeout=180s")
     try:
         registry.run(helm, "install", RELEASE, chart, *options, *where)
-        answer = _predict(Target(namespace=place, kubeconfig=kubeconfig), f"{place}.test")
+        answer = predict(Target(namespace=place, kubeconfig=kubeconfig), RELEASE)
     finally:
         subprocess.run([helm, "uninstall", RELEASE, "--ignore-not-found", *where], check=True)
 
@@ -101,14 +98,3 @@ def _values(place: str) -> dict[str, Any]:
         "gateway": {"hosts": [f"{place}.test"]},
         "resources": LITTLE,
     }
-
-
-def _predict(target: Target, host: str) -> httpx.Response:
-    address = gateway_address(LiveObjects(target), RELEASE)
-    return httpx.post(
-        f"http://{address}/v1/models/{MODEL}:predict",
-        headers={"host": host},
-        json={"instances": [2.0, 5.0]},
-        trust_env=False,
-        timeout=60,
-    )

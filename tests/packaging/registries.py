@@ -1,10 +1,12 @@
 """
-An OCI registry of the tests' own: the CNCF's `registry`, with TLS and passwords, on a free port of this machine.
+An OCI registry of the tests' own: the CNCF's `registry`, with TLS and passwords, on a free port of this machine or of a local
+cluster's node.
 """
 
 import os
+import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,13 @@ class Registry:
         value = digest.removeprefix("sha256:")
         return self.storage / "docker/registry/v2/blobs/sha256" / value[:2] / value / "data"
 
+    @property
+    def log(self) -> str:
+        """
+        What it logged, with a line for each request.
+        """
+        return (self.storage.parent / "registry.log").read_text()
+
     def files(self) -> dict[Path, bytes]:
         """
         Every blob, tag and link that the registry has. An upload that was not finished is none of them.
@@ -85,39 +94,49 @@ class Registry:
 
 
 @contextmanager
-def running(folder: Path, identity: Callable[..., Any]) -> Iterator[Registry]:
+def running(
+    folder: Path, identity: Callable[..., Any], *, host: str = "localhost", prefix: Sequence[str] = ()
+) -> Iterator[Registry]:
     """
     Run a registry while the body runs, with its files in a folder.
+
+    Args:
+        folder: where its files are.
+        identity: makes its certificate.
+        host: the name or address that it is reached by.
+        prefix: the program and arguments that run programs where that address is, in a node for example.
     """
     authority = identity("authority")
-    key, certificate = identity("localhost", authority).pems
+    key, certificate = identity(host, authority).pems
     for name, content in (("key.pem", key), ("certificate.pem", certificate), ("ca.pem", authority.pems[1])):
         (folder / name).write_text(content)
     (folder / "htpasswd").write_text(
         f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n"
     )
     configuration, said = folder / "registry.yaml", folder / "registry.log"
-    configuration.write_text(_configuration(folder))
+    configuration.write_text(_configuration(folder, host))
     with (
         said.open("w") as log,
-        subprocess.Popen(["registry", "serve", configuration], stdout=log, stderr=log) as process,
+        subprocess.Popen([*prefix, "registry", "serve", configuration], stdout=log, stderr=log) as process,
     ):
         try:
-            address = f"localhost:{_port(process, said)}"
+            address = f"{host}:{_port(process, said)}"
             registry = Registry(
                 address, folder / "ca.pem", folder / "login" / "config.json", folder / "storage"
             )
-            _login(registry)
+            _login(registry, prefix)
             yield registry
         finally:
             process.terminate()
 
 
-def _configuration(folder: Path) -> str:
+def _configuration(folder: Path, host: str) -> str:
+    address = "127.0.0.1" if host == "localhost" else host
+    # Every request is a line of the log: who asked for what.
     return f"""version: 0.1
-log: {{level: info, accesslog: {{disabled: true}}}}
+log: {{level: info}}
 storage: {{filesystem: {{rootdirectory: {folder}/storage}}, delete: {{enabled: true}}}}
-http: {{addr: 127.0.0.1:0, tls: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}}}
+http: {{addr: {address}:0, tls: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}}}
 auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}
 """
 
@@ -125,20 +144,28 @@ auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}
 def _port(process: subprocess.Popen[bytes], said: Path) -> int:
     def listening() -> int:
         assert process.poll() is None, said.read_text()
-        _, found, rest = said.read_text().partition("listening on 127.0.0.1:")
+        found = re.search(r"listening on [\d.]+:(\d+)", said.read_text())
         if not found:
             raise NotYet(said.read_text()[-300:])
-        return int(rest.partition(",")[0])
+        return int(found[1])
 
     return wait_until("registry", listening, timeout_seconds=60, interval_seconds=0.05)
 
 
-def _login(registry: Registry) -> None:
+def _login(registry: Registry, prefix: Sequence[str]) -> None:
     """
     As the release process page says: the password is an argument of no program.
     """
     registry.credentials.parent.mkdir(exist_ok=True)
-    command = ["helm", "registry", "login", registry.address, f"--username={USER}", "--password-stdin"]
+    command = [
+        *prefix,
+        "helm",
+        "registry",
+        "login",
+        registry.address,
+        f"--username={USER}",
+        "--password-stdin",
+    ]
     subprocess.run(
         command, input=PASSWORD, text=True, check=True, capture_output=True, env=registry.environment
     )

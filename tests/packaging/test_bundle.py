@@ -6,43 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bundling import export, saved
 from registries import Registry, running
-from releasing import KEY_PASSWORD, Key, Said, made_key
-
-from tfcanary.export import manifest
+from releasing import Key, Said, made_key
 
 PLACE = "models/resnet"
-
-
-def saved(folder: Path) -> Path:
-    """
-    Two versions with files as a SavedModel has them. What is in them is nothing that packaging looks at.
-    """
-    for number in ("1", "2"):
-        version = folder / "resnet" / number
-        (version / "variables").mkdir(parents=True)
-        (version / "saved_model.pb").write_bytes(b"graph " + number.encode())
-        (version / "variables" / "variables.index").write_bytes(bytes(range(256)) * 40)
-        manifest.write(version, {"arch": "resnet50"})
-    return folder / "resnet"
-
-
-def export(*arguments: str | Path) -> Said:
-    done = subprocess.run(
-        [sys.executable, "-m", "tfcanary", "export", *map(str, arguments)],
-        env={**os.environ, "COSIGN_PASSWORD": KEY_PASSWORD},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True, slots=True)

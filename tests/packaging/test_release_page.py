@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from bundling import saved
+from kits import push_image
 from registries import PASSWORD, USER, running
 from releasing import KEY_PASSWORD, Checkout
 
@@ -28,6 +30,7 @@ SHIMS = {
   for chart in charts/*; do helm-docs --chart-search-root="$chart" --sort-values-order=file --log-level=warning; done ;;
 *) session=$4; shift 5; exec {python} -m tfcanary.packaging "$session" "$@" ;;
 esac""",
+    "tfcanary": 'exec {python} -m tfcanary "$@"',
     # There is no cluster here: tests/cluster/test_published.py installs one.
     "helm": 'if [ "$1" = install ]; then shift; exec {helm} template "$@"; fi; exec {helm} "$@"',
 }
@@ -59,7 +62,7 @@ def test_every_command_of_the_page_works(
     tmp_path: Path,
 ) -> None:
     """
-    From new keys and a new version to a chart that is rendered by its digest.
+    From new keys and a new version to a chart that is rendered by its digest, and to a kit that is brought to a registry.
     """
     commands = documents.Page(ROOT / "docs/how-to/release.md").commands
     source = checkout("page")
@@ -67,6 +70,7 @@ def test_every_command_of_the_page_works(
     source.git("add", ".")
     source.git("commit", "--quiet", "--message=Before")
     (source.root / "my-env.yaml").write_text((source.root / "values/env/gke.yaml").read_text())
+    saved(source.root / "models")
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)
     (keys / "passphrase").write_text("of the PGP key")
@@ -81,6 +85,8 @@ def test_every_command_of_the_page_works(
             "REGISTRY": registry.address,
             "REGISTRY_USER": USER,
             "REGISTRY_PASSWORD": PASSWORD,
+            "SERVER_IMAGE": push_image(registry, tmp_path, "tensorflow/serving"),
+            "TEST_IMAGE": push_image(registry, tmp_path, "tensorflow/tensorflow"),
             "SSL_CERT_FILE": str(registry.ca),
             **{
                 f"GIT_{who}_{what}": "test@example.com"
@@ -102,3 +108,8 @@ def test_every_command_of_the_page_works(
     assert "tfserving-canary-0.2.0.tgz: OK" in done.stdout
     assert "held    strategies" in done.stdout
     assert 'helm.sh/chart: "tfserving-canary-0.2.0"' in done.stdout
+    assert "kit.tar: OK" in done.stdout
+    assert (
+        f"helm upgrade --install RELEASE oci://{registry.address}/site/charts/tfserving-canary@sha256:"
+        in done.stdout
+    )

@@ -60,4 +60,4 @@ def test_both_run_the_same_sessions() -> None:
     gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
     jobs = [SESSION.findall("\n".join(gitlab[name]["script"])) for name in ("checks", "release")]
 
-    assert [["tests"], ["package", "publish", "verify"]] == github == jobs
+    assert [["tests"], ["package", "publish", "verify", "kit"]] == github == jobs

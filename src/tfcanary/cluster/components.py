@@ -247,6 +247,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{layout.state}/cni/bin"
     conf_dir = "{layout.state}/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    # It is read at every pull: a registry is added without a restart.
+    config_path = "{layout.registries}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]

@@ -96,6 +96,11 @@ class Layout:
         return self.state / "kubeconfig"
 
     @property
+    def registries(self) -> Path:
+        """What containerd is told of registries: a folder of each, named by its address, with a hosts.toml."""
+        return self.config / "registries"
+
+    @property
     def containerd_socket(self) -> Path:
         """Where containerd listens."""
         return self.state / "containerd/containerd.sock"

@@ -40,6 +40,13 @@ def pinned(text: str) -> Reference:
     return _read(registry.pinned, text)
 
 
+def image(text: str) -> Reference:
+    """
+    Read an argument that names a digest, with or without `oci://` before it: images are written without.
+    """
+    return _read(registry.pinned, text if text.startswith(registry.SCHEME) else registry.SCHEME + text)
+
+
 def _read(form: Callable[[str], Reference], text: str) -> Reference:
     try:
         return form(text)

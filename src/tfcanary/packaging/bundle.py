@@ -102,18 +102,31 @@ def fetched(place: Reference, trust: Trust, access: Access) -> Iterator[tuple[Pa
     access.require()
     with tempfile.TemporaryDirectory(prefix="tfcanary-bundle-") as folder:
         packed, target = Path(folder) / "layer.tar", Path(folder) / "models"
-        with _named(place, "signature"):
-            signatures.verify(place, trust, access)
-        with _named(place, "statement"):
-            statement = signatures.attested(place, KIND, trust, access)[-1]
+        statement = require_signed(place, trust, access)
         with _named(place, "content"):
-            registry.fetch(place, _only_layer(place, access), packed, access)
+            registry.fetch(place, only_layer(place, access), packed, access)
             try:
                 with tarfile.open(packed) as archive:
                     archive.extractall(target, filter="data")
             except tarfile.TarError as error:
                 raise DoesNotHoldError(f"expected a tar archive, got {error}") from error
         yield target, statement
+
+
+def require_signed(place: Reference, trust: Trust, access: Access) -> dict[str, Any]:
+    """
+    Require an image that is signed by whom is trusted.
+
+    Returns:
+        What is stated about it.
+
+    Raises:
+        DoesNotHoldError: signature or statement do not hold; the message begins with which.
+    """
+    with _named(place, "signature"):
+        signatures.verify(place, trust, access)
+    with _named(place, "statement"):
+        return signatures.attested(place, KIND, trust, access)[-1]
 
 
 @contextmanager
@@ -124,9 +137,12 @@ def _named(place: Reference, name: str) -> Iterator[None]:
         raise DoesNotHoldError(f"{place}: {name}: {error}") from error
 
 
-def _only_layer(place: Reference, access: Access) -> Layer:
+def only_layer(place: Reference, access: Access) -> Layer:
     """
     The layer that the images of all architectures share.
+
+    Raises:
+        DoesNotHoldError: there is another number of layers.
     """
     images = registry.manifest(place, access).get("manifests", ())
     found = {

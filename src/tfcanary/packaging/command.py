@@ -1,16 +1,17 @@
 """
-The command behind `nox -s package`, `publish` and `verify`.
+The command behind `nox -s package`, `publish`, `verify` and `kit`.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tfcanary import cli
 from tfcanary.errors import DoesNotHoldError, UsageError
-from tfcanary.packaging import dist, source
-from tfcanary.packaging.arguments import access_of, add_access, pinned, place
+from tfcanary.packaging import dist, kit, source
+from tfcanary.packaging.arguments import access_of, add_access, image, pinned, place
 from tfcanary.packaging.charts import Signer
 from tfcanary.packaging.publish import publish
 from tfcanary.packaging.signatures import Signing, Trust
@@ -53,6 +54,7 @@ def parser(prog: str) -> cli.Parser:
     )
     _add_publish(commands)
     _add_verify(commands)
+    _add_kit(commands)
     return result
 
 
@@ -122,9 +124,51 @@ def _add_verify(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
     add_access(verifying)
 
 
+def _add_kit(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
+    making = commands.add_parser(
+        "kit",
+        help="make one archive that installs a release without internet access",
+        epilog=f"{cli.EXIT_CODES}. The password of --signing-key is read from COSIGN_PASSWORD.",
+        prog="nox -s kit --",
+    )
+    making.set_defaults(action=_kit)
+    making.add_argument("--output", type=Path, required=True, metavar="FILE.tar", help="the archive")
+    making.add_argument(
+        "--dist",
+        type=Path,
+        default=Path("dist"),
+        metavar="DIR",
+        help="what `package` made (default: %(default)s)",
+    )
+    digest: dict[str, Any] = {"type": image, "metavar": "REGISTRY/NAME@sha256:DIGEST"}
+    making.add_argument("--server-image", required=True, help="the model server's image", **digest)
+    making.add_argument("--test-image", required=True, help="the image of `helm test`", **digest)
+    making.add_argument("--rollout-image", help="the image of the rollout Job (default: none)", **digest)
+    making.add_argument(
+        "--more-image",
+        action="append",
+        default=[],
+        help="an image that the chart does not name, Istio's for example; may be repeated",
+        **digest,
+    )
+    making.add_argument(
+        "--models",
+        action="append",
+        default=[],
+        type=pinned,
+        metavar="oci://REGISTRY/NAME@sha256:DIGEST",
+        help="what `tfcanary export bundle` printed; may be repeated",
+    )
+    making.add_argument("--key", metavar="KEY", help="with --models: cosign's public key that verifies them")
+    making.add_argument(
+        "--signing-key", metavar="KEY", help="cosign's private key that signs the kit's sha256"
+    )
+    add_access(making)
+
+
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m tfcanary.packaging") -> int:
     """
-    Make a release, publish it or verify it.
+    Make a release, publish it, verify it, or make a kit of it.
     """
     return cli.run(parser(prog), lambda arguments: arguments.action(arguments), argv)
 
@@ -172,4 +216,21 @@ def _verify(arguments: argparse.Namespace) -> int:
         failed += [f"{outcome.name}: {outcome.problem}"] if outcome.problem else []
     if failed:
         raise DoesNotHoldError.of([f"{arguments.chart}: {failed[0]}", *failed[1:]])
+    return 0
+
+
+def _kit(arguments: argparse.Namespace) -> int:
+    if arguments.models and arguments.key is None:
+        raise UsageError("models: expected --key, which verifies them, got none")
+    images = [
+        kit.Image(arguments.server_image, "image"),
+        kit.Image(arguments.test_image, "helmTest.image"),
+        *([kit.Image(arguments.rollout_image, "rollout.image")] if arguments.rollout_image else []),
+        *map(kit.Image, arguments.more_image),
+    ]
+    parts = kit.Parts(arguments.dist, VALUES, images, arguments.models, Trust(arguments.key))
+    line = kit.build(parts, arguments.output, access_of(arguments))
+    if arguments.signing_key:
+        kit.sign(arguments.output, Signing(arguments.signing_key))
+    sys.stdout.write(line)
     return 0

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tfcanary.chart.source import sha256
@@ -69,6 +69,24 @@ def values_list(source: Source) -> str:
         path.relative_to(source.root).as_posix(): sha256(path) for path in sorted(folder.rglob("*.yaml"))
     }
     return json.dumps({"version": source.version, "files": files}, indent=2) + "\n"
+
+
+def values_problems(values: Path, files: Mapping[str, str]) -> Iterator[str]:
+    """
+    Say how values files differ from those of a release.
+
+    Args:
+        values: their folder.
+        files: the list that was released.
+    """
+    there = {path.relative_to(values.parent).as_posix(): path for path in values.rglob("*.yaml")}
+    for name in sorted(files.keys() | there.keys()):
+        if name not in there:
+            yield f"{name}: expected it beside the chart's other values files, got none"
+        elif name not in files:
+            yield f"{name}: expected only the files that were released, got one more"
+        elif (got := sha256(there[name])) != files[name]:
+            yield f"{name}: expected sha256 {files[name]} as released, got {got}"
 
 
 def problems(folder: Path) -> Iterator[str]:

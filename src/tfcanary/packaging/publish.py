@@ -58,12 +58,8 @@ def _published(chart: Path, target: Reference, access: Access) -> tuple[Referenc
     """
     Where a chart goes, and the digest that it has there already.
     """
-    if not chart.with_name(f"{chart.name}.prov").is_file():
-        raise UsageError(
-            f"{chart}: expected its provenance ({chart.name}.prov), got none; `nox -s package -- --keyring FILE "
-            "--key-name NAME` makes it"
-        )
-    name, version = _identity(chart)
+    require_provenance(chart)
+    name, version = identity(chart)
     # An OCI tag has no plus sign; Helm writes an underscore for it.
     place = Reference(f"{target.repository}/{name}", version.replace("+", "_"))
     there = registry.digest(place, access)
@@ -78,7 +74,18 @@ def _published(chart: Path, target: Reference, access: Access) -> tuple[Referenc
     return place, there
 
 
-def _identity(chart: Path) -> tuple[str, str]:
+def require_provenance(chart: Path) -> None:
+    """
+    Refuse a packed chart that has no provenance beside it.
+    """
+    if not chart.with_name(f"{chart.name}.prov").is_file():
+        raise UsageError(
+            f"{chart}: expected its provenance ({chart.name}.prov), got none; `nox -s package -- --keyring FILE "
+            "--key-name NAME` makes it"
+        )
+
+
+def identity(chart: Path) -> tuple[str, str]:
     """
     The name and the version of a packed chart, as its bill of materials has them.
     """

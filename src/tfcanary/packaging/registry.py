@@ -128,7 +128,7 @@ def pinned(text: str) -> Reference:
     """
     found = reference(text)
     if found.digest is None:
-        raise UsageError(f"{text}: expected a digest (@sha256:...), got none; `nox -s publish` prints it")
+        raise UsageError(f"{text}: expected a digest (@sha256:...), got none; `crane digest` prints it")
     return found
 
 

@@ -100,6 +100,16 @@ def sign(place: Reference, signing: Signing, access: Access) -> None:
     )
 
 
+def sign_file(file: Path, signature: Path, signing: Signing) -> None:
+    """
+    Sign a file, and write the signature to another.
+    """
+    run(
+        ["cosign", "sign-blob", *signing.options, "--bundle", signature, file],
+        wanted=f"signature: {file}: expected cosign to sign it",
+    )
+
+
 def attest(place: Reference, kind: str, predicate: Path, signing: Signing, access: Access) -> None:
     """
     Sign a statement about a digest, and store it beside it.

@@ -14,10 +14,9 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import SchemaError
 
-from tfcanary.chart.source import sha256
 from tfcanary.errors import CanaryError, DoesNotHoldError, UnreachableError
 from tfcanary.packaging import registry, signatures
-from tfcanary.packaging.dist import VALUES_KIND
+from tfcanary.packaging.dist import VALUES_KIND, values_problems
 from tfcanary.packaging.programs import run
 from tfcanary.packaging.registry import CHART_LAYER, PROVENANCE_LAYER, Access, Reference
 from tfcanary.packaging.signatures import CYCLONEDX, Trust
@@ -188,20 +187,9 @@ def _values(chart: Published) -> None:
         found.get("files", {})
         for found in signatures.attested(chart.place, VALUES_KIND, chart.trust, chart.access)
     ]
-    problems = [next(_differences(chart.values, files), None) for files in lists]
+    problems = [next(values_problems(chart.values, files), None) for files in lists]
     if all(problems):
         raise DoesNotHoldError(str(problems[-1]))
-
-
-def _differences(values: Path, files: Mapping[str, str]) -> Iterator[str]:
-    there = {path.relative_to(values.parent).as_posix(): path for path in values.rglob("*.yaml")}
-    for name in sorted(files.keys() | there.keys()):
-        if name not in there:
-            yield f"{name}: expected it beside the chart's other values files, got none"
-        elif name not in files:
-            yield f"{name}: expected only the files that were released, got one more"
-        elif (got := sha256(there[name])) != files[name]:
-            yield f"{name}: expected sha256 {files[name]} as released, got {got}"
 
 
 def _schema(chart: Published) -> None:
