@@ -112,11 +112,12 @@ def kit(inside: Inside, identity: Callable[..., Any], programs: None, tmp_path: 
 
 def _image(outside: Registry) -> str:
     """
-    The model server's image, its layers compressed: the node has none of these blobs.
+    The model server's image as one layer: the node has the layers that it is made of, and would not ask for them.
     """
     found = next(each for each in images.all_images(pulled=False) if each.reference == images.MODEL_SERVER)
     images.ensure_built([found])
-    outside.run("crane", "push", found.archive, f"{outside.address}/{IMAGE}:1")
+    outside.run("crane", "push", found.archive, f"{outside.address}/{IMAGE}:layers")
+    outside.run("crane", "flatten", f"{outside.address}/{IMAGE}:layers", f"--tag={outside.address}/{IMAGE}:1")
     digest = outside.run("crane", "digest", f"{outside.address}/{IMAGE}:1").strip()
     return f"{outside.address}/{IMAGE}@{digest}"
 
