@@ -8,6 +8,8 @@ import json
 import os
 import socket
 import subprocess
+import tarfile
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 from bundling import export
 from half import MODEL, predict, save
-from kits import Kit, unpacked
+from kits import Kit, unpacked, write_layer
 from pytest_kubernetes.providers.base import AClusterManager
 from registries import Registry, running
 from releasing import Checkout, Key, made_key, made_keyrings
@@ -80,6 +82,15 @@ def inside(layout: Layout | None) -> Inside:
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """
+    A folder that goes with the test: the image is in it five times, and pytest would keep that of three runs.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfcanary-kit-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     What makes a release and a kit; Helm 3 stays on PATH for who installs, behind them.
@@ -89,37 +100,47 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def kit(inside: Inside, identity: Callable[..., Any], programs: None, tmp_path: Path) -> Kit:  # noqa: ARG001
+def kit(inside: Inside, identity: Callable[..., Any], programs: None, folder: Path) -> Kit:  # noqa: ARG001
     """
     Made where the registry of the images and the models is, which is gone after that.
     """
-    source, key = Checkout(ROOT), made_key(tmp_path / "key")
-    (tmp_path / "pgp").mkdir(mode=0o700)
+    source, key = Checkout(ROOT), made_key(folder / "key")
+    (folder / "pgp").mkdir(mode=0o700)
     said = source.run(
-        "package", "--unreleased", f"--output={tmp_path}/dist", *made_keyrings(tmp_path / "pgp").options
+        "package", "--unreleased", f"--output={folder}/dist", *made_keyrings(folder / "pgp").options
     )
     assert 0 == said.code, said.error
-    (tmp_path / "outside").mkdir()
-    with running(tmp_path / "outside", identity) as outside:
-        server, models = _image(outside), _models(outside, key, tmp_path)
+    (folder / "outside").mkdir()
+    with running(folder / "outside", identity) as outside:
+        server, models = _image(outside, folder / "image"), _models(outside, key, folder)
         said = source.run(
-            *("kit", f"--dist={tmp_path}/dist", f"--output={tmp_path}/kit.tar", f"--key={key.public}"),
+            *("kit", f"--dist={folder}/dist", f"--output={folder}/kit.tar", f"--key={key.public}"),
             *(f"--server-image={server}", f"--test-image={server}", f"--models={models}", *outside.options),
         )
         assert 0 == said.code, said.error
-    return unpacked(tmp_path / "kit.tar", tmp_path / "unpacked")
+    return unpacked(folder / "kit.tar", folder / "unpacked")
 
 
-def _image(outside: Registry) -> str:
+def _image(outside: Registry, folder: Path) -> str:
     """
-    The model server's image as one layer: the node has the layers that it is made of, and would not ask for them.
+    The model server's image over a layer that no other image has. The node has the image's own layers already, and would not
+    ask for them if they were the same from the lowest on.
     """
     found = next(each for each in images.all_images(pulled=False) if each.reference == images.MODEL_SERVER)
     images.ensure_built([found])
-    outside.run("crane", "push", found.archive, f"{outside.address}/{IMAGE}:layers")
-    outside.run("crane", "flatten", f"{outside.address}/{IMAGE}:layers", f"--tag={outside.address}/{IMAGE}:1")
-    digest = outside.run("crane", "digest", f"{outside.address}/{IMAGE}:1").strip()
-    return f"{outside.address}/{IMAGE}@{digest}"
+    with tarfile.open(found.archive) as archive:
+        archive.extractall(folder, filter="data")
+    (described,) = json.loads((folder / "manifest.json").read_text())
+    config = json.loads((folder / described["Config"]).read_text())["config"]
+    layers = [write_layer(folder, str(uuid.uuid4())), *(folder / name for name in described["Layers"])]
+    place = f"{outside.address}/{IMAGE}"
+    outside.run("crane", "append", *(f"--new_layer={layer}" for layer in layers), f"--new_tag={place}:layers")
+    outside.run(
+        *("crane", "mutate", f"{place}:layers", "--set-platform=linux/amd64", f"--tag={place}:1"),
+        *(f"--env={variable}" for variable in config["Env"]),
+        *(f"--entrypoint={','.join(config['Entrypoint'])}", f"--user={config['User']}"),
+    )
+    return f"{place}@{outside.run('crane', 'digest', f'{place}:1').strip()}"
 
 
 def _models(outside: Registry, key: Key, folder: Path) -> str:
@@ -133,12 +154,12 @@ def _models(outside: Registry, key: Key, folder: Path) -> str:
 
 
 @pytest.fixture
-def site(inside: Inside, identity: Callable[..., Any], programs: None, tmp_path: Path) -> Iterator[Registry]:  # noqa: ARG001
+def site(inside: Inside, identity: Callable[..., Any], programs: None, folder: Path) -> Iterator[Registry]:  # noqa: ARG001
     """
     A registry in the node's network, whose authority containerd is told.
     """
-    (tmp_path / "site").mkdir()
-    with running(tmp_path / "site", identity, host=NODE_ADDRESS, prefix=inside.prefix) as found:
+    (folder / "site").mkdir()
+    with running(folder / "site", identity, host=NODE_ADDRESS, prefix=inside.prefix) as found:
         told = inside.layout.registries / found.address
         told.mkdir(parents=True)
         (told / "hosts.toml").write_text(f'[host."https://{found.address}"]\n  ca = "{found.ca}"\n')

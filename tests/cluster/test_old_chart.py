@@ -1,18 +1,21 @@
 """
-A release of the chart before this one is upgraded and goes back, under an open load over REST and gRPC without retries.
+A release of the chart before this one is upgraded and goes back, under an open load over REST and gRPC without retries. Helm
+takes both charts from a registry, each by its digest.
 
 In CI two strategies have a short load. DRILL=full has more of both. The figures are in the log.
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import old_chart
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
+from registries import Registry, running
 from rolling import digits_in_a_namespace
 
 from tfcanary.chart.values import merge
@@ -20,6 +23,7 @@ from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.check.sources import releases_in
 from tfcanary.client.pictures import default_pictures
 from tfcanary.client.request import PredictRequest
+from tfcanary.cluster import binaries
 from tfcanary.cluster.layout import Layout
 from tfcanary.contract import SERVING_PREPROCESS, Api
 from tfcanary.kube.gateway import gateway_address
@@ -48,15 +52,26 @@ KEY = (
 TOKENS = {"security": {"jwt": {"issuer": "https://issuer.example", "jwks": KEY}}}
 
 
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """
+    Both charts by digest, as Helm takes them.
+    """
+
+    old: str
+    new: str
+
+
 class OldRelease:
     """
     A release of the chart of version 0.1.0, with the values files of that version.
     """
 
-    def __init__(self, target: Target, values: Path, environment: Path) -> None:
+    def __init__(self, target: Target, charts: Charts, values: Path, environment: Path) -> None:
         self.releases = releases_in(target)
         self.cluster = LiveObjects(target)
         self.host = f"{target.namespace}.test"
+        self.charts = charts
         self._values, self._environment = values, environment
         self.load: Traffic
 
@@ -67,10 +82,10 @@ class OldRelease:
         files = [self._environment, self._values / "models/digits.yaml", self._values / "stable.yaml"]
         values = {"gateway": {"hosts": [self.host]}, "tracks": {"canary": {"replicas": 1}}}
         self.releases.apply(
-            RELEASE, chart=old_chart.CHART, files=files, values=merge(values, more), reuse_values=False
+            RELEASE, chart=self.charts.old, files=files, values=merge(values, more), reuse_values=False
         )
         strategy_file = self._values / f"{strategy}.yaml"
-        return self.releases.apply(RELEASE, chart=old_chart.CHART, files=[strategy_file]).number
+        return self.releases.apply(RELEASE, chart=self.charts.old, files=[strategy_file]).number
 
     def loaded(self) -> Traffic:
         """
@@ -84,7 +99,7 @@ class OldRelease:
         self.load = Traffic(address, calls, rate=RATE, host=self.host, population=USERS)
         return self.load
 
-    def changed(self, phase: str, chart: Path, **values: Any) -> None:
+    def changed(self, phase: str, chart: str, **values: Any) -> None:
         """
         Upgrade with a chart and the values that the release has, until both APIs show its routes, and a while longer.
         """
@@ -121,9 +136,34 @@ def place(
 
 
 @pytest.fixture(scope="module")
-def old(place: str, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> OldRelease:
+def charts(identity: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Charts]:
+    """
+    In a registry of the test, of which Helm reads the authority and the password where it always does.
+    """
+    folder = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{os.environ['PATH']}:{binaries.ensure('release')}")
+        with running(folder, identity) as registry:
+            for name in ("SSL_CERT_FILE", "HELM_REGISTRY_CONFIG"):
+                patch.setenv(name, registry.environment[name])
+            registry.run("helm", "package", CHART, f"--destination={folder}")
+            (new,) = folder.glob("tfserving-canary-*.tgz")
+            yield Charts(_pushed(registry, old_chart.CHART), _pushed(registry, new))
+
+
+def _pushed(registry: Registry, chart: Path) -> str:
+    name, _, version = chart.stem.rpartition("-")
+    registry.run("helm", "push", chart, f"oci://{registry.address}/charts")
+    place = f"{registry.address}/charts/{name}"
+    return f"oci://{place}@{registry.run('crane', 'digest', f'{place}:{version}').strip()}"
+
+
+@pytest.fixture(scope="module")
+def old(place: str, kubeconfig: Path, charts: Charts, tmp_path_factory: pytest.TempPathFactory) -> OldRelease:
     values = old_chart.unpack_values(tmp_path_factory.mktemp("old"))
-    return OldRelease(Target(namespace=place, kubeconfig=kubeconfig), values, values / "env/local.yaml")
+    return OldRelease(
+        Target(namespace=place, kubeconfig=kubeconfig), charts, values, values / "env/local.yaml"
+    )
 
 
 def there_and_back(old: OldRelease, strategy: str, more: dict[str, Any]) -> Records:
@@ -135,11 +175,11 @@ def there_and_back(old: OldRelease, strategy: str, more: dict[str, Any]) -> Reco
         old.seen()
         old.load.mark("0.1.0")
         load.wait_for(ENOUGH // 10)
-        old.changed("upgraded", CHART)
-        old.changed("shared filters", CHART, gateway={"filters": {"shared": True}})
+        old.changed("upgraded", old.charts.new)
+        old.changed("shared filters", old.charts.new, gateway={"filters": {"shared": True}})
         old.returned("rolled back", began)
-        old.changed("upgraded again", CHART)
-        old.changed("downgraded", old_chart.CHART)
+        old.changed("upgraded again", old.charts.new)
+        old.changed("downgraded", old.charts.old)
         load.wait_for(max(1, ENOUGH - len(load.records())), timeout_seconds=120)
         records = load.stop()
     LOG.info("%s:\n%s", strategy, phases_table(records))

@@ -63,9 +63,9 @@ def unpacked(archive: Path, folder: Path) -> Kit:
         return Kit(folder / packed.getnames()[0])
 
 
-def push_image(registry: Registry, folder: Path, name: str) -> str:
+def write_layer(folder: Path, name: str) -> Path:
     """
-    Push an image with one layer of its own, and say its place and digest.
+    Write a layer of an image that no other image has.
     """
     layer = folder / "layer.tar"
     with tarfile.open(layer, "w") as archive:
@@ -73,8 +73,15 @@ def push_image(registry: Registry, folder: Path, name: str) -> str:
         header = tarfile.TarInfo("name")
         header.size = len(content)
         archive.addfile(header, io.BytesIO(content))
+    return layer
+
+
+def push_image(registry: Registry, folder: Path, name: str) -> str:
+    """
+    Push an image with one layer of its own, and say its place and digest.
+    """
     place = f"{registry.address}/{name}"
-    registry.run("crane", "append", f"--new_layer={layer}", f"--new_tag={place}:1")
+    registry.run("crane", "append", f"--new_layer={write_layer(folder, name)}", f"--new_tag={place}:1")
     return f"{place}@{registry.run('crane', 'digest', f'{place}:1').strip()}"
 
 
