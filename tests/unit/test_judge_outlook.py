@@ -23,7 +23,7 @@ TERMS = Terms()
     ("stable", "canaries"),
     [
         pytest.param(0.001, [0.001, 0.002, 0.005, 0.01, 0.05, 1], id="each fault"),
-        pytest.param(0.02, [0.02, 0.04, 0.1, 0.2, 1], id="fifty times as bad is dead"),
+        pytest.param(0.03, [0.03, 0.06, 0.15, 0.3, 1], id="fifty times as bad would be more than all"),
     ],
 )
 def test_the_proof_comes_first_then_each_fault_and_the_dead_canary_last(stable, canaries):

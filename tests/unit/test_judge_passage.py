@@ -85,6 +85,42 @@ def least_requests(canary, stable, chance):
     return BOUND / information(canary=canary, stable=stable, chance=chance)
 
 
+def uncertainty(*parts):
+    """
+    The entropy of a distribution, in nats.
+    """
+    return -sum(part * math.log(part) for part in parts if part)
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "chance"), [(0.5, 0.01, 0.1), (1.0, 0.001, 0.05), (0.3, 0.2, 0.9), (0.2, 0.2, 0.5)]
+)
+def test_what_a_request_says_of_its_track_is_what_the_track_takes_from_the_outcomes_uncertainty(
+    canary, stable, chance
+):
+    """
+    By entropies: track and outcome alone, less both together.
+    """
+    ways = [chance * canary, chance * (1 - canary), (1 - chance) * stable, (1 - chance) * (1 - stable)]
+    bad = ways[0] + ways[2]
+    expected = uncertainty(chance, 1 - chance) + uncertainty(bad, 1 - bad) - uncertainty(*ways)
+
+    assert pytest.approx(expected, abs=1e-12) == information(canary=canary, stable=stable, chance=chance)
+
+
+@pytest.mark.parametrize(
+    ("rate", "times", "chance", "expected"),
+    [
+        # Of one failure in 100: log(3/2) with probability 1/2, and log(3/4) with 1/2.
+        (0.01, 2, 0.5, 0.01 * math.log(9 / 8) / 2),
+        # The canary's share of failures would be 1/4 instead of 1/10.
+        (0.001, 3, 0.1, 0.001 * (0.1 * math.log(0.1 / 0.25) + 0.9 * math.log(0.9 / 0.75))),
+    ],
+)
+def test_what_a_request_of_equal_tracks_says_against_a_ratio(rate, times, chance, expected):
+    assert pytest.approx(expected, rel=1e-12) == proof_information(rate=rate, times=times, chance=chance)
+
+
 @pytest.mark.parametrize("chance", WEIGHTS)
 @pytest.mark.parametrize("base", [0.001, 0.01])
 def test_a_dead_canary_is_found_within_seven_tenths_more(base, chance):
