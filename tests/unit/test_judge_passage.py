@@ -230,6 +230,23 @@ def test_a_bound_that_is_rarely_reached_has_no_median():
     assert math.inf == found.quantile(0.5)
 
 
+def test_20_000_events_are_added_up_and_what_they_do_not_reach_is_left():
+    """
+    One failure of the canary decides, and one failure in 2,000 is the canary's.
+    """
+    found = first_passage(lambda canary, _: canary, 1, canary=0.0005, stable=0.9995, chance=0.5)
+
+    assert 20_001 == len(found.stops)
+    assert pytest.approx(1 - 0.9995**20_000, rel=1e-9) == found.reached
+
+
+def test_a_canary_that_never_fails_is_followed_for_3_000_requests():
+    found = rollback_broken(TERMS, canary=0.0, stable=0.0, chance=0.05)
+
+    assert 3001 == len(found.stops)
+    assert TERMS.alpha > found.reached
+
+
 @pytest.mark.parametrize("counts", [Counts(7, 100, 3, 900), Counts(7, 0, 3, 90), Counts(0, 50, 40, 900)])
 def test_the_judges_own_evidence_is_what_is_followed_and_more(counts):
     """
