@@ -8,7 +8,7 @@ import math
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference_judge import ReferenceJudge
+from reference_judge import ReferenceJudge, ratios
 
 from tfcanary.errors import UsageError
 from tfcanary.judge.counts import Counts
@@ -19,7 +19,7 @@ from tfcanary.judge.rates import NotWorse, Worse, above, below, mixture, most_ex
 from tfcanary.judge.terms import Spread, Terms, Tolerance
 
 TERMS = Terms()
-CHANCES = st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.5, 0.9])
+CHANCES = st.sampled_from([0.01, 0.05, 0.06, 0.065, 0.08, 0.1, 0.16, 0.25, 0.5, 0.9])
 COUNT = st.integers(0, 200)
 COUNTS = st.builds(Counts, COUNT, COUNT, COUNT, COUNT)
 LOOKS = st.lists(st.tuples(CHANCES, COUNTS, st.booleans()), max_size=8)
@@ -43,6 +43,20 @@ def test_the_evidence_is_the_specifications(looks):
     assert pytest.approx(expected.worse(), rel=1e-9, abs=1e-9) == event.worse()
     assert pytest.approx(expected.not_worse(), rel=1e-9, abs=1e-9) == event.not_worse()
     assert pytest.approx(expected.excess(), rel=1e-9) == event.most_excess()
+
+
+@pytest.mark.parametrize(
+    "chance",
+    [
+        *(0.01, 0.0515, 0.0516, 0.0615, 0.0616, 0.066, 0.0661, 0.097, 0.0971),
+        *(0.152, 0.1521, 0.162, 0.1621, 0.5),
+    ],
+)
+def test_what_the_bets_are_on_is_the_specifications(chance):
+    """
+    At both ends of each range of weights at which they lie elsewhere, and beside them.
+    """
+    assert pytest.approx(ratios(chance)) == TERMS.worse(chance)
 
 
 @pytest.mark.parametrize("good", [0, 10, 800])

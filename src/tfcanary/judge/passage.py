@@ -93,17 +93,17 @@ def first_passage(
     rate = chance * canary + (1 - chance) * stable
     mine = chance * canary / rate
     alive = np.ones(1)
-    stops = np.zeros(events + 1)
+    stops = [0.0]
     least = 0
     for n in range(1, events + 1):
         alive = np.append(alive * (1 - mine), 0.0) + np.append(0.0, alive * mine)
         while least <= n and evidence(least, n - least) < bound:
             least += 1
-        stops[n] = alive[least:].sum()
+        stops.append(float(alive[least:].sum()))
         alive = alive[:least]
         if alive.sum() < _LEFT:
             break
-    return Passage(stops[: n + 1], rate)
+    return Passage(np.array(stops), rate)
 
 
 def worse_evidence(terms: Terms, chance: float) -> Evidence:
@@ -155,8 +155,8 @@ def rollback_broken(
     )
     counts: npt.NDArray[np.int64] = np.zeros((1, 4), dtype=np.int64)
     alive: npt.NDArray[np.float64] = np.ones(1)
-    stops = np.zeros(most + 1)
-    for n in range(1, most + 1):
+    stops = [0.0]
+    for _ in range(most):
         after = (counts[:, None, :] + np.eye(4, dtype=np.int64)).reshape(-1, 4)
         # Three counts name a combination of n requests, and one number names three.
         _, first, same = np.unique(after @ (most**2, most, 1, 0), return_index=True, return_inverse=True)
@@ -164,11 +164,11 @@ def rollback_broken(
         keep = alive > _LEFT
         counts, alive = after[first][keep], alive[keep]
         crossed = np.logaddexp.reduce(begun + counts @ gains, axis=1) >= bound
-        stops[n] = alive[crossed].sum()
+        stops.append(float(alive[crossed].sum()))
         counts, alive = counts[~crossed], alive[~crossed]
         if not len(alive):
             break
-    return Passage(stops[: n + 1], 1.0)
+    return Passage(np.array(stops), 1.0)
 
 
 def proof(terms: Terms, tolerance: Tolerance, *, canary: float, stable: float, chance: float) -> Passage:

@@ -9,6 +9,14 @@ from math import exp, inf, log, log1p
 ALPHA, BETA, DELTA = 0.01, 0.05, 0.05
 TIMES, POINTS = 2.0, 0.005
 RATIOS = [1.5 * (400 / 1.5) ** (i / 23) for i in range(24)]
+# At chances above the first number and up to the second, the bets go from the third to the fourth, and the last ones of all
+# 24, so many, are on one ratio.
+SPREADS = [
+    (0.0515, 0.0615, 1.7, 20, 12, 5000),
+    (0.0615, 0.066, 1.7, 16, 14, 5000),
+    (0.066, 0.097, 1.7, 15, 14, 30),
+    (0.152, 0.162, 1.7, 15, 14, 30),
+]
 WEIGHTS = [r**-0.1 / sum(x**-0.1 for x in RATIOS) for r in RATIOS]
 # Stable's rate beside a broken canary; what is there from the start; requests after which the rest is put on.
 EPS, START, PATIENCE = 0.01, 0.9, 10_000
@@ -26,6 +34,17 @@ def lse(xs):
 
 def share(r, w):
     return w * r / (w * r + 1 - w)
+
+
+def ratios(w):
+    """
+    What the bets on "worse by r" are on at one chance.
+    """
+    for above, up_to, least, most, last, ratio in SPREADS:
+        if above < w <= up_to:
+            first = 24 - last
+            return [least * (most / least) ** (i / (first - 1)) for i in range(first)] + [ratio] * last
+    return RATIOS
 
 
 def times(n, x):
@@ -69,7 +88,7 @@ class ReferenceJudge:
         """
         Add canary and stable errors, and their successes, as ce, cs, se, ss at one weight.
         """
-        for i, r in enumerate(RATIOS):
+        for i, r in enumerate(ratios(w)):
             t = share(r, w)
             self.bad[i] += times(ce, log(t / w)) + times(se, log((1 - t) / (1 - w)))
         t = w / (w + (1 - w) * EPS)
