@@ -32,6 +32,8 @@ from tfcanary.paths import ROOT
 from tfcanary.target import Target
 
 RELEASE, SECRET, IMAGE = "kit", "registry-credentials", "tfcanary/modelserver"
+# What the names in the kit are added to at the registry.
+PATH = "site"
 LITTLE = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "2Gi"}}
 
 
@@ -158,17 +160,31 @@ def site(inside: Inside, identity: Callable[..., Any], programs: None, folder: P
     """
     A registry in the node's network, whose authority containerd is told.
     """
+    _forget_image(inside.layout)
     (folder / "site").mkdir()
     with running(folder / "site", identity, host=NODE_ADDRESS, prefix=inside.prefix) as found:
         told = inside.layout.registries / found.address
         told.mkdir(parents=True)
         (told / "hosts.toml").write_text(f'[host."https://{found.address}"]\n  ca = "{found.ca}"\n')
         yield found
-        for reference in images.ctr(inside.layout, ["images", "list", "-q"]).splitlines():
-            if reference.startswith(found.address):
-                images.ctr(inside.layout, ["images", "remove", reference])
+        _forget_image(inside.layout)
         (told / "hosts.toml").unlink()
         told.rmdir()
+
+
+def _forget_image(layout: Layout) -> None:
+    """
+    Remove the image from the node, under each of its names. It asks for no layer that one of them keeps, and a run that was
+    broken off leaves them.
+    """
+    names: dict[str, list[str]] = {}
+    for line in images.ctr(layout, ["images", "list"]).splitlines()[1:]:
+        name, _, digest, *_ = line.split()
+        names.setdefault(digest, []).append(name)
+    for found in names.values():
+        if any(f"/{PATH}/{IMAGE}@" in name for name in found):
+            for name in found:
+                images.ctr(layout, ["images", "remove", "--sync", name])
 
 
 @pytest.fixture
@@ -208,7 +224,7 @@ def test_it_installs_where_there_is_no_route_out(
     values.write_text(json.dumps(_values(place)))
 
     said = kit.install(
-        *(f"--registry={site.address}/ml", *site.options, f"--pull-secret={SECRET}"),
+        *(f"--registry={site.address}/{PATH}", *site.options, f"--pull-secret={SECRET}"),
         *(f"--claim={store.CLAIM}", f"--models-to={inside.layout.models / place}"),
         *(f"--release={RELEASE}", f"--namespace={place}", f"--model-values={values}"),
         *("--", "--timeout=420s"),
@@ -222,7 +238,7 @@ def test_it_installs_where_there_is_no_route_out(
     assert {"predictions": [1.0, 2.5]} == answer.json()
     assert "stable" == answer.headers["x-model-track"]
     digest = kit.contents["image", "image"][1]
-    wanted = f"{site.address}/ml/{IMAGE}@{digest}"
+    wanted = f"{site.address}/{PATH}/{IMAGE}@{digest}"
     pods = json.loads(
         str(manager.kubectl(["get", "pods", f"-n={place}", "-l=track=stable", "-o=json"], as_dict=False))
     )
@@ -232,7 +248,7 @@ def test_it_installs_where_there_is_no_route_out(
         for container in (*pod["spec"]["containers"], *pod["spec"]["initContainers"])
         if "istio" not in container["name"]
     }
-    _assert_pulled(site, f"ml/{IMAGE}", digest)
+    _assert_pulled(site, f"{PATH}/{IMAGE}", digest)
 
 
 def _assert_pulled(site: Registry, repository: str, digest: str) -> None:
