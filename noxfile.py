@@ -149,8 +149,8 @@ def cluster(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def zero_drop(session: nox.Session) -> None:
-    """Load over REST and gRPC through every pair of strategies, killed pods and restarts: about 40 min, reports/zero-drop."""
-    on_a_cluster(session, "tests/cluster/test_zero_drop.py", ZERO_DROP="full")
+    """Load over REST and gRPC through every pair of strategies, killed pods and restarts: about 60 min, reports/zero-drop."""
+    on_a_cluster(session, "tests/cluster/test_zero_drop.py", "tests/cluster/test_pairs.py", ZERO_DROP="full")
 
 
 @nox.session(default=False)

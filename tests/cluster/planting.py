@@ -5,7 +5,7 @@ Objects that tests plant with kubectl, past Helm, and take back; and what a chec
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,20 @@ def failed(found: Report) -> dict[str, str]:
     """
     return {
         one.title: f"{one.observed}; {one.detail}" for one in found.findings if one.outcome is Outcome.FAILED
+    }
+
+
+def versions(objects: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """
+    What differs after each change of an object, by its kind and name.
+
+    The version of an object with a status changes without us; its generation does not.
+    """
+    return {
+        f"{one['kind']} {one['metadata']['name']}": str(
+            one["metadata"].get("generation") or one["metadata"]["resourceVersion"]
+        )
+        for one in objects
     }
 
 

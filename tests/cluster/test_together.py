@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from half import save
-from planting import QUICK, failed
+from planting import QUICK, failed, versions
 from pytest_kubernetes.providers.base import AClusterManager
 
 from tfcanary.chart.values import merge, read_values
@@ -204,13 +204,7 @@ def test_applied_twice_without_a_difference(
 
     def applied() -> dict[str, str]:
         listed = manager.kubectl(["apply", "--server-side", "-f", str(tmp_path / "all.yaml"), "-o", "json"])
-        # The version of an object with a status changes without us; its generation does not.
-        return {
-            f"{one['kind']} {one['metadata']['name']}": str(
-                one["metadata"].get("generation") or one["metadata"]["resourceVersion"]
-            )
-            for one in listed["items"]
-        }
+        return versions(listed["items"])
 
     try:
         first = applied()

@@ -1,12 +1,10 @@
 """
 Nothing is dropped while the release changes, under an open load over REST and gRPC without retries: every request counts.
 
-Among the cluster's tests is one canary from deployment to tear-down. `nox -s zero_drop` (ZERO_DROP=full)
-adds every ordered pair of strategies, and what goes wrong around them: pods killed, gateways and nodes restarted.
-Each test leaves its figures in reports/zero-drop.
+Among the cluster's tests is one canary from deployment to tear-down. `nox -s zero_drop` (ZERO_DROP=full) adds what goes
+wrong around it: pods killed, gateways and nodes restarted. Each test leaves its figures in reports/zero-drop.
 """
 
-import itertools
 import json
 import math
 import os
@@ -20,10 +18,8 @@ from typing import Any
 
 import pytest
 from pytest_kubernetes.providers.base import AClusterManager
-from tour import every_pair
 from zero_drop_page import zero_drop
 
-from tfcanary.chart.values import merge, read_values
 from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.client.pictures import default_pictures
 from tfcanary.client.request import PredictRequest
@@ -33,7 +29,7 @@ from tfcanary.helm.releases import Releases, Revision
 from tfcanary.kube.gateway import gateway_address
 from tfcanary.kube.objects import LiveObjects
 from tfcanary.kube.virtualservice import route_revision
-from tfcanary.paths import CHART, ROOT, VALUES
+from tfcanary.paths import ROOT, VALUES
 from tfcanary.report.table import phases_table
 from tfcanary.target import Target
 from tfcanary.traffic.calls import Population, metadata_call, prediction_call
@@ -46,7 +42,8 @@ RATE = 100.0
 ENOUGH = 10_000
 ISTIO, GATEWAY = "istio-system", "istio-ingressgateway"
 
-full = pytest.mark.skipif(os.environ.get("ZERO_DROP") != "full", reason="long: nox -s zero_drop")
+FULL = os.environ.get("ZERO_DROP") == "full"
+full = pytest.mark.skipif(not FULL, reason="long: nox -s zero_drop")
 
 
 class Scene:
@@ -179,66 +176,6 @@ def settled(records: Records, phase: str) -> set[str]:
     end = min((mark.seconds for mark in records.marks if mark.seconds > began), default=math.inf)
     ended = found.due + found.latency < end
     return {found.names[number] for number in found.track[ended]}
-
-
-def strategies(files: Sequence[Path], helm: Callable[[Path], str]) -> tuple[list[Path], dict[str, str]]:
-    """
-    The values files that apply over the installed values, and what the chart says of the others.
-    """
-    said = {file: helm(file) for file in files}
-    return [file for file in files if not said[file]], {
-        file.stem: text for file, text in said.items() if text
-    }
-
-
-def test_a_tour_takes_every_ordered_pair() -> None:
-    files = [Path(name) for name in "abcde"]
-
-    tour = every_pair(files)
-
-    assert sorted((a, b) for a in files for b in files if a != b) == sorted(itertools.pairwise(tour))
-
-
-@pytest.fixture
-def refusal(releases: Releases, namespace: str, kubeconfig: Path) -> Callable[[Path], str]:
-    """
-    What the chart says against a file over the release's own values; nothing if it takes it.
-    """
-
-    def ask(file: Path) -> str:
-        live = merge(releases.values(RELEASE), read_values(file))
-        command = ["helm", "template", RELEASE, str(CHART), "--namespace", namespace, "--values", "-"]
-        given, env = json.dumps(live), {**os.environ, "KUBECONFIG": str(kubeconfig)}
-        done = subprocess.run(command, input=given, env=env, capture_output=True, text=True, check=False)
-        return done.stderr.strip() if done.returncode else ""
-
-    return ask
-
-
-@full
-def test_every_ordered_pair_of_strategies(scene: Scene, refusal: Callable[[Path], str]) -> None:
-    """
-    Any strategy follows any other under load and nothing is dropped. Three tracks give each strategy what it names.
-    """
-    scene.apply("three tracks", VALUES / "models/resnet-abn.yaml")
-    files, left_out = strategies(sorted(VALUES.glob("*.yaml")), refusal)
-    scene.notes["leftOut"] = left_out
-    tour = every_pair(files)
-    scene.notes["pairs"] = len(tour) - 1
-    scene.apply(tour[0].stem, tour[0])
-    done = 0
-    try:
-        for before, after in itertools.pairwise(tour):
-            scene.apply(f"{before.stem} → {after.stem}", after)
-            done += 1
-        scene.until(ENOUGH)
-    finally:
-        # A tour that is interrupted leaves its figures.
-        scene.notes["done"] = done
-        records = scene.keep(scene.load.stop())
-
-    assert {} == left_out
-    records.assert_none_failed(at_least=ENOUGH)
 
 
 # What goes wrong around the release
