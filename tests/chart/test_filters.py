@@ -2,7 +2,9 @@
 What the gateway's filters do with a request, by a real Envoy: it has the rendered filters, and answers what it then sees.
 """
 
+import re
 import socket
+from contextlib import contextmanager
 
 import httpx
 import jwt
@@ -13,13 +15,15 @@ from jwt.algorithms import RSAAlgorithm
 from tfcanary.routing.buckets import bucket
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
+ROUTER = "envoy.filters.http.router"
 HOSTS = ["a.example", "*.wild.example"]
 ISSUER = "https://issuer.example"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 KEYS = '{"keys":[%s]}' % RSAAlgorithm.to_jwk(KEY.public_key())  # noqa: UP031 - braces are JSON's
 VALUES = {
     "gateway": {"hosts": HOSTS, "filters": {"maxBodyBytes": 65536, "requestsPerSecond": 1000}},
-    "security": {"jwt": {"issuer": ISSUER, "jwks": KEYS}},
+    "security": {"jwt": {"issuer": ISSUER, "jwks": KEYS, "audiences": ["resnet"]}},
 }
 # Another release of the same model behind the same gateway, which believes another header.
 OTHER = {
@@ -37,12 +41,16 @@ def answers(path):
         return not tried.connect_ex(str(path))
 
 
-def patched(filters, count):
+def patched(filters, *istios):
     """
-    What EnvoyFilters put into a gateway: filters in the order of its chain, and settings by host.
+    What EnvoyFilters make of a gateway's chain, which has these filters of Istio's: the filters in order, and settings by
+    host.
     """
-    chain, hosts = [], {}
-    for item in filters:
+    chain, hosts = (
+        [*istios, {"name": ROUTER, "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"}}],
+        {},
+    )
+    for item in sorted(filters, key=lambda one: one["spec"].get("priority", 0)):
         for one in item["spec"]["configPatches"]:
             patch, match = one["patch"], one["match"]
             if one["applyTo"] == "VIRTUAL_HOST":
@@ -51,32 +59,42 @@ def patched(filters, count):
             elif patch["operation"] == "INSERT_FIRST":
                 chain.insert(0, patch["value"])
             else:
-                chain.append(patch["value"])
-    assert len(chain) == count
+                there = match["listener"]["filterChain"]["filter"]["subFilter"]["name"]
+                (place,) = (number for number, each in enumerate(chain) if each["name"] == there)
+                chain.insert(place + (patch["operation"] == "INSERT_AFTER"), patch["value"])
     assert {*HOSTS, "c.example"} == set(hosts)
     return chain, hosts
 
 
-def verifier(rendered):
+def istios_filter(*rules):
     """
-    The filter that Istio makes of a RequestAuthentication: it is on for every host.
+    The filter that Istio makes of RequestAuthentications: it is on for every host. Their keys are fetched by istiod.
     """
-    (rule,) = rendered.one("RequestAuthentication")["spec"]["jwtRules"]
-    provider = {
-        "issuer": rule["issuer"],
-        "local_jwks": {"inline_string": rule["jwks"]},
-        "claim_to_headers": [
-            {"header_name": one["header"], "claim_name": one["claim"]} for one in rule["outputClaimToHeaders"]
-        ],
+    providers = {
+        f"origins-{number}": {
+            "issuer": rule["issuer"],
+            "local_jwks": {"inline_string": KEYS},
+            "payload_in_metadata": "payload",
+            "clear_route_cache": True,
+            "claim_to_headers": [
+                {"header_name": one["header"], "claim_name": one["claim"]}
+                for one in rule.get("outputClaimToHeaders", [])
+            ],
+        }
+        for number, rule in enumerate(rules)
     }
-    either = [{"provider_name": "one"}, {"allow_missing": {}}]
-    rules = [{"match": {"prefix": "/"}, "requires": {"requires_any": {"requirements": either}}}]
+    named = [{"provider_name": name} for name in providers]
+    missing = [{"requires_any": {"requirements": [one, {"allow_missing": {}}]}} for one in named]
+    either = [
+        *named,
+        {"requires_all": {"requirements": missing}} if len(rules) > 1 else {"allow_missing": {}},
+    ]
     return {
         "name": "envoy.filters.http.jwt_authn",
         "typed_config": {
             "@type": f"{TYPES}.http.jwt_authn.v3.JwtAuthentication",
-            "providers": {"one": provider},
-            "rules": rules,
+            "providers": providers,
+            "rules": [{"match": {"prefix": "/"}, "requires": {"requires_any": {"requirements": either}}}],
         },
     }
 
@@ -87,12 +105,24 @@ def configuration(chain, hosts, path):
     """
     seen = [
         {"header": {"key": f"x-saw-{name}", "value": f"%REQ({name})%"}}
-        for name in [*FORGED, "name", "x-envoy-any"]
+        for name in [*FORGED, "name", "x-envoy-any", "authorization"]
     ]
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200},
         "response_headers_to_add": seen,
+    }
+    # As Istio writes a match on @request.auth.claims[group].
+    claim = {
+        "filter": "envoy.filters.http.jwt_authn",
+        "path": [{"key": "payload"}, {"key": "group"}],
+        "value": {"string_match": {"exact": "staff"}},
+    }
+    told = {"header": {"key": "x-saw-claim", "value": "staff"}}
+    staff = {
+        **route,
+        "match": {"prefix": "/", "dynamic_metadata": [claim]},
+        "response_headers_to_add": [*seen, told],
     }
     manager = {
         "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
@@ -101,14 +131,11 @@ def configuration(chain, hosts, path):
             # As Istio says it of every gateway.
             "ignore_port_in_host_matching": True,
             "virtual_hosts": [
-                {"name": domain, "domains": [domain], "routes": [route], **settings}
+                {"name": domain, "domains": [domain], "routes": [staff, route], **settings}
                 for domain, settings in {**hosts, "*": {}}.items()
             ],
         },
-        "http_filters": [
-            *chain,
-            {"name": "router", "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"}},
-        ],
+        "http_filters": chain,
     }
     listener = {
         "name": "gateway",
@@ -119,34 +146,40 @@ def configuration(chain, hosts, path):
 
 
 @pytest.fixture(scope="module", params=["of each release", "of the gateway"])
-def settings(request, render, gateway_chart):
+def filters(request, render, gateway_chart):
     """
-    The filters and the hosts of two releases: the filters are their own, or those that the gateway's chart gives to all.
+    The EnvoyFilters of two releases: the filters are their own, or those that the gateway's chart gives to all. That one is
+    the youngest.
     """
     shared = request.param == "of the gateway"
-    filters, verifiers = [], []
+    made = []
     for release, values in {"resnet": VALUES, "other": OTHER}.items():
         gateway = {**values["gateway"], "filters": {**values["gateway"]["filters"], "shared": shared}}
         rendered = render("stable", values={**values, "gateway": gateway}, release=release)
-        filters.append(rendered.one("EnvoyFilter"))
-        verifiers += [verifier(rendered)] if "security" in values else []
-    chain, hosts = patched([gateway_chart(), *filters], 4) if shared else patched(filters, 8)
-    # Istio's own filters come after those that are put first, and before those that are put before the router.
-    return [*chain[: len(chain) // 2], *verifiers, *chain[len(chain) // 2 :]], hosts
+        made.append(rendered.one("EnvoyFilter"))
+    return [*made, gateway_chart()] if shared else made
 
 
-@pytest.fixture(scope="module")
-def client(settings, envoy, tmp_path_factory):
+@contextmanager
+def asking(envoy, folder, chain, hosts):
     """
-    A client of the gateway.
+    A client of a gateway with these filters.
     """
-    folder = tmp_path_factory.mktemp("envoy")
     path = folder / "gateway"
     transport = httpx.HTTPTransport(uds=str(path))
     with (
-        envoy(configuration(*settings, path), folder, lambda: answers(path)),
+        envoy(configuration(chain, hosts, path), folder, lambda: answers(path)),
         httpx.Client(transport=transport, timeout=30) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(filters, envoy, tmp_path_factory):
+    """
+    A client of the gateway of both releases.
+    """
+    with asking(envoy, tmp_path_factory.mktemp("envoy"), *patched(filters)) as client:
         yield client
 
 
@@ -194,31 +227,126 @@ def test_other_hosts_are_left_alone(gateway, host):
     assert headers == gateway(host, headers)
 
 
-def test_claims_take_the_place_of_what_a_client_says(gateway):
+def token(key=KEY, **claims):
+    """
+    The header with a token, which is a good one unless the claims say otherwise.
+    """
+    said = {"iss": ISSUER, "aud": "resnet", "group": "staff", "sub": "bob", **claims}
+    return {"authorization": f"Bearer {jwt.encode(said, key, algorithm='RS256')}"}
+
+
+CLAIMS = {"user-group": "staff", "user-id": "bob", "x-bucket-resnet": f"{bucket('resnet', 'bob'):02}"}
+
+
+def seen_of(answer, names=FORGED):
+    """
+    Which headers arrived, and whether a route by claim took the request.
+    """
+    assert 200 == answer.status_code
+    return {name: answer.headers.get(f"x-saw-{name}") for name in [*names, "claim"]}
+
+
+def test_claims_take_the_place_of_what_a_client_says(client):
     """
     A verified token speaks for the user and the group, at the hosts of its release alone; nothing else does.
     """
-    token = jwt.encode({"iss": ISSUER, "group": "staff", "sub": "bob"}, KEY, algorithm="RS256")
-    bearer = {"authorization": f"Bearer {token}"}
+    answer = client.get("http://gateway/", headers={"host": "a.example", **FORGED, **token()})
+    theirs = client.get("http://gateway/", headers={"host": "c.example", **FORGED, **token()})
 
-    claims = {"user-group": "staff", "user-id": "bob", "x-bucket-resnet": f"{bucket('resnet', 'bob'):02}"}
-    assert claims == {
-        name: said for name, said in gateway("a.example", {**FORGED, **bearer}).items() if name in FORGED
-    }
-    said = {"user-group": "canary", "user-id": "alice"}
-    assert said == {
-        name: seen for name, seen in gateway("c.example", {**said, **bearer}).items() if name in said
-    }
+    assert {**CLAIMS, "claim": "staff"} == seen_of(answer)
+    # The token itself does not go on.
+    assert "x-saw-authorization" not in answer.headers
+    assert {"user-group": "canary", "user-id": "alice", "claim": None} == seen_of(
+        theirs, ("user-group", "user-id")
+    )
+    assert token()["authorization"] == theirs.headers["x-saw-authorization"]
 
 
-def test_headers_of_claims_are_not_for_clients(settings, gateway):
+TOKENS = {
+    "good": (token(), 200),
+    "none": ({}, 200),
+    "not-a-token": ({"authorization": "Bearer xxx"}, 401),
+    "not-for-us-to-read": ({"authorization": "Basic eDp5"}, 200),
+    "expired": (token(exp=1_000_000_000), 401),
+    "other-issuer": (token(iss="https://other.example"), 401),
+    "other-audience": (token(aud="another"), 403),
+    "other-key": (token(OTHER_KEY), 401),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TOKENS))
+@pytest.mark.parametrize("host", ["a.example", "b.wild.example:80", "elsewhere.example"])
+def test_tokens_are_verified_by_host(client, host, name):
+    """
+    A token that does not hold is refused at the hosts of its release. Other hosts take the tokens of others, and any.
+    """
+    headers, expected = TOKENS[name]
+
+    answer = client.get("http://gateway/", headers={"host": host, **headers})
+
+    assert (200 if host == "elsewhere.example" else expected) == answer.status_code
+
+
+def test_a_preflight_needs_no_token(client):
+    """
+    Browsers send none, and a route with `gateway.cors` answers.
+    """
+    asked = {"host": "a.example", "origin": "https://a", "access-control-request-method": "POST"}
+    bad = {"authorization": "Bearer xxx"}
+
+    assert 200 == client.options("http://gateway/", headers={**asked, **bad}).status_code
+
+
+OTHERS = {"issuer": "https://other.example"}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["another-application", "a-change"])
+def test_istios_own_filter_changes_nothing(own, filters, render, envoy, tmp_path):
+    """
+    A RequestAuthentication at the same gateway, of another application, or of the release itself while it changes from
+    `jwksUri` to `jwks`: the release's tokens speak for their users as before.
+    """
+    before = {"issuer": ISSUER, "jwksUri": "https://issuer.example/keys"}
+    rendered = render("stable", values={**VALUES, "security": {"jwt": before}})
+    rules = [OTHERS, *(rendered.one("RequestAuthentication")["spec"]["jwtRules"] if own else [])]
+    theirs = token(iss=OTHERS["issuer"])
+
+    with asking(envoy, tmp_path, *patched(filters, istios_filter(*rules))) as client:
+        answer = client.get("http://gateway/", headers={"host": "a.example", **FORGED, **token()})
+        refused = client.get("http://gateway/", headers={"host": "a.example", **theirs})
+        taken = client.get("http://gateway/", headers={"host": "elsewhere.example", **theirs})
+
+    assert {**CLAIMS, "claim": "staff"} == seen_of(answer)
+    assert (401, 200) == (refused.status_code, taken.status_code)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["filters-of-the-gateway", "filters-of-each"])
+def test_istio_verifies_where_istiod_has_the_keys(shared, render, gateway_chart, envoy, tmp_path):
+    """
+    With `jwksUri` the claims come from a RequestAuthentication, whose filter is on for every host.
+    """
+    jwks_uri = {"security": {"jwt": {"issuer": ISSUER, "jwksUri": "https://issuer.example/keys"}}}
+    gateway = {"hosts": [*HOSTS, "c.example"], "filters": {"shared": shared}}
+    rendered = render("stable", values={**jwks_uri, "gateway": gateway})
+    made = [rendered.one("EnvoyFilter"), *([gateway_chart()] if shared else [])]
+    rules = rendered.one("RequestAuthentication")["spec"]["jwtRules"]
+
+    with asking(envoy, tmp_path, *patched(made, istios_filter(*rules))) as client:
+        answer = client.get("http://gateway/", headers={"host": "a.example", **FORGED, **token()})
+        theirs = token(iss=OTHERS["issuer"])
+        refused = client.get("http://gateway/", headers={"host": "elsewhere.example", **theirs})
+
+    assert {**CLAIMS, "claim": "staff"} == seen_of(answer)
+    assert 401 == refused.status_code
+
+
+def test_headers_of_claims_are_not_for_clients(filters, gateway):
     """
     Only the gateway writes the headers from which the routes' headers get the claims.
     """
-    (verifying,) = (one for one in settings[0] if one["name"] == "envoy.filters.http.jwt_authn")
-    (provider,) = verifying["typed_config"]["providers"].values()
-    forged = {one["header_name"]: "canary" for one in provider["claim_to_headers"]}
-    assert len(forged) == 2
+    found = re.findall(r"x-(?:claim|token)-(?:user|group)-[0-9a-f]{12}", str(filters))
+    forged = dict.fromkeys(found, "canary")
+    assert len(forged) == 4
 
     assert dict.fromkeys(FORGED) == {
         name: seen for name, seen in gateway("a.example", {**FORGED, **forged}).items() if name in FORGED

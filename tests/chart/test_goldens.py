@@ -33,6 +33,11 @@ GATEWAYS = {
 JWT = {
     "security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}', "audiences": ["resnet"]}}
 }
+JWKS_URI = {
+    "security": {"jwt": {"issuer": "https://issuer.example", "jwksUri": "https://issuer.example/keys"}}
+}
+# How tokens are verified, by the end of a golden's name.
+VERIFIED = {"": {}, "-jwt": JWT, "-jwks-uri": JWKS_URI}
 
 
 def compare(golden, texts):
@@ -85,16 +90,16 @@ def test_golden_of_the_gateway_api(render, refused, strategy):
     compare(GOLDENS / "gateway-api" / f"{strategy}.yaml", texts)
 
 
-@pytest.mark.parametrize("values", [pytest.param({}, id="plain"), pytest.param(JWT, id="jwt")])
-def test_guards(render, environment, values):
+@pytest.mark.parametrize("end", sorted(VERIFIED))
+def test_guards(render, environment, end):
     """
     Who may call what, and what the gateway takes away, are those of the environment's golden.
     """
-    rendered = render(environment=environment, values=values)
+    rendered = render(environment=environment, values=VERIFIED[end])
     guards = [text for (kind, _), text in rendered.texts.items() if kind in GUARDS]
 
-    assert len(guards) == (5 if values else 4)
-    compare(GOLDENS / "guards" / f"{environment}{'-jwt' if values else ''}.yaml", guards)
+    assert len(guards) == (5 if end == "-jwks-uri" else 4)
+    compare(GOLDENS / "guards" / f"{environment}{end}.yaml", guards)
 
 
 def test_no_golden_is_left_over(strategies, values_folder):
@@ -105,6 +110,6 @@ def test_no_golden_is_left_over(strategies, values_folder):
     assert set(strategies) == {path.stem for path in GOLDENS.glob("*.yaml")}
     assert set(strategies) - set(UNSAID) == {path.stem for path in (GOLDENS / "gateway-api").iterdir()}
     environments = {path.stem for path in (values_folder / "env").iterdir()}
-    assert environments | {f"{name}-jwt" for name in environments} == {
+    assert {f"{name}{end}" for name in environments for end in VERIFIED} == {
         path.stem for path in (GOLDENS / "guards").iterdir()
     }

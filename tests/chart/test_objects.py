@@ -276,7 +276,7 @@ def test_release_name_is_the_prefix(render):
 
 EVERYTHING = {
     "gateway": {"hosts": ["a.example"]},
-    "security": {"jwt": {"issuer": "i", "jwks": '{"keys":[]}'}},
+    "security": {"jwt": {"issuer": "i", "jwksUri": "https://i.example/keys"}},
     "rollout": {"enabled": True, "plan": {"to": 2}, "image": {"repository": "r.example/rollout"}},
 }
 

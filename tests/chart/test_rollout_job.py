@@ -13,6 +13,9 @@ from tfcanary.rollout.planfile import plan_from
 
 ON = {"enabled": True, "plan": {"to": 2}}
 JWT = {"security": {"jwt": {"issuer": "https://issuer.example", "jwks": '{"keys":[]}'}}}
+JWKS_URI = {
+    "security": {"jwt": {"issuer": "https://issuer.example", "jwksUri": "https://issuer.example/keys"}}
+}
 
 
 @pytest.fixture
@@ -74,11 +77,12 @@ def test_the_role_is_what_the_driver_asks_for(job):
     rbac = {"rbac.authorization.k8s.io": ["roles", "rolebindings"]}
 
     assert needed(rights.IN_NAMESPACE) | read_only({**rbac, "batch": ["jobs"]}) == granted(of(job(), "Role"))
-    assert needed(rights.AT_GATEWAY, rights.FILTERS) | read_only(rbac) == granted(
-        of(job(), "Role", "istio-system")
-    )
+    for values in ({}, JWT):
+        assert needed(rights.AT_GATEWAY, rights.FILTERS) | read_only(rbac) == granted(
+            of(job(values=values), "Role", "istio-system")
+        )
     assert needed(rights.AT_GATEWAY, rights.FILTERS, rights.TOKENS) | read_only(rbac) == granted(
-        of(job(values=JWT), "Role", "istio-system")
+        of(job(values=JWKS_URI), "Role", "istio-system")
     )
     assert needed(rights.AT_GATEWAY) | read_only(rbac) == granted(
         of(job(values={"gateway": {"filters": {"enabled": False}}}), "Role", "istio-system")

@@ -9,12 +9,17 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
+from conftest import PLAIN
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from planting import SYSTEM, Kubectl, istio
 
+from tfcanary.check.propagation import IN_A_ROW
 from tfcanary.check.run import check_gateway
 from tfcanary.check.sources import from_release
 from tfcanary.commands import explain
@@ -22,9 +27,12 @@ from tfcanary.paths import VALUES
 from tfcanary.report.table import findings_table
 from tfcanary.routing.route import Request
 from tfcanary.routing.tokens import read_token
+from tfcanary.target import Target
+from tfcanary.wait import NotYet, wait_until
 
 RELEASE = "resnet"
 ISSUER = "https://issuer.example"
+OTHER_ISSUER = "https://other.example"
 AUDIENCE = "resnet"
 SPOOFED = 200
 LOG = logging.getLogger(__name__)
@@ -89,7 +97,7 @@ BAD_TOKENS = {
     "forged": FORGED.token(group="canary"),
     "expired": ISSUED.token(group="canary", exp=int(time.time()) - 3600),
     "other-audience": ISSUED.token(group="canary", aud="another"),
-    "other-issuer": ISSUED.token(group="canary", iss="https://other.example"),
+    "other-issuer": ISSUED.token(group="canary", iss=OTHER_ISSUER),
     "unsigned": UNSIGNED,
     "other-group": ISSUED.token(group="staff"),
     "other-case": ISSUED.token(group="Canary"),
@@ -202,6 +210,87 @@ def test_the_check_proves_a_claim_with_a_token(stage, strategy, target, tmp_path
             f"header rule canary-group: plain headers instead of a token ({api})",
             f"forged token 1 of 1 ({api})",
         } <= titles
+
+
+# The rest of the gateway
+
+
+def application(host: str, namespace: str) -> list[dict[str, Any]]:
+    """
+    Another application at the same gateway, which answers 200.
+    """
+    server = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": [host]}
+    gateway = {"selector": {"istio": "ingressgateway"}, "servers": [server]}
+    routes = {"hosts": [host], "gateways": ["others"], "http": [{"directResponse": {"status": 200}}]}
+    return [
+        istio("Gateway", "others", namespace, gateway),
+        istio("VirtualService", "others", namespace, routes),
+    ]
+
+
+@pytest.fixture
+def another(kubectl: Kubectl, target: Target, stage: Any) -> Iterator[Callable[[str | None], int]]:
+    """
+    The status that the other application's clients get with a token.
+    """
+    host = f"others.{target.namespace}.test"
+
+    def status(token: str | None) -> int:
+        headers = [("host", host), *bearer(token)]
+        return httpx.get(f"http://{stage.gateway.address}/", headers=headers, trust_env=False).status_code
+
+    with kubectl.planted(*application(host, target.namespace)):
+        settle(lambda: 200 == status(None))
+        yield status
+
+
+def settle(reached: Callable[[], bool]) -> None:
+    """
+    Wait until the gateway has what was planted.
+    """
+
+    def probe() -> None:
+        if not all(reached() for _ in range(IN_A_ROW)):
+            raise NotYet("not yet at the gateway")
+
+    wait_until("what was planted", probe, timeout_seconds=60)
+
+
+@pytest.mark.parametrize("strategy", ["canary-jwt"], scope="module")
+def test_tokens_of_other_hosts_are_left_alone(stage, strategy, another):
+    """
+    The gateway verifies the tokens of the release's host, and lets any token through to another application's.
+    """
+    stage.play(strategy)
+
+    seen = {name: another(token) for name, token in BAD_TOKENS.items()}
+
+    assert dict.fromkeys(BAD_TOKENS, 200) == seen
+    assert "401" == stage.gateway.ask("REST", headers=bearer(BAD_TOKENS["other-issuer"])).status
+
+
+@pytest.mark.parametrize("strategy", ["canary-jwt", "canary-user-group"], scope="module")
+def test_tokens_hold_beside_those_of_another_application(stage, strategy, another, kubectl):
+    """
+    Another application has a RequestAuthentication at the gateway: its tokens are its own, and the release's are as before.
+    """
+    stage.play(strategy)
+    rule = {"issuer": OTHER_ISSUER, "jwks": FORGED.jwks}
+    spec = {"selector": {"matchLabels": {"istio": "ingressgateway"}}, "jwtRules": [rule]}
+    theirs = FORGED.token(iss=OTHER_ISSUER, group="canary")
+    ours = bearer(ISSUED.token(group="canary"))
+
+    name = f"others.{stage.target.namespace}"
+    with kubectl.planted(istio("RequestAuthentication", name, SYSTEM, spec, group="security")):
+        settle(lambda: 401 == another(BAD_TOKENS["forged"]))
+        there = another(theirs)
+        seen = {api: stage.gateway.ask(api, headers=ours).track for api in PLAIN}
+        refused = {api: stage.gateway.ask(api, headers=bearer(theirs)).status for api in PLAIN}
+    settle(lambda: 200 == another(BAD_TOKENS["forged"]))
+
+    assert 200 == there
+    assert dict.fromkeys(PLAIN, "canary") == seen
+    assert {"REST": "401", "gRPC": "UNAUTHENTICATED"} == refused
 
 
 TOLD: dict[str, list[str | None]] = {

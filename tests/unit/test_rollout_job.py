@@ -61,15 +61,15 @@ def test_all_rights_that_are_missing_are_named():
 
 
 @pytest.mark.parametrize(
-    ("filters", "issuer", "wanted"),
+    ("filters", "uri", "wanted"),
     [
         pytest.param(False, "", [rights.AT_GATEWAY], id="plain"),
         pytest.param(True, "", [rights.AT_GATEWAY, rights.FILTERS], id="filters"),
         pytest.param(True, "https://a", [rights.AT_GATEWAY, rights.FILTERS, rights.TOKENS], id="tokens"),
     ],
 )
-def test_what_the_values_leave_out_needs_no_right(filters, issuer, wanted):
-    values = {"gateway": {"filters": {"enabled": filters}}, "security": {"jwt": {"issuer": issuer}}}
+def test_what_the_values_leave_out_needs_no_right(filters, uri, wanted):
+    values = {"gateway": {"filters": {"enabled": filters}}, "security": {"jwt": {"jwksUri": uri}}}
 
     assert wanted == list(rights.at_gateway(values))
 

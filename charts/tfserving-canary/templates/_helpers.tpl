@@ -29,19 +29,6 @@ prod-resnet had. Together they have 127 characters at most, of 253. Passed the r
 {{ .Release.Namespace }}.{{ include "tfserving-canary.name" . }}
 {{- end }}
 
-{{- /* Renders, as JSON, the headers into which the gateway writes a token's claims, each with the header that routes
-read instead. The gateway takes the first ones away from every request, whatever its host is: they are this release's
-alone. Empty without tokens. Passed the root context. */}}
-{{- define "tfserving-canary.claimHeaders" -}}
-{{- $found := dict }}
-{{- if .Values.security.jwt.issuer }}
-{{- $mark := include "tfserving-canary.gatewayName" . | sha256sum | trunc 12 }}
-{{- $_ := set $found (printf "x-token-user-%s" $mark) .Values.routing.headers.user }}
-{{- $_ := set $found (printf "x-token-group-%s" $mark) .Values.routing.headers.userGroup }}
-{{- end }}
-{{- $found | toJson }}
-{{- end }}
-
 {{- /* Renders the identity of the gateway's pods. Passed the root context. */}}
 {{- define "tfserving-canary.gatewayPrincipal" -}}
 {{ .Values.security.trustDomain }}/ns/{{ .Values.gateway.namespace }}/sa/{{ .Values.gateway.serviceAccount }}

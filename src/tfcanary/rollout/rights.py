@@ -64,7 +64,7 @@ def at_gateway(values: Mapping[str, Any]) -> Iterator[Rights]:
     yield AT_GATEWAY
     if values["gateway"]["filters"]["enabled"]:
         yield FILTERS
-    if values["security"]["jwt"]["issuer"]:
+    if values["security"]["jwt"]["jwksUri"]:
         yield TOKENS
 
 
