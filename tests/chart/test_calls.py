@@ -3,6 +3,7 @@ Which calls are open, and to which web pages.
 """
 
 import itertools
+import re
 
 import pytest
 
@@ -13,12 +14,13 @@ METHODS = {
     "modelStatus": ("ModelService/GetModelStatus", None),
 }
 OPEN = {"PredictionService/GetModelMetadata", "PredictionService/Predict"}
+PLACES = ("/v1/models/resnet", "/v1/models/resnet/versions/1", "/v1/models/resnet/versions/2")
 ORIGIN = "https://shop.example"
 
 
-def opened(rendered):
+def opened(rendered, *more):
     """
-    The methods of gRPC and the verbs of REST that the policy lets through, for the model and both versions alike.
+    The methods of gRPC and the verbs of REST that the policy lets through, for the model, both versions and more alike.
     """
     grpc, _, rest = (
         one["operation"] for one in rendered.one("AuthorizationPolicy")["spec"]["rules"][0]["to"]
@@ -28,7 +30,7 @@ def opened(rendered):
         model, _, verb = path.partition(":")
         verbs.setdefault(model, set()).add(verb)
     (said,) = {frozenset(one) for one in verbs.values()}
-    assert 3 == len(verbs)
+    assert {*PLACES, *more} == verbs.keys()
     return {path.removeprefix("/tensorflow.serving.") for path in grpc["paths"]}, said
 
 
@@ -43,6 +45,41 @@ def test_a_call_is_open_where_the_values_say(render, names):
 
     assert OPEN | {METHODS[name][0] for name in names} == methods
     assert {"predict"} | {METHODS[name][1] for name in names} - {None} == verbs
+
+
+def test_labels_are_open_where_the_values_say(render):
+    """
+    F14. A label that the values name is another name of each track's version, for every call that is open, and no other is.
+    """
+    label = "/v1/models/resnet/labels/production"
+    values = {"model": {"labels": ["production"]}, "security": {"calls": {"classify": True}}}
+
+    rendered = render("stable", values=values)
+
+    assert {"predict", "classify"} == opened(rendered, label)[1]
+    _, read, _ = (one["operation"] for one in rendered.one("AuthorizationPolicy")["spec"]["rules"][0]["to"])
+    places = (*PLACES, label)
+    assert {*places, *(f"{place}/metadata" for place in places)} == set(read["paths"])
+    assert "/labels/" not in render("stable").text
+
+
+def test_every_track_gives_a_label_to_its_version(render):
+    """
+    F14. The server takes a label before it has loaded the version, with a flag that it does not have otherwise.
+    """
+    flag = "--allow_version_labels_for_unavailable_models=true"
+    rendered = render("stable", values={"model": {"labels": ["production", "2nd.try"]}})
+
+    def arguments(one, track):
+        pod = one.all("Deployment")[f"resnet-{track}"]["spec"]["template"]["spec"]
+        return pod["containers"][0]["args"]
+
+    for track, version in (("stable", 1), ("canary", 2)):
+        config = rendered.all("ConfigMap")[f"resnet-{track}"]["data"]["models.config"]
+        found = re.findall(r'version_labels {\s+key: "([^"]+)"\s+value: (\d+)\s+}', config)
+        assert [("production", str(version)), ("2nd.try", str(version))] == found
+        assert flag in arguments(rendered, track)
+        assert flag not in arguments(render("stable"), track)
 
 
 def test_pages_of_other_origins(render, problems_with):

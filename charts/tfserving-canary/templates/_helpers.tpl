@@ -265,6 +265,12 @@ models.config: |
           versions: {{ include "tfserving-canary.version" . }}
         }
       }
+      {{- range .root.Values.model.labels }}
+      version_labels {
+        key: {{ . | quote }}
+        value: {{ include "tfserving-canary.version" $ }}
+      }
+      {{- end }}
     }
   }
 monitoring.config: |
