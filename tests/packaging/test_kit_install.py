@@ -240,6 +240,21 @@ def test_without_helm_it_says_so(kit: Kit, site: Registry, tmp_path: Path) -> No
     assert said.error.splitlines()[-1].startswith("error: helm: expected it on PATH, got none; ")
 
 
+def test_a_cluster_that_does_not_answer_is_said_in_one_line(kit: Kit, site: Registry, tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    cluster = {"name": "none", "cluster": {"server": "https://localhost:1"}}
+    context = {"name": "none", "context": {"cluster": "none", "user": "none"}}
+    kubeconfig.write_text(
+        yaml.safe_dump({"clusters": [cluster], "contexts": [context], "current-context": "none"})
+    )
+
+    said = installed(kit, site, "--release=resnet", KUBECONFIG=str(kubeconfig))
+
+    assert 3 == said.code
+    wanted = "error: release resnet: expected the cluster to answer, got "
+    assert said.error.splitlines()[-1].startswith(wanted)
+
+
 def test_a_registry_whose_certificate_is_not_trusted_gets_nothing(kit: Kit, site: Registry) -> None:
     said = kit.install(f"--registry={site.address}", f"--registry-config={site.credentials}")
 

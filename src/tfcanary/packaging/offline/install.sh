@@ -279,9 +279,11 @@ install_chart() {
   fi
   say "installing $release"
   helm upgrade --install "$release" "$@" </dev/null 2>"$scratch/said" || {
-    code=1
-    if grep -q 'cluster unreachable' "$scratch/said"; then code=3; fi
-    fail "$code" "release $release: expected helm to install it, got $(said)"
+    if grep -q 'cluster unreachable' "$scratch/said"; then
+      fail 3 "release $release: expected the cluster to answer, got $(said)"
+    fi
+    fail 1 "release $release: expected helm to install it, got $(said);" \
+      "kubectl get events --namespace $namespace says why pods are not up"
   }
 }
 
