@@ -158,8 +158,8 @@ def rollback_broken(
     stops = [0.0]
     for _ in range(most):
         after = (counts[:, None, :] + np.eye(4, dtype=np.int64)).reshape(-1, 4)
-        # Three counts name a combination of n requests, and one number names three.
-        _, first, same = np.unique(after @ (most**2, most, 1, 0), return_index=True, return_inverse=True)
+        # One number names a combination: its digits are the counts.
+        _, first, same = np.unique(after @ most ** np.arange(4), return_index=True, return_inverse=True)
         alive = np.bincount(same, np.outer(alive, odds).ravel()).astype(np.float64)
         keep = alive > _LEFT
         counts, alive = after[first][keep], alive[keep]
