@@ -157,10 +157,10 @@ def rollback_broken(
     alive: npt.NDArray[np.float64] = np.ones(1)
     stops = [0.0]
     for _ in range(most):
-        after = (counts[:, None, :] + np.eye(4, dtype=np.int64)).reshape(-1, 4)
+        after = np.concatenate([counts + one for one in np.eye(4, dtype=np.int64)])
         # One number names a combination: its digits are the counts.
         _, first, same = np.unique(after @ most ** np.arange(4), return_index=True, return_inverse=True)
-        alive = np.bincount(same, np.outer(alive, odds).ravel()).astype(np.float64)
+        alive = np.bincount(same, np.outer(odds, alive).ravel()).astype(np.float64)
         keep = alive > _LEFT
         counts, alive = after[first][keep], alive[keep]
         crossed = np.logaddexp.reduce(begun + counts @ gains, axis=1) >= bound
