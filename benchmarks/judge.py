@@ -101,25 +101,23 @@ def exact(_options: argparse.Namespace) -> None:
     ):
         for chance in (0.05, 0.1, 0.25, 0.5):
             found = rollback(TERMS, canary=canary, stable=base, chance=chance)
-            least = ALPHA / information(canary=canary, stable=base, chance=chance)
             print(
                 _row(
                     f"{base:.1%} to {canary:.1%} at {chance:.0%}",
                     found.quantile(0.5),
                     found.quantile(0.95),
-                    found.mean / least,
+                    _ratio(found, canary, base, chance),
                 )
             )
     for base, canary in ((0.01, 0.5), (0.001, 1), (0.01, 1)):
         for chance in (0.05, 0.1, 0.25, 0.5):
             found = rollback_broken(TERMS, canary=canary, stable=base, chance=chance)
-            least = ALPHA / information(canary=canary, stable=base, chance=chance)
             print(
                 _row(
                     f"{base:.1%} to {canary:.1%} at {chance:.0%}",
                     found.quantile(0.5),
                     found.quantile(0.95),
-                    found.mean / least,
+                    _ratio(found, canary, base, chance),
                 )
             )
     for chance in (0.05, 0.1, 0.25, 0.5):
@@ -159,19 +157,26 @@ def _slowest(chance: float) -> str:
     """
     evidence = worse_evidence(TERMS, chance)
     enough = [next(n for n in itertools.count() if evidence(n, stable) >= ALPHA) for stable in (0, 1)]
-    ratios = {(base, times): _ratio(rollback, base * times, base, chance) for base, times in _FAILURES}
-    ratios |= {(base, times): _ratio(rollback_broken, base * times, base, chance) for base, times in _BROKEN}
+
+    def ratio(find: Callable[..., Passage], canary: float, stable: float) -> float:
+        found = find(TERMS, canary=canary, stable=stable, chance=chance)
+        return _ratio(found, canary, stable, chance)
+
+    ratios = {(base, times): ratio(rollback, base * times, base) for base, times in _FAILURES}
+    ratios |= {(base, times): ratio(rollback_broken, base * times, base) for base, times in _BROKEN}
     base, times = max(ratios, key=lambda fault: ratios[fault])
-    dead = max(_ratio(rollback_broken, 1.0, base, chance) for base in (0.001, 0.01))
+    dead = max(ratio(rollback_broken, 1.0, base) for base in (0.001, 0.01))
     return (
         f"{chance:.2%}: {enough[0]} failures, {enough[1]} beside one of stable; slowest {times} x {base:.1%} "
         f"{ratios[base, times]:.3f}, 50 x 0.1 % {ratios[0.001, 50]:.3f}, 20 x 1 % {ratios[0.01, 20]:.3f}; dead {dead:.3f}"
     )
 
 
-def _ratio(find: Callable[..., Passage], canary: float, stable: float, chance: float) -> float:
-    least = ALPHA / information(canary=canary, stable=stable, chance=chance)
-    return find(TERMS, canary=canary, stable=stable, chance=chance).mean / least
+def _ratio(found: Passage, canary: float, stable: float, chance: float) -> float:
+    """
+    The mean number of requests, beside what no valid test can beat.
+    """
+    return found.mean / (ALPHA / information(canary=canary, stable=stable, chance=chance))
 
 
 def _row(name: str, median: float, most: float, ratio: float) -> str:

@@ -69,13 +69,7 @@ def _add_publish(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
     publishing.add_argument(
         "target", type=place, metavar="oci://REGISTRY/PATH", help="where the charts' names are added to"
     )
-    publishing.add_argument(
-        "--dist",
-        type=Path,
-        default=Path("dist"),
-        metavar="DIR",
-        help="what `package` made (default: %(default)s)",
-    )
+    _add_dist(publishing)
     signer = publishing.add_mutually_exclusive_group(required=True)
     signer.add_argument(
         "--key", metavar="KEY", help="cosign's private key: a file, or the address of a key service"
@@ -86,6 +80,16 @@ def _add_publish(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
         help="sign as the identity that Sigstore vouches for; needs the internet",
     )
     add_access(publishing)
+
+
+def _add_dist(command: cli.Parser) -> None:
+    command.add_argument(
+        "--dist",
+        type=Path,
+        default=Path("dist"),
+        metavar="DIR",
+        help="what `package` made (default: %(default)s)",
+    )
 
 
 def _add_verify(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
@@ -133,13 +137,7 @@ def _add_kit(commands: "argparse._SubParsersAction[cli.Parser]") -> None:
     )
     making.set_defaults(action=_kit)
     making.add_argument("--output", type=Path, required=True, metavar="FILE.tar", help="the archive")
-    making.add_argument(
-        "--dist",
-        type=Path,
-        default=Path("dist"),
-        metavar="DIR",
-        help="what `package` made (default: %(default)s)",
-    )
+    _add_dist(making)
     digest: dict[str, Any] = {"type": image, "metavar": "REGISTRY/NAME@sha256:DIGEST"}
     making.add_argument("--server-image", required=True, help="the model server's image", **digest)
     making.add_argument("--test-image", required=True, help="the image of `helm test`", **digest)
